@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * device: memory, copies and streams behind one interface; host code never assumes that kernels read
+ * host addresses unless host_memory says so. device_cpu.c serves the backends ref and cpu. */
+#pragma once
+#include "weft/kernel.h"
+#include "weft/status.h"
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct device device;
+
+typedef enum { DEVICE_TO, DEVICE_FROM, DEVICE_WITHIN } device_copy_kind;
+
+struct device {
+    const char *backend;   /* whose kernel rows run here: "ref", "cpu" */
+    int level;             /* weft_cpu_level, or the GPU's sm */
+    bool host_memory;      /* kernels read host addresses: mapped files need no copy */
+    bool kv_transposed;    /* K pages are kept [D, page_size] for this device's attention */
+    uint64_t allocated;    /* bytes held now, exactly as asked for */
+    uint64_t peak;
+    /* 64-byte aligned; contents are unspecified. `what` names it in WEFT_NO_MEMORY's message. */
+    weft_status (*alloc)(device *d, uint64_t bytes, const char *what, void **out);
+    void (*release)(device *d, void *p, uint64_t bytes);
+    weft_status (*copy)(device *d, weft_stream *s, void *dst, const void *src, uint64_t bytes,
+                        device_copy_kind kind);
+    weft_status (*stream_open)(device *d, int threads, weft_stream **out);
+    void (*stream_close)(device *d, weft_stream *s);
+    weft_status (*sync)(device *d, weft_stream *s); /* waits for everything enqueued */
+    void (*close)(device *d);
+};
+
+/* name: "auto", "ref" or "cpu"; level: "auto" (NULL) or a weft_cpu_level's name, at most what the
+ * machine has. WEFT_USAGE names what is offered. */
+weft_status device_open(const char *name, const char *level, device **out);
+void device_close(device *d);
+/* As device_open, but for plans only: any level may be named, nothing can be allocated. */
+weft_status device_open_dry(const char *name, const char *level, device **out);
+int device_cpu_level(void); /* the best this machine offers */
+const char *device_cpu_level_name(int level);

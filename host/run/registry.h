@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * registry: which kernel row does a step. Asked while plans are built, never later. */
+#pragma once
+#include "host/run/device.h"
+
+/* The highest-ranked row of the device's backend (then of ref, for CPU backends; then of the local
+ * transport, for collectives) whose level the device has and whose ok() agrees. The environment's
+ * WEFT_KERNEL='matmul=ref,attention=avx2' restricts an op to rows of that backend or row name.
+ * WEFT_UNSUPPORTED names op and operands if no row is left, WEFT_USAGE a bad WEFT_KERNEL. */
+weft_status registry_find(const device *d, weft_op op, const weft_args *a, const weft_kernel **out);
+
+/* All tables of rows, NULL-terminated: for checkkernels and `weft doctor`. */
+extern const weft_kernel *const registry_tables[];
+const char *registry_arith_name(uint32_t arith); /* "lane16" */

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The loop over steps, and the rank threads around it. */
+#include "host/run/sched.h"
+#include "host/base/err.h"
+#include "host/base/mem.h"
+#include <pthread.h>
+
+void sched_run(const weft_plan *p, weft_stream *stream) {
+    for (int i = 0; i < p->nstep; i++)
+        p->step[i].kernel->run(&p->step[i], stream);
+}
+
+typedef struct {
+    sched_team *team;
+    int rank;
+    pthread_t thread;
+} rank_thread;
+
+struct sched_team {
+    int ranks, started, busy;
+    uint64_t job; /* number of the job under way; 0 before the first */
+    bool stop;
+    sched_rank_fn *fn;
+    void *ctx;
+    pthread_mutex_t lock;
+    pthread_cond_t begin, done;
+    rank_thread *rank;
+};
+
+static bool next_job(sched_team *t, uint64_t *seen) {
+    pthread_mutex_lock(&t->lock);
+    while (t->job == *seen && !t->stop)
+        pthread_cond_wait(&t->begin, &t->lock);
+    bool go = !t->stop;
+    *seen = t->job;
+    pthread_mutex_unlock(&t->lock);
+    return go;
+}
+
+static void *rank_main(void *arg) {
+    rank_thread *self = arg;
+    sched_team *t = self->team;
+    uint64_t seen = 0;
+    while (next_job(t, &seen)) {
+        t->fn(t->ctx, self->rank);
+        pthread_mutex_lock(&t->lock);
+        if (--t->busy == 0)
+            pthread_cond_signal(&t->done);
+        pthread_mutex_unlock(&t->lock);
+    }
+    return NULL;
+}
+
+weft_status sched_team_open(int ranks, sched_team **out) {
+    sched_team *t = mem_alloc(sizeof *t);
+    t->ranks = ranks;
+    t->rank = mem_alloc(sizeof(rank_thread) * (size_t)ranks);
+    pthread_mutex_init(&t->lock, NULL);
+    pthread_cond_init(&t->begin, NULL);
+    pthread_cond_init(&t->done, NULL);
+    for (int r = 1; r < ranks; r++) {
+        t->rank[r] = (rank_thread){.team = t, .rank = r};
+        if (pthread_create(&t->rank[r].thread, NULL, rank_main, &t->rank[r]) != 0) {
+            sched_team_close(t);
+            return weft_fail(WEFT_NO_MEMORY, "rank %d: its thread cannot be started; lower --tp", r);
+        }
+        t->started++;
+    }
+    *out = t;
+    return WEFT_OK;
+}
+
+void sched_team_run(sched_team *t, sched_rank_fn *fn, void *ctx) {
+    pthread_mutex_lock(&t->lock);
+    t->fn = fn;
+    t->ctx = ctx;
+    t->busy = t->ranks - 1;
+    t->job++;
+    pthread_cond_broadcast(&t->begin);
+    pthread_mutex_unlock(&t->lock);
+    fn(ctx, 0);
+    pthread_mutex_lock(&t->lock);
+    while (t->busy > 0)
+        pthread_cond_wait(&t->done, &t->lock);
+    pthread_mutex_unlock(&t->lock);
+}
+
+void sched_team_close(sched_team *t) {
+    if (!t)
+        return;
+    pthread_mutex_lock(&t->lock);
+    t->stop = true;
+    pthread_cond_broadcast(&t->begin);
+    pthread_mutex_unlock(&t->lock);
+    for (int r = 1; r <= t->started; r++)
+        pthread_join(t->rank[r].thread, NULL);
+    pthread_cond_destroy(&t->done);
+    pthread_cond_destroy(&t->begin);
+    pthread_mutex_destroy(&t->lock);
+    mem_free(t->rank);
+    mem_free(t);
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * sched: the only loop over steps, and the threads that drive the ranks of one process. */
+#pragma once
+#include "host/run/plan.h"
+
+/* Runs a bound plan on a stream, step after step. */
+void sched_run(const weft_plan *p, weft_stream *stream);
+
+/* One host thread a rank; rank 0 is the caller's. */
+typedef struct sched_team sched_team;
+typedef void sched_rank_fn(void *ctx, int rank);
+weft_status sched_team_open(int ranks, sched_team **out);
+void sched_team_run(sched_team *t, sched_rank_fn *fn, void *ctx); /* returns when all ranks are done */
+void sched_team_close(sched_team *t);

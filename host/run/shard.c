@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Slices of weights by rank. Boundaries always fall on whole heads and whole leaves, so that a rank
+ * computes complete leaf partials and the tree over them has the bits of a single rank. */
+#include "host/run/shard.h"
+#include "host/base/err.h"
+#include <stdbool.h>
+#include <stdio.h>
+
+int shard_leaves(int64_t k) {
+    for (int leaves = 8; leaves > 1; leaves /= 2)
+        if (k % leaves == 0 && k / leaves >= 16)
+            return leaves;
+    return 1;
+}
+
+static bool tp_fits(const shard_dims *d, int tp) {
+    return tp >= 1 && d->n_heads % tp == 0 && shard_leaves(d->n_heads * d->head_dim) % tp == 0 &&
+           shard_leaves(d->d_ff) % tp == 0;
+}
+
+weft_status shard_check(const shard_dims *d, int tp) {
+    if (tp_fits(d, tp))
+        return WEFT_OK;
+    char fits[16] = "1";
+    for (int t = 2, n = 1; t <= 8; t++)
+        if (tp_fits(d, t))
+            n += snprintf(fits + n, sizeof fits - (size_t)n, ", %d", t);
+    return weft_fail(WEFT_USAGE,
+                     "--tp: %d does not divide this model (%lld heads, %d leaves of the attention "
+                     "output, %d of the MLP); possible: %s",
+                     tp, (long long)d->n_heads, shard_leaves(d->n_heads * d->head_dim),
+                     shard_leaves(d->d_ff), fits);
+}
+
+int64_t shard_vocab_rows(const shard_dims *d, int tp) {
+    return (d->vocab + tp - 1) / tp;
+}
+
+static shard_slice vocab_slice(const shard_dims *d, int tp, int rank) {
+    int64_t rows = shard_vocab_rows(d, tp), begin = rows * rank, end = begin + rows;
+    return (shard_slice){0, begin < d->vocab ? begin : d->vocab, end < d->vocab ? end : d->vocab};
+}
+
+static shard_slice kv_slice(const shard_dims *d, int tp, int rank) {
+    int64_t heads = d->n_heads / tp, first = heads * rank, last = first + heads - 1;
+    int64_t begin = first * d->n_kv_heads / d->n_heads, end = last * d->n_kv_heads / d->n_heads + 1;
+    return (shard_slice){0, begin * d->head_dim, end * d->head_dim};
+}
+
+/* Equal parts of n along an axis. */
+static shard_slice part(int axis, int64_t n, int tp, int rank) {
+    return (shard_slice){axis, n / tp * rank, n / tp * (rank + 1)};
+}
+
+shard_slice shard_of(const shard_dims *d, shard_kind kind, int tp, int rank) {
+    switch (kind) {
+    case SHARD_VOCAB: return vocab_slice(d, tp, rank);
+    case SHARD_Q: return part(0, d->n_heads * d->head_dim, tp, rank);
+    case SHARD_KV: return kv_slice(d, tp, rank);
+    case SHARD_FF: return part(0, d->d_ff, tp, rank);
+    case SHARD_O_COLS: return part(1, d->n_heads * d->head_dim, tp, rank);
+    case SHARD_FF_COLS: return part(1, d->d_ff, tp, rank);
+    case SHARD_WHOLE: break;
+    }
+    return (shard_slice){-1, 0, 0};
+}
