@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * attention: one (query, head) is two ascending passes in double over its visible keys, the largest
- * score and then the weighted sum. Nothing else enters, so chunks, batches and pages cannot matter. */
+ * attention: one (query, head) is two ascending passes in double over its visible keys, the
+ * largest score and then the weighted sum. Nothing else enters: no chunk, batch or page. */
 #include "kernels/ref/ref.h"
 
 enum { MAX_WIDTH = 1024 }; /* of a head: the query, a key and the sum are on the stack */

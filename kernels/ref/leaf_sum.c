@@ -15,8 +15,8 @@ static void leaf_sum_one(const weft_leaf_sum_args *a, int64_t t, int64_t n) {
     float leaf[8];
     int leaves = (int)a->x.shape[0], dtype = a->y.dtype;
     for (int l = 0; l < leaves; l++)
-        leaf[l] = (float)ref_get(&a->x, l * a->x.stride[0] + t * a->x.stride[1] +
-                                            n * a->x.stride[2]);
+        leaf[l] = (float)ref_get(&a->x,
+                                 l * a->x.stride[0] + t * a->x.stride[1] + n * a->x.stride[2]);
     double v = ref_round(dtype, weft_tree_sum(leaf, leaves));
     if (weft_has(&a->bias))
         v = ref_round(dtype, v + ref_get(&a->bias, n * ref_step(&a->bias)));

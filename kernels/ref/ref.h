@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What the reference kernels share: elements of any float type as double through any strides, rows
- * of views of any rank, and the list of rows. Slow where that is simpler; never wrong on purpose. */
+ * of views of any rank, and the list of rows. Slow where that is simpler. */
 #pragma once
 #include "weft/math.h"
 #include "weft/step.h"

@@ -423,7 +423,7 @@ void ref_sample_run(const weft_step *step, weft_stream *stream) {
     int64_t rows = ref_lead(&a->rows, a->logits.shape[0]);
     for (int64_t row = 0; row < rows; row += SAMPLE_SLOTS) {
         sample_group g = {.a = a, .scratch = step->scratch, .row0 = row};
-        weft_parallel(stream, rows - row < SAMPLE_SLOTS ? rows - row : SAMPLE_SLOTS, 1,
-                      sample_rows, &g);
+        weft_parallel(stream, rows - row < SAMPLE_SLOTS ? rows - row : SAMPLE_SLOTS, 1, sample_rows,
+                      &g);
     }
 }

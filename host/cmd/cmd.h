@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Commands as a table: one row drives dispatch, `weft help`, the man page and shell completion. A
+ * command's file ends with its row, `const cmd_row cmd_NAME`; commands.c lists the rows. Only files of
+ * this folder print. */
+#pragma once
+#include "host/base/args.h"
+#include "host/base/buf.h"
+#include "host/base/err.h"
+#include "weft.h"
+#include <stddef.h>
+
+typedef struct {
+    const char *name;    /* "run" */
+    const char *usage;   /* behind the name: "MODEL [-p TEXT | -f FILE | --ids LIST] [options]" */
+    const char *summary; /* one line, lower case, no full stop: "generate text" */
+    const char *notes;   /* paragraphs and examples under the options; NULL: none */
+    const arg_spec *specs;
+    int nspec;
+    int (*run)(int argc, char **argv); /* arguments behind the name; returns the exit code */
+} cmd_row;
+
+#define CMD_COUNT(a) ((int)(sizeof(a) / sizeof((a)[0])))
+
+extern const cmd_row *const cmd_rows[]; /* in the order of `weft help`, ended by NULL */
+const cmd_row *cmd_find(const char *name);
+
+extern const cmd_row cmd_run, cmd_score, cmd_tokenize, cmd_inspect, cmd_plan, cmd_bench, cmd_sample,
+    cmd_doctor, cmd_completion, cmd_help;
+
+int help_print(const char *command); /* `weft help COMMAND`; NULL: the overview */
+weft_status help_unknown(const char *word); /* WEFT_USAGE, naming the nearest command */
+
+/* ---- How a command ends and prints ---- */
+
+/* Prints "weft: error: <this thread's message>" on stderr and returns the status's exit code;
+ * WEFT_OK prints nothing and gives 0. A command ends with `return cmd_fail(work(...))`. */
+int cmd_fail(weft_status s);
+/* "weft: warning: ..." on stderr. */
+void cmd_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* To stdout at once; WEFT_IO ("stdout: ...") if nobody reads it or the disk is full. */
+weft_status cmd_write(const void *p, size_t n);
+weft_status cmd_flush(buf *b); /* cmd_write of what is in b, which is cleared; a failed buf is NO_MEMORY */
+/* buf_json_string on one line for every reader: what some split lines at (U+0085, U+2028, U+2029) is
+ * escaped. */
+void cmd_json_string(buf *b, const char *s, size_t n);
+int cmd_width(void);           /* columns of the terminal, 80 if stdout is none, 40..120 */
+bool cmd_stderr_is_terminal(void);
+
+/* "1.23 GiB": what a person reads. Returns out. */
+enum { CMD_SIZE_TEXT = 24 };
+char *cmd_size(char out[CMD_SIZE_TEXT], double bytes);
+
+/* args_parse of a command with exactly one positional, MODEL (or -m MODEL where the table has it). */
+weft_status cmd_parse_model(const cmd_row *row, int argc, char **argv, void *into,
+                            const char **model);
+
+/* ---- What run, score, plan and bench share ---- */
+
+typedef struct {
+    const char *model, *device, *dtype, *cpu_level;
+    int64_t threads, tp, ctx, ubatch;
+    bool mlock, no_mmap;
+} cmd_engine_args;
+
+/* Rows for a command's table; `type` is its struct and `at` its cmd_engine_args member. */
+#define CMD_ENGINE_SPECS(type, at)                                                                 \
+    {"model", "m", NULL, ARG_STRING, "MODEL", 0, 0, NULL, "the model folder, as the first argument", \
+     offsetof(type, at.model)},                                                                    \
+    {"device", "", NULL, ARG_CHOICE, "auto|ref|cpu", 0, 0, "auto",                                 \
+     "where to compute; ref is the slow reference", offsetof(type, at.device)},                    \
+    {"dtype", "", NULL, ARG_CHOICE, "auto|fp32|bf16|fp16", 0, 0, "auto",                           \
+     "type of weights and cache; auto: as stored", offsetof(type, at.dtype)},                      \
+    {"threads", "t", NULL, ARG_INT, "N", 0, 1024, "0", "CPU threads; 0: every core",               \
+     offsetof(type, at.threads)},                                                                  \
+    {"tp", "", "tensor-parallel-size", ARG_INT, "N", 1, 64, "1", "tensor-parallel ranks",          \
+     offsetof(type, at.tp)},                                                                       \
+    {"ctx-size", "c", "max-model-len", ARG_INT, "N", 0, 1 << 24, "0",                              \
+     "longest sequence in tokens; 0: the model's, at most 4096", offsetof(type, at.ctx)},          \
+    {"ubatch-size", "ub", NULL, ARG_INT, "N", 0, 1 << 20, "0",                                     \
+     "most tokens computed in one step (the prefill chunk); 0: 512", offsetof(type, at.ubatch)},   \
+    {"cpu-level", "", NULL, ARG_CHOICE, "auto|portable|avx2|avx512|avx512bf16", 0, 0, "auto",      \
+     "instructions the CPU kernels may use", offsetof(type, at.cpu_level)},                        \
+    {"mlock", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "keep the weights in RAM",                     \
+     offsetof(type, at.mlock)},                                                                    \
+    {"no-mmap", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,                                              \
+     "read the weights instead of mapping the files", offsetof(type, at.no_mmap)}
+
+weft_engine_options cmd_engine_options(const cmd_engine_args *a);
+
+typedef struct {
+    const char *text, *file, *ids;
+    bool no_bos;
+} cmd_prompt_args;
+
+#define CMD_PROMPT_SPECS(type, at)                                                                 \
+    {"prompt", "p", NULL, ARG_STRING, "TEXT", 0, 0, NULL, "the prompt; - reads standard input",    \
+     offsetof(type, at.text)},                                                                     \
+    {"file", "f", NULL, ARG_STRING, "FILE", 0, 0, NULL, "read the prompt from a file or -",        \
+     offsetof(type, at.file)},                                                                     \
+    {"ids", "", NULL, ARG_STRING, "LIST", 0, 0, NULL, "the prompt as token ids: 1,2,3",            \
+     offsetof(type, at.ids)},                                                                      \
+    {"no-bos", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "add no BOS (or EOS) to the text",            \
+     offsetof(type, at.no_bos)}
+
+/* WEFT_USAGE if more than one of -p, -f, --ids was given. */
+weft_status cmd_prompt_check(const cmd_prompt_args *p);
+/* The prompt's token ids from whichever of -p, -f, --ids was given (mem_alloc'ed; n is 0 if none
+ * was). Text needs the engine's tokenizer. */
+weft_status cmd_prompt_ids(const cmd_prompt_args *p, const weft_engine *e, int32_t **ids, size_t *n);
+
+/* ---- Input of one JSON value a line ---- */
+
+typedef struct {
+    int fd;
+    const char *name; /* for messages */
+    buf held;
+    size_t at;        /* of the next line in held */
+    int64_t number;   /* of the line last given, from 1 */
+    bool end;
+} cmd_lines;
+
+weft_status cmd_lines_open(cmd_lines *l, const char *path); /* NULL or "-": standard input */
+/* The next line without its end, borrowed until the next call; *line NULL at the end of input. */
+weft_status cmd_lines_next(cmd_lines *l, const char **line, size_t *n);
+void cmd_lines_close(cmd_lines *l);

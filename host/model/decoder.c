@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * One builder of the decoder block. What differs between families is read from the config; what
+ * differs between ranks is which slices the weights hold. */
+#include "host/model/decoder.h"
+#include <stdio.h>
+
+/* The builder's state: where it appends, and the step's shared operands. */
+typedef struct {
+    const decoder *d;
+    const model_config *c;
+    const decoder_io *io;
+    plan_builder *b;
+    int layer;             /* -1 outside the blocks */
+    int64_t T, R;          /* bucket tokens; rows of logits */
+    weft_tensor rows;      /* true count of leading rows of whatever is computed now */
+    weft_tensor pos, slot, qstart, qpos, kvlen, pages, work, nwork;
+    weft_tensor table;     /* cos and sin of this step's positions */
+    decoder_heads heads;
+    char tag[WEFT_TAG_BYTES];
+} forward;
+
+decoder_heads decoder_local_heads(const model_config *c, int tp, int rank) {
+    shard_dims dims = config_shard_dims(c);
+    shard_slice q = shard_of(&dims, SHARD_Q, tp, rank), kv = shard_of(&dims, SHARD_KV, tp, rank);
+    return (decoder_heads){.q_begin = q.begin / c->head_dim,
+                           .q_heads = (q.end - q.begin) / c->head_dim,
+                           .kv_begin = kv.begin / c->head_dim,
+                           .kv_heads = (kv.end - kv.begin) / c->head_dim};
+}
+
+static weft_tensor place(plan_builder *b, const decoder_place *p) {
+    return plan_fixed(b, p->space, p->name, p->off, p->layout);
+}
+
+static weft_tensor leading(weft_tensor t, int64_t n) {
+    return tensor_slice(t, 0, 0, n);
+}
+
+static weft_tensor fresh(forward *f, int dtype, int64_t rows, int64_t cols) {
+    return plan_new(f->b, dtype, 2, (int64_t[]){rows, cols});
+}
+
+static weft_tensor weight(forward *f, int slot) {
+    weft_tensor t = weights_get(f->d->w, slot, f->layer);
+    return t.ndim ? plan_weight(f->b, weights_slot_name(slot), t) : t;
+}
+
+static const char *step_tag(forward *f, const char *what) {
+    if (f->layer < 0)
+        return what;
+    snprintf(f->tag, sizeof f->tag, "L%d.%s", f->layer, what);
+    return f->tag;
+}
+
+/* Appends one step: PUSH(f, add, "attn.add", .a = x, .b = y, ...). */
+#define PUSH(f, op_, what, ...)                                                        \
+    plan_push((f)->b, WEFT_OP_##op_, &(weft_args){.op_ = {__VA_ARGS__}},               \
+              (f)->layer < 0 ? 0 : (f)->layer, "%s", step_tag((f), what))
+
+/* A matrix split by columns of its output: one chain over K, no exchange. */
+static weft_tensor linear(forward *f, const char *what, weft_tensor x, int w_slot, int bias_slot,
+                          int act, int dtype) {
+    weft_tensor w = weight(f, w_slot), bias = weight(f, bias_slot);
+    weft_tensor y = fresh(f, dtype, x.shape[0], w.shape[0]);
+    PUSH(f, matmul, what, .x = x, .w = w, .bias = bias, .rows = f->rows, .y = y, .act = act,
+         .leaves = 1);
+    return y;
+}
+
+/* The leaves of every rank in order, then their tree: what one rank computes inside its matmul. */
+static weft_tensor sum_over_ranks(forward *f, const char *what, weft_tensor part, weft_tensor bias) {
+    int64_t n = part.shape[1], h = part.shape[2];
+    weft_tensor all = plan_new(f->b, part.dtype, 3, (int64_t[]){part.shape[0] * f->d->tp, n, h});
+    weft_tensor y = fresh(f, f->d->dtype, n, h);
+    PUSH(f, all_gather, what, .x = part, .y = all, .axis = 0);
+    PUSH(f, leaf_sum, what, .x = all, .bias = bias, .rows = f->rows, .y = y);
+    return y;
+}
+
+/* A matrix split by its inputs: leaves over K, combined by the fixed tree whoever computed them. */
+static weft_tensor linear_split(forward *f, const char *what, weft_tensor x, int w_slot,
+                                int bias_slot) {
+    weft_tensor w = weight(f, w_slot), bias = weight(f, bias_slot);
+    int leaves = shard_leaves(w.shape[1] * f->d->tp) / f->d->tp;
+    if (f->d->tp == 1) {
+        weft_tensor y = fresh(f, f->d->dtype, x.shape[0], w.shape[0]);
+        PUSH(f, matmul, what, .x = x, .w = w, .bias = bias, .rows = f->rows, .y = y,
+             .leaves = leaves);
+        return y;
+    }
+    weft_tensor part = plan_new(f->b, WEFT_F32, 3, (int64_t[]){leaves, x.shape[0], w.shape[0]});
+    PUSH(f, matmul, what, .x = x, .w = w, .rows = f->rows, .y = part, .leaves = leaves, .partial = 1);
+    return sum_over_ranks(f, what, part, bias);
+}
+
+/* *r = x + res (x itself if there is no res yet); returns its norm. */
+static weft_tensor norm(forward *f, const char *what, weft_tensor x, weft_tensor *r, int gain_slot,
+                        int bias_slot) {
+    weft_tensor y = fresh(f, f->d->dtype, x.shape[0], x.shape[1]), sum = {0}, res = *r;
+    if (weft_has(&res))
+        sum = fresh(f, f->d->dtype, x.shape[0], x.shape[1]);
+    weft_tensor g = weight(f, gain_slot), bias = weight(f, bias_slot);
+    float eps = (float)f->c->norm_eps;
+    if (f->c->norm == NORM_RMS)
+        PUSH(f, rmsnorm, what, .x = x, .res = res, .g = g, .rows = f->rows, .y = y, .r = sum,
+             .eps = eps, .offset = (float)f->c->norm_offset);
+    else
+        PUSH(f, layernorm, what, .x = x, .res = res, .g = g, .b = bias, .rows = f->rows, .y = y,
+             .r = sum, .eps = eps);
+    *r = weft_has(&res) ? sum : x;
+    return y;
+}
+
+static weft_tensor head_norm(forward *f, const char *what, weft_tensor x, int gain_slot) {
+    if (!f->c->qk_norm)
+        return x;
+    weft_tensor y = plan_new(f->b, x.dtype, 3, x.shape);
+    PUSH(f, rmsnorm, what, .x = x, .g = weight(f, gain_slot), .rows = f->rows, .y = y,
+         .eps = (float)f->c->norm_eps, .offset = (float)f->c->norm_offset);
+    return y;
+}
+
+static weft_tensor rotate(forward *f, const char *what, weft_tensor x) {
+    if (f->c->position != POSITION_ROPE)
+        return x;
+    weft_tensor y = plan_new(f->b, x.dtype, 3, x.shape);
+    PUSH(f, rope, what, .x = x, .table = f->table, .rows = f->rows, .y = y,
+         .interleaved = f->c->rope.interleaved);
+    return y;
+}
+
+static weft_tensor as_heads(forward *f, weft_tensor x) {
+    int64_t d = f->c->head_dim;
+    return tensor_reshape(x, 3, (int64_t[]){x.shape[0], x.shape[1] / d, d});
+}
+
+static float attention_scale(const forward *f) {
+    double s = f->c->attn_scale;
+    return (float)(f->c->attn_scale_by_layer ? s / (f->layer + 1) : s);
+}
+
+static int32_t attention_window(const forward *f) {
+    const model_config *c = f->c;
+    return !c->layer_windowed || c->layer_windowed[f->layer] ? (int32_t)c->window : 0;
+}
+
+static weft_tensor attention(forward *f, weft_tensor q, weft_tensor k, weft_tensor v) {
+    weft_tensor kc = place(f->b, &f->io->kcache[f->layer]), vc = place(f->b, &f->io->vcache[f->layer]);
+    PUSH(f, kv_append, "attn.append", .k = k, .v = v, .slot = f->slot, .rows = f->rows, .kcache = kc,
+         .vcache = vc);
+    weft_tensor y = plan_new(f->b, q.dtype, 3, q.shape);
+    int32_t group = (int32_t)(f->c->n_heads / f->c->n_kv_heads);
+    PUSH(f, attention, "attn.core", .q = q, .k = kc, .v = vc, .pages = f->pages, .qstart = f->qstart,
+         .qpos = f->qpos, .kvlen = f->kvlen, .work = f->work, .nwork = f->nwork,
+         .y = y, .scale = attention_scale(f), .causal = 1, .window = attention_window(f),
+         .group = group, .head0 = (int32_t)(f->heads.q_begin - f->heads.kv_begin * group));
+    return tensor_reshape(y, 2, (int64_t[]){y.shape[0], y.shape[1] * y.shape[2]});
+}
+
+/* Rows that need logits, and from here on the true count of rows is theirs. */
+static weft_tensor pick(forward *f, const char *what, weft_tensor x, weft_tensor index,
+                        weft_tensor nout) {
+    weft_tensor y = fresh(f, x.dtype, f->R, x.shape[1]);
+    PUSH(f, gather, what, .x = x, .index = index, .rows = nout, .y = y);
+    return y;
+}
+
+/* After the last attention only the rows that are sampled from matter. */
+static void keep_output_rows(forward *f, weft_tensor *x, weft_tensor *res) {
+    if (f->b->plan->phase == WEFT_PHASE_SCORE)
+        return;
+    weft_tensor index = leading(place(f->b, &f->io->index), f->R), nout = place(f->b, &f->io->nout);
+    *x = pick(f, "attn.pick", *x, index, nout);
+    *res = pick(f, "res.pick", *res, index, nout);
+    f->rows = nout;
+}
+
+static weft_tensor mlp(forward *f, weft_tensor x) {
+    const model_config *c = f->c;
+    if (!c->gated) {
+        weft_tensor u = linear(f, "mlp.up", x, WEIGHT_UP, WEIGHT_UP_BIAS, c->act, f->d->dtype);
+        return linear_split(f, "mlp.down", u, WEIGHT_DOWN, WEIGHT_DOWN_BIAS);
+    }
+    weft_tensor g = linear(f, "mlp.gate", x, WEIGHT_GATE, WEIGHT_GATE_BIAS, 0, f->d->dtype);
+    weft_tensor u = linear(f, "mlp.up", x, WEIGHT_UP, WEIGHT_UP_BIAS, 0, f->d->dtype);
+    weft_tensor h = fresh(f, f->d->dtype, g.shape[0], g.shape[1]);
+    PUSH(f, glu, "mlp.glu", .gate = g, .up = u, .rows = f->rows, .y = h, .act = c->act);
+    return linear_split(f, "mlp.down", h, WEIGHT_DOWN, WEIGHT_DOWN_BIAS);
+}
+
+/* x is what is to be added to the residual stream *res; returns the block's own contribution. */
+static weft_tensor block(forward *f, weft_tensor x, weft_tensor *res) {
+    weft_tensor h = norm(f, "attn.norm", x, res, WEIGHT_ATTN_NORM, WEIGHT_ATTN_NORM_BIAS);
+    weft_tensor q = as_heads(f, linear(f, "attn.q", h, WEIGHT_Q, WEIGHT_Q_BIAS, 0, f->d->dtype));
+    weft_tensor k = as_heads(f, linear(f, "attn.k", h, WEIGHT_K, WEIGHT_K_BIAS, 0, f->d->dtype));
+    weft_tensor v = as_heads(f, linear(f, "attn.v", h, WEIGHT_V, WEIGHT_V_BIAS, 0, f->d->dtype));
+    q = rotate(f, "attn.q_rope", head_norm(f, "attn.q_norm", q, WEIGHT_Q_NORM));
+    k = rotate(f, "attn.k_rope", head_norm(f, "attn.k_norm", k, WEIGHT_K_NORM));
+    weft_tensor o = attention(f, q, k, v);
+    if (f->layer == f->c->n_layers - 1)
+        keep_output_rows(f, &o, res);
+    o = linear_split(f, "attn.o", o, WEIGHT_O, WEIGHT_O_BIAS);
+    return mlp(f, norm(f, "mlp.norm", o, res, WEIGHT_FFN_NORM, WEIGHT_FFN_NORM_BIAS));
+}
+
+static weft_tensor embed(forward *f) {
+    weft_tensor ids = leading(place(f->b, &f->io->ids), f->T), w = weight(f, WEIGHT_EMBED), x;
+    shard_dims dims = config_shard_dims(f->c);
+    shard_slice rows = shard_of(&dims, SHARD_VOCAB, f->d->tp, f->d->rank);
+    weft_tensor last = place(f->b, &f->io->last);
+    int32_t row0 = (int32_t)(rows.axis == 0 ? rows.begin : 0);
+    if (f->d->tp == 1) {
+        x = fresh(f, f->d->dtype, f->T, f->c->d_model);
+        PUSH(f, embed, "embed", .ids = ids, .w = w, .last = last, .rows = f->rows, .y = x);
+    } else {
+        weft_tensor part = plan_new(f->b, WEFT_F32, 3, (int64_t[]){1, f->T, f->c->d_model});
+        weft_tensor y = tensor_reshape(part, 2, (int64_t[]){f->T, f->c->d_model});
+        PUSH(f, embed, "embed", .ids = ids, .w = w, .last = last, .rows = f->rows, .y = y,
+             .row0 = row0);
+        x = sum_over_ranks(f, "embed", part, (weft_tensor){0});
+    }
+    if (f->c->position != POSITION_LEARNED)
+        return x;
+    weft_tensor p = fresh(f, f->d->dtype, f->T, f->c->d_model), sum = fresh(f, f->d->dtype, f->T, f->c->d_model);
+    PUSH(f, embed, "embed.pos", .ids = f->pos, .w = weight(f, WEIGHT_POSITION), .rows = f->rows, .y = p);
+    PUSH(f, add, "embed.add", .a = x, .b = p, .rows = f->rows, .y = sum);
+    return sum;
+}
+
+static void rope_table(forward *f) {
+    const rope_config *r = &f->c->rope;
+    weft_tensor freq = place(f->b, &f->io->freq);
+    f->table = plan_new(f->b, WEFT_F32, 3, (int64_t[]){f->T, freq.shape[0], 2});
+    bool ntk = r->kind == ROPE_DYNAMIC;
+    PUSH(f, rope_table, "rope.table", .pos = f->pos, .freq = freq, .rows = f->rows, .y = f->table,
+         .mscale = (float)f->io->mscale, .ntk_factor = ntk ? (float)r->factor : 0.0f,
+         .ntk_ctx = ntk ? (int32_t)f->c->max_ctx : 0);
+}
+
+/* logits[R, V] of the gathered rows; over ranks each computes its part of the vocabulary. */
+static weft_tensor head(forward *f, weft_tensor x) {
+    weft_tensor w = weight(f, WEIGHT_HEAD), logits = place(f->b, &f->io->logits);
+    logits = tensor_slice(logits, 0, 0, x.shape[0]);
+    if (f->d->tp == 1) {
+        PUSH(f, matmul, "head", .x = x, .w = w, .rows = f->rows, .y = logits, .leaves = 1);
+        return logits;
+    }
+    shard_dims dims = config_shard_dims(f->c);
+    int64_t part = shard_vocab_rows(&dims, f->d->tp);
+    weft_tensor mine = fresh(f, WEFT_F32, x.shape[0], part);
+    PUSH(f, matmul, "head", .x = x, .w = w, .rows = f->rows,
+         .y = tensor_slice(mine, 1, 0, w.shape[0]), .leaves = 1);
+    PUSH(f, all_gather, "head", .x = mine, .y = logits, .axis = 1);
+    return tensor_slice(logits, 1, 0, f->c->vocab);
+}
+
+static void finish(forward *f, weft_tensor logits) {
+    const decoder_io *io = f->io;
+    plan_builder *b = f->b;
+    if (b->plan->phase == WEFT_PHASE_SCORE) {
+        PUSH(f, token_logprob, "score", .x = logits, .target = leading(place(b, &io->target), f->R),
+             .rows = f->rows, .y = leading(place(b, &io->score), f->R));
+        return;
+    }
+    PUSH(f, sample, "sample", .logits = logits, .params = leading(place(b, &io->params), f->R),
+         .bias_id = place(b, &io->bias_id), .bias = place(b, &io->bias), .rows = f->rows,
+         .id = leading(place(b, &io->id), f->R), .logprob = leading(place(b, &io->logprob), f->R),
+         .top_id = leading(place(b, &io->top_id), f->R),
+         .top_logprob = leading(place(b, &io->top_logprob), f->R),
+         .history = place(b, &io->history), .last = place(b, &io->last));
+}
+
+void decoder_build(const decoder *d, plan_builder *b) {
+    const decoder_io *io = d->io;
+    forward f = {.d = d,
+                 .c = d->config,
+                 .io = io,
+                 .b = b,
+                 .layer = -1,
+                 .T = b->plan->bucket_tokens,
+                 .R = b->plan->bucket_rows,
+                 .rows = place(b, &io->rows),
+                 .pos = leading(place(b, &io->pos), b->plan->bucket_tokens),
+                 .slot = leading(place(b, &io->slot), b->plan->bucket_tokens),
+                 .qstart = place(b, &io->qstart),
+                 .qpos = place(b, &io->qpos),
+                 .kvlen = place(b, &io->kvlen),
+                 .pages = place(b, &io->pages),
+                 .work = place(b, &io->work),
+                 .nwork = place(b, &io->nwork),
+                 .heads = decoder_local_heads(d->config, d->tp, d->rank)};
+    weft_tensor x = embed(&f), res = {0};
+    if (d->config->position == POSITION_ROPE)
+        rope_table(&f);
+    for (f.layer = 0; f.layer < d->config->n_layers; f.layer++)
+        x = block(&f, x, &res);
+    f.layer = -1;
+    x = norm(&f, "final.norm", x, &res, WEIGHT_FINAL_NORM, WEIGHT_FINAL_NORM_BIAS);
+    finish(&f, head(&f, x));
+}

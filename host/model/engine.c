@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Opening an engine: files, shapes, ranks, plans, memory. Everything is planned first, then taken. */
+#include "host/model/engine.h"
+#include "host/base/err.h"
+#include "host/base/thread.h"
+#include <string.h>
+
+enum { DEFAULT_CTX = 4096, DEFAULT_UBATCH = 512, SCORE_LOGITS_BYTES = 32 << 20, MAX_SLOTS = 4096 };
+
+static weft_status check_range(const char *flag, int64_t v, int64_t min, int64_t max) {
+    if (v >= min && v <= max)
+        return WEFT_OK;
+    return weft_fail(WEFT_USAGE, "%s: %lld is not in %lld..%lld", flag, (long long)v, (long long)min,
+                     (long long)max);
+}
+
+static int64_t or_default(int64_t v, int64_t preset) {
+    return v ? v : preset;
+}
+
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* Rows of logits of a scoring step: bounded, since chunking does not change a bit. */
+static int score_rows(const weft_engine *e, const engine_shape *s) {
+    int64_t fit = SCORE_LOGITS_BYTES / (s->vocab_padded * 4);
+    return !e->score ? 0 : (int)smaller(s->T, fit < 1 ? 1 : fit);
+}
+
+static weft_status set_shape(weft_engine *e, const weft_engine_options *o) {
+    const model_config *c = &e->config;
+    engine_shape *s = &e->shape;
+    shard_dims dims = config_shard_dims(c);
+    int64_t ctx = or_default(o->ctx_size, smaller(c->max_ctx, DEFAULT_CTX));
+    int64_t tp = or_default(o->tp, 1), T = or_default(o->ubatch_size, DEFAULT_UBATCH);
+    int64_t slots = or_default(o->max_seqs, 1), cores = or_default(o->threads, thread_cores());
+    WEFT_TRY(check_range("--ctx-size", ctx, 1, c->max_ctx));
+    WEFT_TRY(check_range("--ubatch-size", T, 1, 65536));
+    WEFT_TRY(check_range("--max-seqs", slots, 1, MAX_SLOTS));
+    WEFT_TRY(check_range("--threads", cores, 1, WEFT_MAX_THREADS));
+    WEFT_TRY(check_range("--tp", tp, 1, 64));
+    WEFT_TRY(shard_check(&dims, (int)tp));
+    int64_t P = (ctx + KV_PAGE - 1) / KV_PAGE, tokens = or_default(o->kv_tokens, slots * P * KV_PAGE);
+    WEFT_TRY(check_range("kv_tokens", tokens, KV_PAGE, slots * P * KV_PAGE));
+    T = smaller(T, slots * ctx);
+    *s = (engine_shape){.tp = (int)tp,
+                        .threads = (int)(cores / tp ? cores / tp : 1),
+                        .ctx = (int)ctx,
+                        .T = (int)T,
+                        .slots = (int)slots,
+                        .S = (int)smaller(slots, T),
+                        .P = (int)P,
+                        .pages = (int32_t)((tokens + KV_PAGE - 1) / KV_PAGE),
+                        .R = (int)smaller(slots, T),
+                        .vocab_padded = shard_vocab_rows(&dims, (int)tp) * tp,
+                        .dtype = s->dtype};
+    s->score_rows = score_rows(e, s);
+    return WEFT_OK;
+}
+
+static void set_buckets(weft_engine *e) {
+    for (int64_t t = 1; t < e->shape.T && e->nbucket < ENGINE_MAX_BUCKETS - 1; t *= 4)
+        e->bucket[e->nbucket++] = (int)t;
+    e->bucket[e->nbucket++] = e->shape.T;
+}
+
+/* Plans take turns in one arena, which is as large as the largest of them. */
+static void grow_to(uint64_t *bytes, uint64_t need) {
+    *bytes = *bytes > need ? *bytes : need;
+}
+
+static weft_status build_plan(weft_engine *e, engine_rank *r, weft_phase phase, int tokens, int rows,
+                              weft_plan **out) {
+    decoder d = {.config = &e->config,
+                 .w = &r->w,
+                 .io = &r->io,
+                 .dtype = e->shape.dtype,
+                 .tp = e->shape.tp,
+                 .rank = r->rank};
+    plan_builder b;
+    plan_begin(&b, &e->mem, e->dev, phase, r->rank, e->shape.tp, tokens, rows);
+    decoder_build(&d, &b);
+    WEFT_TRY(plan_end(&b));
+    grow_to(&r->bytes[WEFT_SPACE_ACT], b.plan->space_bytes[WEFT_SPACE_ACT]);
+    grow_to(&r->bytes[WEFT_SPACE_SCRATCH], b.plan->space_bytes[WEFT_SPACE_SCRATCH]);
+    *out = b.plan;
+    return WEFT_OK;
+}
+
+static weft_status build_plans(weft_engine *e, engine_rank *r) {
+    for (int i = 0; i < e->nbucket; i++) {
+        int rows = (int)smaller(e->bucket[i], e->shape.R);
+        WEFT_TRY(build_plan(e, r, WEFT_PHASE_GENERATE, e->bucket[i], rows, &r->generate[i]));
+    }
+    int rows = e->shape.score_rows;
+    return rows ? build_plan(e, r, WEFT_PHASE_SCORE, rows, rows, &r->score) : WEFT_OK;
+}
+
+static weft_status open_rank(weft_engine *e, engine_rank *r, bool no_mmap) {
+    const engine_shape *s = &e->shape;
+    r->heads = decoder_local_heads(&e->config, s->tp, r->rank);
+    if (e->dry)
+        WEFT_TRY(weights_describe(&e->config, s->dtype, s->tp, r->rank, &r->w));
+    else
+        WEFT_TRY(weights_open(&e->config, &e->st, e->dev, s->dtype, s->tp, r->rank, no_mmap, &r->w));
+    r->bytes[WEFT_SPACE_WEIGHT] = r->w.bytes;
+    engine_layout(e, r);
+    return build_plans(e, r);
+}
+
+static bool is_arena(int space) {
+    return space == WEFT_SPACE_KV || space == WEFT_SPACE_FEED || space == WEFT_SPACE_ACT ||
+           space == WEFT_SPACE_OUT || space == WEFT_SPACE_STATE || space == WEFT_SPACE_SCRATCH;
+}
+
+static const char *space_words(int space) {
+    static const char *const words[WEFT_SPACES] = {
+        [WEFT_SPACE_KV] = "KV cache",       [WEFT_SPACE_FEED] = "feed",
+        [WEFT_SPACE_ACT] = "activations",   [WEFT_SPACE_OUT] = "logits and results",
+        [WEFT_SPACE_STATE] = "sampler state", [WEFT_SPACE_SCRATCH] = "scratch"};
+    return words[space];
+}
+
+/* cos and sin need the frequencies in twice the precision of a float: high part, low part. */
+static void set_frequencies(weft_engine *e) {
+    int64_t n = e->config.rope.dims / 2;
+    if (e->config.position != POSITION_ROPE)
+        return;
+    double *inv = ARENA_NEW(&e->mem, double, n);
+    e->freq = ARENA_NEW(&e->mem, float, 2 * n);
+    rope_frequencies(&e->config.rope, e->config.max_ctx, inv, &e->mscale);
+    for (int64_t i = 0; i < n; i++) {
+        e->freq[2 * i] = (float)inv[i];
+        e->freq[2 * i + 1] = (float)(inv[i] - (double)e->freq[2 * i]);
+    }
+}
+
+static weft_status upload_frequencies(weft_engine *e, engine_rank *r) {
+    char *to = (char *)r->base[WEFT_SPACE_STATE] + r->io.freq.off;
+    uint64_t bytes = sizeof(float) * (uint64_t)e->config.rope.dims;
+    return e->freq ? e->dev->copy(e->dev, r->stream, to, e->freq, bytes, DEVICE_TO) : WEFT_OK;
+}
+
+static weft_status take_memory(weft_engine *e, engine_rank *r) {
+    for (int s = 0; s < WEFT_SPACES; s++)
+        if (is_arena(s) && r->bytes[s])
+            WEFT_TRY(e->dev->alloc(e->dev, r->bytes[s], space_words(s), &r->base[s]));
+    memset(r->base[WEFT_SPACE_STATE], 0, r->bytes[WEFT_SPACE_STATE]);
+    r->feed = mem_alloc(r->bytes[WEFT_SPACE_FEED]);
+    WEFT_TRY(e->dev->stream_open(e->dev, e->shape.threads, &r->stream));
+    WEFT_TRY(upload_frequencies(e, r));
+    for (int i = 0; i < e->nbucket; i++)
+        WEFT_TRY(plan_bind(r->generate[i], r->base, &r->end, &e->mem));
+    return r->score ? plan_bind(r->score, r->base, &r->end, &e->mem) : WEFT_OK;
+}
+
+static void open_sequences(weft_engine *e) {
+    const engine_shape *s = &e->shape;
+    kv_init(&e->kv, s->pages, s->slots, s->P);
+    e->seq = ARENA_NEW(&e->mem, weft_seq, s->slots);
+    for (int i = 0; i < s->slots; i++) {
+        e->seq[i] = (weft_seq){.e = e, .slot = i, .logits_row = -1};
+        e->seq[i].tokens = ARENA_NEW(&e->mem, int32_t, s->ctx + 1);
+    }
+}
+
+static weft_status open_ranks(weft_engine *e, const weft_engine_options *o) {
+    int tp = e->shape.tp;
+    e->rank = ARENA_NEW(&e->mem, engine_rank, tp);
+    comm *ends = ARENA_NEW(&e->mem, comm, tp);
+    WEFT_TRY(comm_local_open(tp, ends, &e->group));
+    for (int i = 0; i < tp; i++) {
+        engine_rank *r = &e->rank[i];
+        r->rank = i;
+        r->end = ends[i];
+        r->io.mscale = e->mscale;
+        WEFT_TRY(open_rank(e, r, o->no_mmap));
+        if (!e->dry)
+            WEFT_TRY(take_memory(e, r));
+    }
+    return e->dry ? WEFT_OK : sched_team_open(tp, &e->team);
+}
+
+static bool has_tokenizer(const char *dir, arena *a) {
+    static const char *const files[] = {"tokenizer.json", "tokenizer.model", "spiece.model",
+                                        "vocab.json", "encoder.json"};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
+        if (file_exists(file_join(a, dir, files[i])))
+            return true;
+    return false;
+}
+
+static weft_status open_tokenizer(weft_engine *e, const char *path) {
+    if (!has_tokenizer(path, &e->mem))
+        return WEFT_OK;
+    WEFT_TRY(tokenizer_open(path, &e->tok));
+    if (tokenizer_vocab_size(e->tok) > e->config.vocab)
+        return weft_fail(WEFT_BAD_FILE,
+                         "%s: the tokenizer has ids up to %d, the model %lld rows; the files are of "
+                         "different models",
+                         path, tokenizer_vocab_size(e->tok) - 1, (long long)e->config.vocab);
+    return WEFT_OK;
+}
+
+static weft_status lock_weights(weft_engine *e) {
+    for (int i = 0; i < e->st.nfile; i++)
+        WEFT_TRY(file_map_lock(&e->st.map[i]));
+    return WEFT_OK;
+}
+
+static weft_status open_files(weft_engine *e, const char *path, const weft_engine_options *o) {
+    WEFT_TRY(config_read(path, &e->mem, &e->config));
+    /* A dry engine plans what the config describes even where the weights are not there yet. */
+    if (!e->dry || e->config.dtype < 0)
+        WEFT_TRY(safetensors_open(path, &e->st));
+    WEFT_TRY(weights_dtype(&e->config, e->st.ntensor ? &e->st : NULL, o->dtype, &e->shape.dtype));
+    return e->dry ? WEFT_OK : open_tokenizer(e, path);
+}
+
+static weft_status open_engine(weft_engine *e, const char *path, const weft_engine_options *o) {
+    WEFT_TRY((e->dry ? device_open_dry : device_open)(o->device, o->cpu_level, &e->dev));
+    WEFT_TRY(open_files(e, path, o));
+    WEFT_TRY(set_shape(e, o));
+    set_buckets(e);
+    set_frequencies(e);
+    WEFT_TRY(open_ranks(e, o));
+    open_sequences(e);
+    return o->mlock && !e->dry ? lock_weights(e) : WEFT_OK;
+}
+
+static weft_status open_new(const char *path, const weft_engine_options *opt, bool dry,
+                            weft_engine **out) {
+    weft_engine_options none = {0};
+    weft_engine *e = mem_alloc(sizeof *e);
+    const weft_engine_options *o = opt ? opt : &none;
+    e->dry = dry;
+    e->score = o->score;
+    weft_status s = open_engine(e, path, o);
+    if (s != WEFT_OK)
+        weft_engine_close(e);
+    else
+        *out = e;
+    return s;
+}
+
+weft_status weft_engine_open(const char *path, const weft_engine_options *opt, weft_engine **out) {
+    return open_new(path, opt, false, out);
+}
+
+weft_status engine_open_dry(const char *path, const weft_engine_options *opt, weft_engine **out) {
+    return open_new(path, opt, true, out);
+}
+
+static void close_rank(weft_engine *e, engine_rank *r) {
+    for (int s = 0; s < WEFT_SPACES; s++)
+        if (r->base[s])
+            e->dev->release(e->dev, r->base[s], r->bytes[s]);
+    if (r->stream)
+        e->dev->stream_close(e->dev, r->stream);
+    mem_free(r->feed);
+    weights_close(&r->w);
+}
+
+void weft_engine_close(weft_engine *e) {
+    if (!e)
+        return;
+    sched_team_close(e->team);
+    for (int i = 0; e->rank && i < e->shape.tp; i++)
+        close_rank(e, &e->rank[i]);
+    comm_local_close(e->group);
+    kv_fini(&e->kv);
+    tokenizer_close(e->tok);
+    safetensors_close(&e->st);
+    device_close(e->dev);
+    arena_fini(&e->mem);
+    mem_free(e);
+}
+
+const weft_tokenizer *weft_engine_tokenizer(const weft_engine *e) {
+    return (const weft_tokenizer *)e->tok;
+}
+
+/* Weights one token reads: everything but the embedding's other rows and the position table's. */
+static int64_t bytes_for_token(const weft_engine *e) {
+    const model_config *c = &e->config;
+    int64_t row = weft_dtype_bytes(e->shape.dtype, c->d_model), all = 0;
+    for (int i = 0; i < e->shape.tp; i++)
+        all += (int64_t)e->rank[i].w.bytes;
+    if (!c->tied)
+        all -= (c->vocab - 1) * row;
+    if (c->position == POSITION_LEARNED)
+        all -= (c->max_ctx - 1) * row * e->shape.tp;
+    return all;
+}
+
+void weft_engine_describe(const weft_engine *e, weft_engine_info *out) {
+    const model_config *c = &e->config;
+    const engine_shape *s = &e->shape;
+    *out = (weft_engine_info){.family = c->family,
+                              .device = e->dev->backend,
+                              .dtype = weft_dtype_name(s->dtype),
+                              .vocab = (int32_t)c->vocab,
+                              .n_layers = (int32_t)c->n_layers,
+                              .d_model = (int32_t)c->d_model,
+                              .n_heads = (int32_t)c->n_heads,
+                              .n_kv_heads = (int32_t)c->n_kv_heads,
+                              .head_dim = (int32_t)c->head_dim,
+                              .ctx_size = s->ctx,
+                              .max_ctx = (int32_t)c->max_ctx,
+                              .ubatch_size = s->T,
+                              .max_seqs = s->slots,
+                              .threads = s->threads * s->tp,
+                              .tp = s->tp,
+                              .bos_id = c->bos_id,
+                              .n_eos = c->n_eos,
+                              .parameters = config_parameters(c),
+                              .weight_bytes_token = bytes_for_token(e)};
+    memcpy(out->eos_id, c->eos_id, sizeof out->eos_id);
+    for (int i = 0; i < s->tp; i++) {
+        out->weight_bytes += (int64_t)e->rank[i].bytes[WEFT_SPACE_WEIGHT];
+        out->kv_bytes += (int64_t)e->rank[i].bytes[WEFT_SPACE_KV];
+        out->act_bytes += engine_act_bytes(&e->rank[i]);
+    }
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * engine: a model, its ranks, its plans and its KV pool; immutable once open but for the sequences.
+ * engine.c opens and closes it, engine_layout.c gives every shared tensor its place, engine_step.c
+ * runs steps, seq.c is the life of a sequence, engine_plan.c explains. */
+#pragma once
+#include "host/model/config.h"
+#include "host/model/decoder.h"
+#include "host/model/safetensors.h"
+#include "host/model/tokenizer.h"
+#include "host/model/weights.h"
+#include "host/run/kv.h"
+#include "host/run/sched.h"
+#include "weft.h"
+
+enum { ENGINE_MAX_BUCKETS = 16, ENGINE_QUERY_TILE = 16 };
+
+/* What fixes every shape. */
+typedef struct {
+    int tp, threads, ctx, T, S; /* ranks; threads of each rank; context; tokens, sequences of a step */
+    int slots;                  /* sequences open at once; S = min(slots, T) take part in a step */
+    int P;                      /* pages of one sequence */
+    int32_t pages;              /* pages of the pool */
+    int R, score_rows;          /* rows of logits: of a generating step; of a scoring step */
+    int64_t vocab_padded;       /* columns of the logits: tp equal parts */
+    int dtype;
+} engine_shape;
+
+typedef struct {
+    int rank;
+    weights w;
+    decoder_heads heads;
+    decoder_io io;
+    decoder_place *kcache, *vcache;
+    uint64_t bytes[WEFT_SPACES]; /* as planned; and as allocated once open */
+    void *base[WEFT_SPACES];
+    weft_stream *stream;
+    comm end;
+    weft_plan *generate[ENGINE_MAX_BUCKETS], *score;
+    char *feed; /* the block as the host fills it, bytes[WEFT_SPACE_FEED] */
+} engine_rank;
+
+struct weft_seq {
+    struct weft_engine *e;
+    int slot;
+    bool open;
+    weft_sample_params params; /* what does not change from token to token */
+    int32_t *tokens;           /* [ctx + 1] */
+    int32_t n, computed;       /* tokens in all; of which K and V are in the cache */
+    int32_t prompt_len, uploaded; /* uploaded: of the history on the device */
+    int32_t logits_row;        /* of the last step; -1: none */
+};
+
+struct weft_engine {
+    arena mem;
+    model_config config;
+    safetensors st;
+    tokenizer *tok; /* NULL: the folder has none */
+    device *dev;
+    engine_shape shape;
+    bool dry, score;
+    float *freq;   /* [dims/2, 2] rotary frequencies, high and low parts; NULL: none */
+    double mscale;
+    int nbucket, bucket[ENGINE_MAX_BUCKETS];
+    engine_rank *rank;
+    comm_group *group;
+    sched_team *team;
+    kv_pool kv;
+    weft_seq *seq; /* [slots] */
+};
+
+/* As weft_engine_open, but reads no weights and allocates nothing on the device: for plans. */
+weft_status engine_open_dry(const char *path, const weft_engine_options *opt, weft_engine **out);
+
+/* engine_layout.c: places of feed, state, out and KV for one rank, and the bytes of those arenas. */
+void engine_layout(weft_engine *e, engine_rank *r);
+
+/* engine_plan.c. Memory by arena and rank, then the plans of one token and of a full chunk. */
+void engine_plan_text(const weft_engine *e, buf *out);
+void engine_plan_json(const weft_engine *e, buf *out);
+/* Cost of rank 0's plan for a step of up to `tokens` tokens. */
+plan_cost engine_plan_cost(const weft_engine *e, int tokens);
+int64_t engine_act_bytes(const engine_rank *r); /* every arena but weights and KV */
+
+/* Index of the smallest bucket that holds so many tokens. */
+int engine_bucket(const weft_engine *e, int tokens);
+
+/* engine_step.c. One piece of a step: the next `take` pending tokens of a sequence. */
+typedef struct {
+    weft_seq *seq;
+    int32_t take;
+    int32_t row; /* of the logits; -1: more tokens are pending */
+} step_part;
+/* Takes KV pages, fills the feed and runs one step on every rank. target (scoring only): per token. */
+weft_status engine_run(weft_engine *e, const step_part *part, int nparts, const int32_t *target);
+/* Copies n bytes of rank 0's results at a place of space OUT. */
+weft_status engine_result(const weft_engine *e, const decoder_place *from, int64_t offset, void *to,
+                          uint64_t n);

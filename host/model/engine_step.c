@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * One step: the tokens of several sequences become one feed, every rank replays its plan, and the
+ * sampled tokens come back. Nothing here allocates. */
+#include "host/model/engine.h"
+#include "host/base/err.h"
+#include <string.h>
+
+/* A step in the making; lives on the caller's stack. */
+typedef struct {
+    weft_engine *e;
+    const step_part *part;
+    int nparts, tokens, rows;
+    const int32_t *target;
+    weft_status status[64]; /* by rank */
+} job;
+
+static int32_t *words(const engine_rank *r, const decoder_place *p) {
+    return (int32_t *)(void *)(r->feed + p->off);
+}
+
+static void feed_tokens(const job *j, const engine_rank *r) {
+    const decoder_io *io = &r->io;
+    int32_t *ids = words(r, &io->ids), *pos = words(r, &io->pos), *slot = words(r, &io->slot);
+    for (int i = 0, t = 0; i < j->nparts; i++) {
+        const weft_seq *s = j->part[i].seq;
+        for (int32_t k = 0; k < j->part[i].take; k++, t++) {
+            ids[t] = s->tokens[s->computed + k];
+            pos[t] = s->computed + k;
+            slot[t] = kv_place(&j->e->kv, s->slot, pos[t]);
+        }
+    }
+}
+
+static void feed_sequences(const job *j, const engine_rank *r) {
+    const engine_shape *sh = &j->e->shape;
+    const decoder_io *io = &r->io;
+    int32_t *qstart = words(r, &io->qstart), *qpos = words(r, &io->qpos), *kvlen = words(r, &io->kvlen);
+    int32_t t = 0;
+    for (int i = 0; i < sh->S; i++) {
+        bool used = i < j->nparts;
+        const weft_seq *s = used ? j->part[i].seq : NULL;
+        qstart[i] = t;
+        qpos[i] = used ? s->computed : 0;
+        kvlen[i] = used ? s->computed + j->part[i].take : 0;
+        t += used ? j->part[i].take : 0;
+        if (used)
+            memcpy(words(r, &io->pages) + (int64_t)i * sh->P,
+                   j->e->kv.table + (int64_t)s->slot * sh->P,
+                   sizeof(int32_t) * (size_t)j->e->kv.held[s->slot]);
+    }
+    qstart[sh->S] = t;
+}
+
+/* Tiles of queries by sequence and kv head; the head runs fastest, so that neighbours share pages. */
+static int32_t feed_work(const job *j, const engine_rank *r) {
+    int32_t *w = words(r, &r->io.work), n = 0;
+    for (int i = 0; i < j->nparts; i++) {
+        for (int32_t q = 0; q < j->part[i].take; q += ENGINE_QUERY_TILE) {
+            int32_t left = j->part[i].take - q;
+            int32_t count = left < ENGINE_QUERY_TILE ? left : ENGINE_QUERY_TILE;
+            for (int32_t h = 0; h < r->heads.kv_heads; h++, n++)
+                memcpy(w + 4 * (int64_t)n, (int32_t[4]){i, q, count, h}, 16);
+        }
+    }
+    return n;
+}
+
+static void feed_rows(const job *j, const engine_rank *r) {
+    const decoder_io *io = &r->io;
+    int32_t *index = words(r, &io->index);
+    char *params = (char *)words(r, &io->params);
+    for (int i = 0, t = 0; i < j->nparts; i++) {
+        t += j->part[i].take;
+        int32_t row = j->part[i].row;
+        if (row < 0)
+            continue;
+        weft_sample_params p = j->part[i].seq->params;
+        p.history_len = j->part[i].seq->n;
+        p.prompt_len = j->part[i].seq->prompt_len;
+        index[row] = t - 1;
+        memcpy(params + (size_t)row * sizeof p, &p, sizeof p);
+    }
+}
+
+static weft_status send_feed(const job *j, engine_rank *r) {
+    device *d = j->e->dev;
+    feed_tokens(j, r);
+    feed_sequences(j, r);
+    *words(r, &r->io.rows) = j->tokens;
+    *words(r, &r->io.nwork) = feed_work(j, r);
+    *words(r, &r->io.nout) = j->target ? j->tokens : j->rows;
+    if (j->target)
+        memcpy(words(r, &r->io.target), j->target, sizeof(int32_t) * (size_t)j->tokens);
+    else
+        feed_rows(j, r);
+    return d->copy(d, r->stream, r->base[WEFT_SPACE_FEED], r->feed, r->bytes[WEFT_SPACE_FEED],
+                   DEVICE_TO);
+}
+
+/* The sampler keeps the history itself; what the caller appended has to be sent once. */
+static weft_status send_history(const job *j, engine_rank *r) {
+    device *d = j->e->dev;
+    int64_t row = r->io.history.layout.stride[0];
+    for (int i = 0; i < j->nparts; i++) {
+        const weft_seq *s = j->part[i].seq;
+        if (j->part[i].row < 0 || s->uploaded >= s->n)
+            continue;
+        char *to = (char *)r->base[WEFT_SPACE_STATE] + r->io.history.off +
+                   (s->slot * row + s->uploaded) * (int64_t)sizeof(int32_t);
+        WEFT_TRY(d->copy(d, r->stream, to, s->tokens + s->uploaded,
+                         sizeof(int32_t) * (uint64_t)(s->n - s->uploaded), DEVICE_TO));
+    }
+    return WEFT_OK;
+}
+
+static weft_status run_on(const job *j, engine_rank *r) {
+    weft_engine *e = j->e;
+    WEFT_TRY(send_feed(j, r));
+    if (!j->target)
+        WEFT_TRY(send_history(j, r));
+    sched_run(j->target ? r->score : r->generate[engine_bucket(e, j->tokens)], r->stream);
+    return e->dev->sync(e->dev, r->stream);
+}
+
+static void run_rank(void *ctx, int rank) {
+    job *j = ctx;
+    j->status[rank] = run_on(j, &j->e->rank[rank]);
+}
+
+/* All or nothing: no sequence takes pages unless every one can. */
+static weft_status reserve(weft_engine *e, const step_part *part, int n) {
+    int64_t need = 0;
+    for (int i = 0; i < n; i++)
+        need += kv_missing(&e->kv, part[i].seq->slot, part[i].seq->computed + part[i].take);
+    if (need > e->kv.free_count)
+        return weft_fail(WEFT_AGAIN, "kv cache: %lld pages needed, %d free; close or truncate a sequence",
+                         (long long)need, e->kv.free_count);
+    for (int i = 0; i < n; i++)
+        WEFT_TRY(kv_reserve(&e->kv, part[i].seq->slot, part[i].seq->computed + part[i].take));
+    return WEFT_OK;
+}
+
+weft_status engine_run(weft_engine *e, const step_part *part, int nparts, const int32_t *target) {
+    job j = {.e = e, .part = part, .nparts = nparts, .target = target};
+    for (int i = 0; i < nparts; i++) {
+        j.tokens += part[i].take;
+        j.rows += part[i].row >= 0;
+    }
+    WEFT_TRY(reserve(e, part, nparts));
+    sched_team_run(e->team, run_rank, &j);
+    for (int r = 0; r < e->shape.tp; r++)
+        if (j.status[r] != WEFT_OK)
+            return j.status[r];
+    for (int i = 0; i < e->shape.slots; i++)
+        e->seq[i].logits_row = -1;
+    for (int i = 0; i < nparts; i++) {
+        part[i].seq->computed += part[i].take;
+        part[i].seq->logits_row = part[i].row;
+    }
+    return WEFT_OK;
+}
+
+weft_status engine_result(const weft_engine *e, const decoder_place *from, int64_t offset, void *to,
+                          uint64_t n) {
+    const engine_rank *r = &e->rank[0];
+    return e->dev->copy(e->dev, r->stream, to, (char *)r->base[WEFT_SPACE_OUT] + from->off + offset, n,
+                        DEVICE_FROM);
+}
+
+/* Sequences in the order given, each as many pending tokens as still fit. */
+static int choose_parts(const weft_engine *e, weft_seq *const *seqs, int n, step_part *part) {
+    int used = 0, rows = 0, budget = e->shape.T;
+    for (int i = 0; i < n && budget > 0 && used < e->shape.S; i++) {
+        int32_t pending = seqs[i]->n - seqs[i]->computed;
+        if (pending <= 0 || seqs[i]->computed >= e->shape.ctx)
+            continue;
+        int32_t take = pending < budget ? pending : budget;
+        part[used++] = (step_part){seqs[i], take, take == pending ? rows++ : -1};
+        budget -= take;
+    }
+    return used;
+}
+
+static weft_status read_row(weft_engine *e, const weft_seq *s, int32_t row, weft_sampled *out) {
+    const decoder_io *io = &e->rank[0].io;
+    int64_t top = (int64_t)row * WEFT_TOP_LOGPROBS * 4;
+    WEFT_TRY(engine_result(e, &io->id, row * 4, &out->id, 4));
+    WEFT_TRY(engine_result(e, &io->logprob, row * 4, &out->logprob, 4));
+    out->n_top = s->params.n_top;
+    if (out->n_top) {
+        WEFT_TRY(engine_result(e, &io->top_id, top, out->top_id, (uint64_t)out->n_top * 4));
+        WEFT_TRY(engine_result(e, &io->top_logprob, top, out->top_logprob, (uint64_t)out->n_top * 4));
+    }
+    return WEFT_OK;
+}
+
+/* The sampled token becomes the next pending one. */
+static weft_status commit(weft_engine *e, const step_part *part, weft_sampled *out) {
+    weft_seq *s = part->seq;
+    WEFT_TRY(read_row(e, s, part->row, out));
+    if (out->id < 0)
+        return weft_fail(WEFT_BAD_FILE, "sequence %d, position %d: every token is masked or its logit is "
+                                        "NaN; check the logit bias and the weights", s->slot, s->n);
+    s->tokens[s->n++] = out->id;
+    s->uploaded = s->n;
+    return WEFT_OK;
+}
+
+weft_status weft_engine_step(weft_engine *e, weft_seq *const *seqs, int n, weft_sampled *out) {
+    step_part part[4096];
+    if (n > e->shape.slots)
+        return weft_fail(WEFT_USAGE, "step: %d sequences, at most %d are open", n, e->shape.slots);
+    int used = choose_parts(e, seqs, n, part);
+    WEFT_TRY(used ? engine_run(e, part, used, NULL) : WEFT_OK);
+    weft_status status = WEFT_OK;
+    for (int i = 0, p = 0; i < n; i++) {
+        out[i].id = -1;
+        out[i].n_top = 0;
+        if (p == used || part[p].seq != seqs[i])
+            continue;
+        weft_status s = part[p].row >= 0 ? commit(e, &part[p], &out[i]) : WEFT_OK;
+        status = status == WEFT_OK ? s : status;
+        p++;
+    }
+    return status;
+}

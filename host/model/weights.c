@@ -1,0 +1,504 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * weights: from names in files to tensors a plan can use. Every slot is found, its shape held against
+ * the config's, cut to the rank's slice, and either left where the file has it or put on a list of
+ * pieces that are converted in parallel into one block. */
+#include "host/model/weights.h"
+#include "host/base/err.h"
+#include "host/base/thread.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- Slots ---- */
+
+typedef struct {
+    int64_t rows, cols; /* cols 0: a vector */
+    shard_kind shard;
+    bool wanted;
+} slot_shape;
+
+#define SHAPE_(slot, r, k, s, when) \
+    case WEIGHT_##slot: return (slot_shape){(r), (k), s, (when)};
+static slot_shape shape_of(const model_config *c, int slot) {
+    switch (slot) {
+        WEIGHT_MODEL_SLOTS(SHAPE_)
+        WEIGHT_LAYER_SLOTS(SHAPE_)
+    }
+    return (slot_shape){0};
+}
+
+#define NAME_(slot, r, k, s, when) [WEIGHT_##slot] = #slot,
+const char *weights_slot_name(int slot) {
+    static const char *const names[] = {WEIGHT_MODEL_SLOTS(NAME_) WEIGHT_LAYER_SLOTS(NAME_)};
+    return names[slot];
+}
+
+#define ONE_(slot, r, k, s, when) +1
+enum { MODEL_SLOTS = 0 WEIGHT_MODEL_SLOTS(ONE_) };
+
+static bool in_row(const model_config *c, int64_t row, int slot) {
+    return (row == c->n_layers) == (slot < MODEL_SLOTS);
+}
+
+static uint64_t count_of(const slot_shape *s) {
+    return (uint64_t)(s->rows * (s->cols ? s->cols : 1));
+}
+
+int64_t config_parameters(const model_config *c) {
+    uint64_t n = 0;
+    for (int slot = 0; slot < WEIGHT_SLOTS; slot++) {
+        slot_shape s = shape_of(c, slot);
+        if (s.wanted)
+            n += count_of(&s) * (slot < MODEL_SLOTS ? 1 : (uint64_t)c->n_layers);
+    }
+    return (int64_t)n;
+}
+
+/* ---- Where a slice comes from ---- */
+
+/* Element (i, j) of a slice is at data + at + i * row + j * col, in elements of dtype. */
+typedef struct {
+    const char *data;
+    int dtype;
+    int64_t at, row, col;
+    int64_t rows, cols;
+} source;
+
+/* A slice that must be written into the block, and where. */
+typedef struct {
+    weft_tensor *to;
+    source from;
+    uint64_t bytes, at;
+} piece;
+
+typedef struct {
+    weights *w;
+    const safetensors *st; /* NULL: shapes only */
+    bool copy_all;
+    piece *piece;
+    int n, cap;
+    bool *used; /* [ntensor] */
+} loader;
+
+static const weight_name *name_of(const weight_map *m, int slot) {
+    for (int i = 0; i < m->n; i++)
+        if (m->name[i].slot == slot)
+            return &m->name[i];
+    return NULL;
+}
+
+enum { NAME_BYTES = 160 };
+
+/* The format's only directive is %d, and it comes from our own table. */
+static void spell(char out[NAME_BYTES], const char *prefix, const char *format, int64_t layer) {
+    const char *d = strstr(format, "%d");
+    if (d)
+        snprintf(out, NAME_BYTES, "%s%.*s%lld%s", prefix, (int)(d - format), format,
+                 (long long)layer, d + 2);
+    else
+        snprintf(out, NAME_BYTES, "%s%s", prefix, format);
+}
+
+static const st_tensor *find_tensor(const loader *l, const weight_name *n, int64_t layer,
+                                    char name[NAME_BYTES]) {
+    const weight_map *m = l->w->config->weights;
+    for (int i = 0; i < 4 && m->prefixes[i]; i++) {
+        spell(name, m->prefixes[i], n->name, layer);
+        const st_tensor *t = safetensors_find(l->st, name);
+        if (t)
+            return t;
+    }
+    spell(name, m->prefixes[0], n->name, layer);
+    return NULL;
+}
+
+/* Tied matrices are stored once, under either name. */
+static weft_status find_stored(const loader *l, int slot, int64_t layer, const weight_name **n,
+                               const st_tensor **out) {
+    char name[NAME_BYTES], other[NAME_BYTES];
+    const weight_map *m = l->w->config->weights;
+    *n = name_of(m, slot);
+    if (!*n)
+        return weft_fail(WEFT_UNSUPPORTED, "config.json: family %s keeps no %s",
+                         l->w->config->family, weights_slot_name(slot));
+    *out = find_tensor(l, *n, layer, name);
+    if (!*out && slot == WEIGHT_EMBED && l->w->config->tied)
+        *out = find_tensor(l, name_of(m, WEIGHT_HEAD), layer, other);
+    if (*out)
+        return WEFT_OK;
+    return weft_fail(WEFT_BAD_FILE, "%s: tensor \"%s\" is missing; config.json asks for it",
+                     l->st->path, name);
+}
+
+static void print_shape(char *out, size_t n, int ndim, const int64_t *shape) {
+    size_t at = (size_t)snprintf(out, n, "[");
+    for (int i = 0; i < ndim && at < n; i++)
+        at += (size_t)snprintf(out + at, n - at, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    if (at < n)
+        snprintf(out + at, n - at, "]");
+}
+
+static weft_status check_shape(const loader *l, const st_tensor *t, const weight_name *n,
+                               const slot_shape *s) {
+    int64_t rows = s->rows * (n->parts > 1 ? n->parts : 1);
+    int64_t want[2] = {n->transposed ? s->cols : rows, n->transposed ? rows : s->cols};
+    int ndim = s->cols ? 2 : 1;
+    bool same = t->ndim == ndim && t->shape[0] == want[0] && (ndim == 1 || t->shape[1] == want[1]);
+    if (!same) {
+        char has[192], wants[64];
+        print_shape(has, sizeof has, t->ndim, t->shape);
+        print_shape(wants, sizeof wants, ndim, want);
+        return weft_fail(WEFT_BAD_FILE, "%s: tensor \"%s\" has shape %s; config.json says %s",
+                         l->st->path, t->name, has, wants);
+    }
+    if (t->dtype == WEFT_F32 || t->dtype == WEFT_F16 || t->dtype == WEFT_BF16)
+        return WEFT_OK;
+    return weft_fail(WEFT_UNSUPPORTED,
+                     "%s: tensor \"%s\" is stored as %s (F32, F16 and BF16 are "
+                     "supported)",
+                     l->st->path, t->name, t->dtype_name);
+}
+
+/* The part of the slot's [rows, cols] that the rank owns. */
+typedef struct {
+    int64_t row, rows, col, cols;
+} window;
+
+static window window_of(const weights *w, const slot_shape *s) {
+    shard_dims d = config_shard_dims(w->config);
+    shard_slice cut = shard_of(&d, s->shard, w->tp, w->rank);
+    window v = {0, s->rows, 0, s->cols ? s->cols : 1};
+    if (cut.axis == 0) {
+        v.row = cut.begin;
+        v.rows = cut.end - cut.begin;
+    } else if (cut.axis == 1) {
+        v.col = cut.begin;
+        v.cols = cut.end - cut.begin;
+    }
+    return v;
+}
+
+static source source_of(const st_tensor *t, const weight_name *n, const slot_shape *s, window v) {
+    int64_t cols = s->cols ? s->cols : 1, parts = n->parts > 1 ? n->parts : 1;
+    int64_t first = v.row + s->rows * n->part;
+    source f = {.data = t->data, .dtype = t->dtype, .rows = v.rows, .cols = v.cols};
+    f.row = n->transposed ? 1 : cols;
+    f.col = n->transposed ? s->rows * parts : 1;
+    f.at = first * f.row + v.col * f.col;
+    if (!s->cols) { /* a vector is one row */
+        f.rows = 1;
+        f.cols = v.rows;
+    }
+    return f;
+}
+
+/* ---- Views and pieces ---- */
+
+static bool can_view(const loader *l, const source *f) {
+    int64_t size = weft_dtype_bytes(f->dtype, 1);
+    return !l->copy_all && f->dtype == l->w->dtype && f->col == 1 &&
+           ((uintptr_t)f->data + (uintptr_t)(f->at * size)) % (uintptr_t)size == 0;
+}
+
+static void add_piece(loader *l, weft_tensor *to, const source *f) {
+    if (l->n == l->cap) {
+        l->cap = l->cap ? 2 * l->cap : 64;
+        l->piece = mem_grow(l->piece, (size_t)l->cap * sizeof *l->piece);
+    }
+    uint64_t bytes = (uint64_t)weft_dtype_bytes(l->w->dtype, f->rows * f->cols);
+    l->piece[l->n++] = (piece){.to = to, .from = *f, .bytes = bytes};
+}
+
+static weft_status place(loader *l, int slot, int64_t layer, weft_tensor *to) {
+    weights *w = l->w;
+    slot_shape s = shape_of(w->config, slot);
+    if (!s.wanted)
+        return WEFT_OK;
+    window v = window_of(w, &s);
+    *to = weft_tensor_make(w->dtype, s.cols ? 2 : 1, (int64_t[]){v.rows, v.cols});
+    w->bytes += (uint64_t)weft_dtype_bytes(w->dtype, v.rows * v.cols);
+    if (!l->st)
+        return WEFT_OK;
+    const weight_name *n;
+    const st_tensor *t;
+    WEFT_TRY(find_stored(l, slot, layer, &n, &t));
+    WEFT_TRY(check_shape(l, t, n, &s));
+    l->used[t - l->st->tensor] = true;
+    source f = source_of(t, n, &s, v);
+    if (!can_view(l, &f)) {
+        add_piece(l, to, &f);
+        return WEFT_OK;
+    }
+    to->data = (void *)(uintptr_t)(f.data + weft_dtype_bytes(f.dtype, f.at));
+    if (s.cols)
+        to->stride[0] = f.row;
+    return WEFT_OK;
+}
+
+static weft_status place_all(loader *l) {
+    weights *w = l->w;
+    for (int64_t row = 0; row <= w->config->n_layers; row++)
+        for (int slot = 0; slot < WEIGHT_SLOTS; slot++)
+            if (in_row(w->config, row, slot))
+                WEFT_TRY(place(l, slot, row, &w->tensor[row * WEIGHT_SLOTS + slot]));
+    return WEFT_OK;
+}
+
+/* ---- Conversion ---- */
+
+enum { TILE_ROWS = 32, TILE_COLS = 256 };
+
+/* n elements, `step` apart. One loop per type: the compiler keeps the contiguous ones in vectors. */
+static void load(const source *f, int64_t at, int64_t step, float *to, int64_t n) {
+    const char *p = f->data + weft_dtype_bytes(f->dtype, at);
+    uint16_t h;
+    if (f->dtype == WEFT_F32) {
+        for (int64_t i = 0; i < n; i++)
+            memcpy(&to[i], p + 4 * i * step, 4);
+    } else if (f->dtype == WEFT_BF16) {
+        for (int64_t i = 0; i < n; i++) {
+            memcpy(&h, p + 2 * i * step, 2);
+            to[i] = weft_bf16_to_f32(h);
+        }
+    } else {
+        for (int64_t i = 0; i < n; i++) {
+            memcpy(&h, p + 2 * i * step, 2);
+            to[i] = weft_f16_to_f32(h);
+        }
+    }
+}
+
+static void store(int dtype, const float *from, char *to, int64_t n) {
+    uint16_t h;
+    if (dtype == WEFT_F32) {
+        memcpy(to, from, (size_t)n * 4);
+    } else if (dtype == WEFT_BF16) {
+        for (int64_t i = 0; i < n; i++) {
+            h = weft_f32_to_bf16(from[i]);
+            memcpy(to + 2 * i, &h, 2);
+        }
+    } else {
+        for (int64_t i = 0; i < n; i++) {
+            h = weft_f32_to_f16(from[i]);
+            memcpy(to + 2 * i, &h, 2);
+        }
+    }
+}
+
+typedef struct {
+    const source *from;
+    int dtype;
+    char *to;
+} job;
+
+/* A stored column is contiguous where a stored row is not: tiles are read the way the file lies. */
+static void load_tile(const source *f, int64_t i0, int64_t rows, int64_t j0, int64_t cols,
+                      float tile[TILE_ROWS][TILE_COLS]) {
+    if (f->col == 1) {
+        for (int64_t i = 0; i < rows; i++)
+            load(f, f->at + (i0 + i) * f->row + j0, 1, tile[i], cols);
+        return;
+    }
+    float column[TILE_ROWS];
+    for (int64_t j = 0; j < cols; j++) {
+        load(f, f->at + i0 * f->row + (j0 + j) * f->col, f->row, column, rows);
+        for (int64_t i = 0; i < rows; i++)
+            tile[i][j] = column[i];
+    }
+}
+
+static void convert_rows(const void *ctx, int64_t begin, int64_t end, int worker) {
+    const job *b = ctx;
+    const source *f = b->from;
+    float tile[TILE_ROWS][TILE_COLS];
+    (void)worker;
+    for (int64_t i = begin; i < end; i += TILE_ROWS)
+        for (int64_t j = 0; j < f->cols; j += TILE_COLS) {
+            int64_t rows = end - i < TILE_ROWS ? end - i : TILE_ROWS;
+            int64_t cols = f->cols - j < TILE_COLS ? f->cols - j : TILE_COLS;
+            load_tile(f, i, rows, j, cols, tile);
+            for (int64_t r = 0; r < rows; r++)
+                store(b->dtype, tile[r], b->to + weft_dtype_bytes(b->dtype, (i + r) * f->cols + j),
+                      cols);
+        }
+}
+
+static void copy_rows(const void *ctx, int64_t begin, int64_t end, int worker) {
+    const job *b = ctx;
+    const source *f = b->from;
+    (void)worker;
+    for (int64_t i = begin; i < end; i++)
+        memcpy(b->to + weft_dtype_bytes(b->dtype, i * f->cols),
+               f->data + weft_dtype_bytes(f->dtype, f->at + i * f->row),
+               (size_t)weft_dtype_bytes(f->dtype, f->cols));
+}
+
+static void convert(weft_stream *s, const piece *p, int dtype, char *to) {
+    job b = {&p->from, dtype, to};
+    bool same = p->from.dtype == dtype && p->from.col == 1;
+    weft_parallel(s, p->from.rows, TILE_ROWS, same ? copy_rows : convert_rows, &b);
+}
+
+/* ---- The block ---- */
+
+/* No padding, so that the block has exactly the planned size: pieces of whole cache lines first,
+ * which keeps them aligned, the odd ones behind. */
+static uint64_t lay_out(loader *l) {
+    uint64_t at = 0;
+    for (int odd = 0; odd < 2; odd++)
+        for (int i = 0; i < l->n; i++)
+            if ((l->piece[i].bytes % 64 != 0) == odd) {
+                l->piece[i].at = at;
+                at += l->piece[i].bytes;
+            }
+    return at;
+}
+
+/* A device that does not share memory is filled through one staging buffer. */
+static weft_status fill(loader *l, weft_stream *s) {
+    weights *w = l->w;
+    uint64_t most = 0;
+    for (int i = 0; i < l->n; i++)
+        most = l->piece[i].bytes > most ? l->piece[i].bytes : most;
+    char *staging = w->dev->host_memory ? NULL : mem_alloc(most);
+    weft_status st = WEFT_OK;
+    for (int i = 0; i < l->n && st == WEFT_OK; i++) {
+        const piece *p = &l->piece[i];
+        char *to = (char *)w->block + p->at;
+        p->to->data = to;
+        convert(s, p, w->dtype, staging ? staging : to);
+        if (staging)
+            st = w->dev->copy(w->dev, NULL, to, staging, p->bytes, DEVICE_TO);
+    }
+    mem_free(staging);
+    return st;
+}
+
+static weft_status load_pieces(loader *l) {
+    weights *w = l->w;
+    weft_stream *s;
+    uint64_t bytes = lay_out(l);
+    if (bytes == 0)
+        return WEFT_OK;
+    WEFT_TRY(w->dev->alloc(w->dev, bytes, "weights", &w->block));
+    w->owned = bytes;
+    WEFT_TRY(thread_pool_open(thread_cores(), &s));
+    weft_status st = fill(l, s);
+    thread_pool_close(s);
+    return st;
+}
+
+/* ---- Opening ---- */
+
+static bool is_ignored(const model_config *c, const char *name) {
+    size_t n = strlen(name);
+    for (int i = 0; i < 8 && c->weights->ignored[i]; i++) {
+        size_t k = strlen(c->weights->ignored[i]);
+        if (n >= k && strcmp(name + n - k, c->weights->ignored[i]) == 0)
+            return true;
+    }
+    const weight_name *head = name_of(c->weights, WEIGHT_HEAD);
+    return c->tied && head && strcmp(name, head->name) == 0;
+}
+
+static void count_unused(loader *l) {
+    weights *w = l->w;
+    for (int i = 0; i < l->st->ntensor; i++) {
+        const char *name = l->st->tensor[i].name;
+        if (l->used[i] || is_ignored(w->config, name))
+            continue;
+        if (w->n_unused++ == 0)
+            w->unused = arena_copy(&w->mem, name, strlen(name));
+    }
+}
+
+static weft_status prepare(const model_config *c, device *dev, int dtype, int tp, int rank,
+                           weights *w) {
+    shard_dims d = config_shard_dims(c);
+    WEFT_TRY(shard_check(&d, tp));
+    WEFT_ASSERT(rank >= 0 && rank < tp);
+    *w = (weights){.config = c, .tp = tp, .rank = rank, .dtype = dtype, .dev = dev};
+    w->tensor = ARENA_NEW(&w->mem, weft_tensor, (c->n_layers + 1) * WEIGHT_SLOTS);
+    return WEFT_OK;
+}
+
+weft_status weights_describe(const model_config *c, int dtype, int tp, int rank, weights *out) {
+    weights w;
+    WEFT_TRY(prepare(c, NULL, dtype, tp, rank, &w));
+    loader l = {.w = &w};
+    weft_status s = place_all(&l);
+    if (s == WEFT_OK)
+        *out = w;
+    else
+        weights_close(&w);
+    return s;
+}
+
+weft_status weights_open(const model_config *c, const safetensors *st, device *dev, int dtype,
+                         int tp, int rank, bool no_mmap, weights *out) {
+    weights w;
+    WEFT_TRY(prepare(c, dev, dtype, tp, rank, &w));
+    loader l = {.w = &w, .st = st, .copy_all = no_mmap || !dev->host_memory};
+    l.used = mem_alloc((size_t)st->ntensor + 1);
+    weft_status s = place_all(&l);
+    if (s == WEFT_OK)
+        s = load_pieces(&l);
+    if (s == WEFT_OK)
+        count_unused(&l);
+    mem_free(l.used);
+    mem_free(l.piece);
+    if (s == WEFT_OK)
+        *out = w;
+    else
+        weights_close(&w);
+    return s;
+}
+
+void weights_close(weights *w) {
+    if (w->block)
+        w->dev->release(w->dev, w->block, w->owned);
+    arena_fini(&w->mem);
+    *w = (weights){0};
+}
+
+weft_tensor weights_get(const weights *w, int slot, int layer) {
+    if (slot == WEIGHT_HEAD && w->config->tied)
+        slot = WEIGHT_EMBED;
+    int64_t row = layer < 0 ? w->config->n_layers : layer;
+    return w->tensor[row * WEIGHT_SLOTS + slot];
+}
+
+/* ---- --dtype ---- */
+
+static int stored_most(const safetensors *st) {
+    uint64_t bytes[WEFT_DTYPES] = {0};
+    int best = WEFT_F32;
+    for (int i = 0; i < st->ntensor; i++)
+        if (st->tensor[i].dtype >= 0)
+            bytes[st->tensor[i].dtype] += st->tensor[i].bytes;
+    if (bytes[WEFT_BF16] > bytes[best])
+        best = WEFT_BF16;
+    return bytes[WEFT_F16] > bytes[best] ? WEFT_F16 : best;
+}
+
+weft_status weights_dtype(const model_config *c, const safetensors *st, const char *name,
+                          int *out) {
+    static const struct {
+        const char *name;
+        int dtype;
+    } names[] = {
+        {"fp32", WEFT_F32},    {"float32", WEFT_F32},   {"f32", WEFT_F32},
+        {"bf16", WEFT_BF16},   {"bfloat16", WEFT_BF16}, {"fp16", WEFT_F16},
+        {"float16", WEFT_F16}, {"f16", WEFT_F16},       {"half", WEFT_F16},
+    };
+    if (!name || strcmp(name, "auto") == 0) {
+        *out = st ? stored_most(st) : c->dtype >= 0 ? c->dtype : WEFT_F32;
+        return WEFT_OK;
+    }
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i].name) == 0) {
+            *out = names[i].dtype;
+            return WEFT_OK;
+        }
+    return weft_fail(WEFT_USAGE, "--dtype: \"%s\" (auto, fp32, bf16, fp16)", name);
+}

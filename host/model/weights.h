@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * weights: the tensors of a model under weft's own names (slots), resolved through the family's map,
+ * checked against the config's shapes, sliced for one rank. A slice that a kernel can read where it
+ * lies in the mapped file is a view; everything else is converted into one block of device memory. */
+#pragma once
+#include "host/model/config.h"
+#include "host/model/safetensors.h"
+#include "host/run/device.h"
+
+/* X(slot, rows, columns (0: a vector of `rows`), shard, condition on the config c) */
+#define WEIGHT_MODEL_SLOTS(X)                                                                 \
+    X(EMBED, c->vocab, c->d_model, SHARD_VOCAB, true)                                         \
+    X(POSITION, c->max_ctx, c->d_model, SHARD_WHOLE, c->position == POSITION_LEARNED)         \
+    X(FINAL_NORM, c->d_model, 0, SHARD_WHOLE, true)                                           \
+    X(FINAL_NORM_BIAS, c->d_model, 0, SHARD_WHOLE, c->norm_bias)                              \
+    X(HEAD, c->vocab, c->d_model, SHARD_VOCAB, !c->tied)
+#define WEIGHT_LAYER_SLOTS(X)                                                                 \
+    X(ATTN_NORM, c->d_model, 0, SHARD_WHOLE, true)                                            \
+    X(ATTN_NORM_BIAS, c->d_model, 0, SHARD_WHOLE, c->norm_bias)                               \
+    X(Q, c->n_heads * c->head_dim, c->d_model, SHARD_Q, true)                                 \
+    X(Q_BIAS, c->n_heads * c->head_dim, 0, SHARD_Q, c->qkv_bias)                              \
+    X(K, c->n_kv_heads * c->head_dim, c->d_model, SHARD_KV, true)                             \
+    X(K_BIAS, c->n_kv_heads * c->head_dim, 0, SHARD_KV, c->qkv_bias)                          \
+    X(V, c->n_kv_heads * c->head_dim, c->d_model, SHARD_KV, true)                             \
+    X(V_BIAS, c->n_kv_heads * c->head_dim, 0, SHARD_KV, c->qkv_bias)                          \
+    X(Q_NORM, c->head_dim, 0, SHARD_WHOLE, c->qk_norm)                                        \
+    X(K_NORM, c->head_dim, 0, SHARD_WHOLE, c->qk_norm)                                        \
+    X(O, c->d_model, c->n_heads * c->head_dim, SHARD_O_COLS, true)                            \
+    X(O_BIAS, c->d_model, 0, SHARD_WHOLE, c->o_bias)                                          \
+    X(FFN_NORM, c->d_model, 0, SHARD_WHOLE, true)                                             \
+    X(FFN_NORM_BIAS, c->d_model, 0, SHARD_WHOLE, c->norm_bias)                                \
+    X(GATE, c->d_ff, c->d_model, SHARD_FF, c->gated)                                          \
+    X(GATE_BIAS, c->d_ff, 0, SHARD_FF, c->gated && c->mlp_bias)                               \
+    X(UP, c->d_ff, c->d_model, SHARD_FF, true)                                                \
+    X(UP_BIAS, c->d_ff, 0, SHARD_FF, c->mlp_bias)                                             \
+    X(DOWN, c->d_model, c->d_ff, SHARD_FF_COLS, true)                                         \
+    X(DOWN_BIAS, c->d_model, 0, SHARD_WHOLE, c->mlp_bias)
+
+#define WEIGHT_ENUM_(slot, rows, cols, shard, when) WEIGHT_##slot,
+typedef enum {
+    WEIGHT_MODEL_SLOTS(WEIGHT_ENUM_) WEIGHT_LAYER_SLOTS(WEIGHT_ENUM_) WEIGHT_SLOTS
+} weight_slot;
+
+/* Where a family keeps a slot. name has one %d for the layer (layer slots). transposed: stored [K, N].
+ * part of parts: this slot is rows [part/parts, (part+1)/parts) of a fused tensor (GPT-2's c_attn). */
+typedef struct {
+    int slot;
+    const char *name;
+    bool transposed;
+    int part, parts; /* parts 0 or 1: the whole tensor */
+} weight_name;
+
+struct weight_map {
+    const weight_name *name;
+    int n;
+    const char *prefixes[4]; /* tried in front of every name: "", "model.", "transformer." */
+    const char *ignored[8];  /* name suffixes that may be present and are not used (buffers) */
+};
+
+typedef struct {
+    const model_config *config;
+    int tp, rank, dtype; /* dtype of matrices; vectors keep the same */
+    weft_tensor *tensor; /* [n_layers + 1][WEIGHT_SLOTS]; row n_layers: model slots. ndim 0: absent.
+                            id and space are left to the plan; data is a device address */
+    uint64_t bytes;      /* of this rank's slices: what the plan shows */
+    uint64_t owned;      /* of which converted or copied into `block`: its exact size */
+    void *block;
+    const char *unused;  /* name of a tensor of the files that nothing asked for; NULL: none */
+    int n_unused;
+    device *dev;
+    arena mem;
+} weights;
+
+/* Shapes and sizes only: the tensors have NULL data, nothing is read. For plans. */
+weft_status weights_describe(const model_config *c, int dtype, int tp, int rank, weights *out);
+/* dtype: the engine's. no_mmap copies everything. Missing and misshapen tensors are WEFT_BAD_FILE
+ * naming file and tensor; a tensor nothing asks for is only counted in `unused`. st stays open as
+ * long as the weights. */
+weft_status weights_open(const model_config *c, const safetensors *st, device *dev, int dtype, int tp,
+                         int rank, bool no_mmap, weights *out);
+void weights_close(weights *w);
+/* layer -1 for model slots. A tied head is the embedding. */
+weft_tensor weights_get(const weights *w, int slot, int layer);
+const char *weights_slot_name(int slot);
+/* "auto" or a name -> weft_dtype: what --dtype means for this model. auto is the type most bytes
+ * of st are stored in; without st (NULL) what the config says, else fp32. */
+weft_status weights_dtype(const model_config *c, const safetensors *st, const char *name, int *out);

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * matmul, class LANE16: lane l adds products k = l, l + 16, ... of its slice in ascending order, by
+ * fma from +0; the last granule is padded with +0 on both sides. Decode is bound by reading w; prefill
+ * by the fma units: a tile of TILE_T tokens by TILE_N rows takes TILE_T + TILE_N loads for their
+ * product of fmas, out of packed fp32 stretches in L1 and L2. */
+#include "matmul.h"
+
+static void mm_copy(int dtype, const void *from, void *to, int64_t n, int64_t padded) {
+    float *f = to;
+    CPU_EACH16(i, left, padded) {
+        v16_store(f + i, v16_get(dtype, from, i, (int)cpu_min(left, n - i)));
+    }
+}
+
+V16 v16 mm_load_w(int dtype, const char *p, int n) {
+    return n == 16 ? v16_get16(dtype, p) : v16_get(dtype, p, 0, n);
+}
+
+/* One step of k: n lanes of every row. */
+V16 void mm_step(int nt, int nn, int dtype, const char *const *x, const char *const *w, int64_t k,
+                 int n, v16 (*acc)[TILE_N]) {
+    v16 xv[TILE_T];
+    WEFT_UNROLL
+    for (int t = 0; t < nt; t++)
+        xv[t] = n == 16 ? v16_load((const float *)(const void *)(x[t] + k * 4))
+                        : v16_load_n((const float *)(const void *)(x[t] + k * 4), n);
+    WEFT_UNROLL
+    for (int r = 0; r < nn; r++) {
+        v16 wv = mm_load_w(dtype, w[r] + k * (dtype == WEFT_F32 ? 4 : 2), n);
+        WEFT_UNROLL
+        for (int t = 0; t < nt; t++)
+            acc[t][r] = v16_fma(xv[t], wv, acc[t][r]);
+    }
+}
+
+V16 int64_t mm_step_bytes(int dtype) {
+    return dtype == WEFT_F32 ? 64 : 32;
+}
+
+#define MM_STEP(dtype, k, n) mm_step(nt, nn, dtype, x, w, (k) * 16, n, acc)
+enum { MM_GRANULE = 16 };
+#include "matmul_tile.h"
+
+V16_TILES(MM_TILE, WEFT_F32, f32)
+V16_TILES(MM_TILE, WEFT_F16, f16)
+V16_TILES(MM_TILE, WEFT_BF16, bf16)
+
+static mm_tile_fn *const mm_f32[] = {V16_TILES(MM_ENTRY, WEFT_F32, f32)};
+static mm_tile_fn *const mm_f16[] = {V16_TILES(MM_ENTRY, WEFT_F16, f16)};
+static mm_tile_fn *const mm_bf16[] = {V16_TILES(MM_ENTRY, WEFT_BF16, bf16)};
+static const mm_class lane16 = {{mm_f32, mm_f16, mm_bf16}, mm_copy, WEFT_F32, 16};
+
+CPU_OK(matmul) {
+    return mm_ok(&args->matmul);
+}
+
+CPU_SCRATCH(matmul) {
+    return mm_scratch(&args->matmul, &lane16);
+}
+
+CPU_RUN(matmul) {
+    mm_run(step, stream, &lane16);
+}

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the classes of matmul share: cutting y into pieces, the walk over tiles, the epilogue. A class
+ * gives its tiles, which add one stretch of k to a tile's accumulators, and its way to copy rows.
+ *
+ * An output is 16 lane accumulators over its leaf's slice, folded by the fixed tree; leaves combine
+ * by theirs: a function of its own row of x and of w alone. Tiles, blocks of k (accumulators wait in
+ * memory), pieces and threads only choose when a lane's next product is added, never which. */
+#pragma once
+#include "cpu.h"
+
+/* One tile's stretch of k: rows of x and w at byte strides. `next` is fetched ahead, walked like w. */
+typedef struct {
+    const char *x, *w, *next;
+    int64_t xstride, wstride;
+    int64_t steps; /* whole granules */
+    int tail;      /* elements after them */
+    int first;     /* start from +0 instead of acc */
+} mm_stretch;
+
+/* acc[t * rows + n] += the stretch. */
+typedef void mm_tile_fn(const mm_stretch *s, v16 *acc);
+typedef void mm_copy_fn(int dtype, const void *from, void *to, int64_t n, int64_t padded);
+
+typedef struct {
+    mm_tile_fn *const *tile[WEFT_BF16 + 1]; /* by w's dtype: [tokens - 1][rows - 1] */
+    mm_copy_fn *copy;     /* a row of x or w as packed tiles read it, zero-padded */
+    int packed;           /* dtype of packed rows */
+    int granule;          /* k of a step */
+} mm_class;
+
+enum {
+    MM_TOKENS = 64, /* tokens of a piece: what a packed block of w is used for */
+    MM_NEAR = 16,   /* tokens whose stretch of x stays in L1 while w passes */
+    MM_ROWS = 96,   /* rows of w in a piece: its packed stretch stays in L2 */
+    MM_THIN = 16,   /* up to here w comes from memory, a panel of rows at a time */
+    MM_STRETCH = 2048, /* bytes of a packed row's stretch */
+    MM_ACC = TILE_T * TILE_N, /* v16 of a tile */
+    MM_FOLD = (MM_ACC + 7) / 8 * 8,
+    MM_PANELS = (MM_ROWS + TILE_N - 1) / TILE_N,
+    MM_LEAVES = 8,
+};
+
+/* A worker's memory. */
+typedef struct {
+    v16 acc[MM_TOKENS / TILE_T * MM_PANELS * MM_ACC + 8]; /* folding reads whole eights */
+    float sum[MM_LEAVES][MM_TOKENS][MM_ROWS]; /* by leaf */
+    char w[MM_ROWS * MM_STRETCH];
+} mm_memory;
+_Static_assert(sizeof(mm_memory) <= WEFT_WORKER_BYTES, "worker memory");
+
+typedef struct {
+    const weft_matmul_args *a;
+    const mm_class *class;
+    const weft_stream *stream;
+    int64_t tokens, rows, slice; /* T, N, K of a leaf */
+    int64_t chunk, chunks;       /* k of a stretch; stretches of a slice */
+    int64_t row_block, token_block;
+    char *x;      /* packed: [leaf][stretch][token][k]; NULL: x as it lies */
+    int pack_w;
+} mm_job;
+
+typedef struct {
+    int64_t n0, n1, t0, t1;
+} mm_block;
+
+static int64_t mm_padded(const mm_job *j, int64_t k) {
+    return cpu_ceil(k, j->class->granule) * j->class->granule;
+}
+static int64_t mm_chunk_len(const mm_job *j, int64_t c) {
+    return cpu_min(j->chunk, j->slice - c * j->chunk);
+}
+static int mm_bytes(int dtype) {
+    return dtype == WEFT_F32 ? 4 : 2;
+}
+
+/* Where the stretch of token t begins, and how far the next token's is. */
+static const char *mm_x(const mm_job *j, int leaf, int64_t c, int64_t t, int64_t *stride) {
+    const weft_tensor *x = &j->a->x;
+    int bytes = mm_bytes(j->x ? j->class->packed : x->dtype);
+    if (j->x) {
+        *stride = mm_padded(j, mm_chunk_len(j, c)) * bytes;
+        int64_t before = leaf * mm_padded(j, j->slice) + c * j->chunk;
+        return j->x + before * j->tokens * bytes + t * *stride;
+    }
+    *stride = x->stride[0] * bytes;
+    return (const char *)cpu_at(x, t * x->stride[0] + leaf * j->slice + c * j->chunk);
+}
+
+static void mm_pack_x(const void *ctx, int64_t begin, int64_t end, int worker) {
+    const mm_job *j = ctx;
+    const weft_tensor *x = &j->a->x;
+    (void)worker;
+    for (int64_t t = begin; t < end; t++)
+        for (int leaf = 0; leaf < j->a->leaves; leaf++)
+            for (int64_t c = 0; c < j->chunks; c++) {
+                int64_t stride, len = mm_chunk_len(j, c);
+                char *to = j->x + (mm_x(j, leaf, c, t, &stride) - j->x);
+                const void *from = cpu_at(x, t * x->stride[0] + leaf * j->slice + c * j->chunk);
+                j->class->copy(x->dtype, from, to, len, mm_padded(j, len));
+            }
+}
+
+static const char *mm_w(const mm_job *j, int leaf, int64_t c, int64_t n) {
+    const weft_tensor *w = &j->a->w;
+    return (const char *)cpu_at(w, n * w->stride[0] + leaf * j->slice + c * j->chunk);
+}
+
+static void mm_pack_w(const mm_job *j, const mm_block *b, int leaf, int64_t c, char *to) {
+    int64_t len = mm_chunk_len(j, c), padded = mm_padded(j, len);
+    for (int64_t n = b->n0; n < b->n1; n++) {
+        j->class->copy(j->a->w.dtype, mm_w(j, leaf, c, n), to, len, padded);
+        to += padded * mm_bytes(j->class->packed);
+    }
+}
+
+/* Folds a finished tile's lanes into sum[t][n]. */
+static void mm_fold(const v16 *acc, int nt, int nn, float *sum) {
+    float flat[MM_FOLD];
+    for (int i = 0; i < nt * nn; i += 8)
+        v16_sum8(acc + i, flat + i);
+    for (int t = 0; t < nt; t++)
+        memcpy(sum + t * MM_ROWS, flat + t * nn, (size_t)nn * sizeof *sum);
+}
+
+/* One stretch of k for the tokens [t0, t1) of a block against all its rows. */
+static void mm_walk(const mm_job *j, const mm_block *b, int leaf, int64_t c, int64_t t0, int64_t t1,
+                    mm_memory *mem) {
+    int64_t len = mm_chunk_len(j, c);
+    int wdtype = j->pack_w ? j->class->packed : j->a->w.dtype;
+    mm_stretch s = {.steps = len / j->class->granule, .tail = (int)(len % j->class->granule)};
+    s.first = c == 0;
+    s.wstride = j->pack_w ? mm_padded(j, len) * mm_bytes(wdtype)
+                          : j->a->w.stride[0] * mm_bytes(wdtype);
+    for (int64_t n = b->n0; n < b->n1; n += TILE_N) {
+        int nn = (int)cpu_min(TILE_N, b->n1 - n);
+        s.w = j->pack_w ? mem->w + (n - b->n0) * s.wstride : mm_w(j, leaf, c, n);
+        s.next = !j->pack_w && n + 2 * TILE_N <= j->rows ? s.w + TILE_N * s.wstride : s.w;
+        for (int64_t t = t0; t < t1; t += TILE_T) {
+            int nt = (int)cpu_min(TILE_T, t1 - t);
+            int64_t place = (t - b->t0) / TILE_T * MM_PANELS + (n - b->n0) / TILE_N;
+            v16 *acc = mem->acc + (j->chunks > 1 ? place * MM_ACC : 0);
+            s.x = mm_x(j, leaf, c, t, &s.xstride);
+            j->class->tile[wdtype][(nt - 1) * TILE_N + nn - 1](&s, acc);
+            s.next = s.w;
+            if (c == j->chunks - 1)
+                mm_fold(acc, nt, nn, &mem->sum[leaf][t - b->t0][n - b->n0]);
+        }
+    }
+}
+
+static void mm_store(const weft_matmul_args *a, const mm_block *b, const mm_memory *mem) {
+    for (int64_t t = b->t0; t < b->t1; t++)
+        CPU_EACH16(i, n, b->n1 - b->n0) {
+            v16 leaf[MM_LEAVES];
+            for (int l = 0; l < a->leaves; l++)
+                leaf[l] = v16_load(&mem->sum[l][t - b->t0][i]);
+            cpu_finish(&a->y, &a->bias, a->act, &a->res, t, b->n0 + i, (int)n,
+                       cpu_tree(leaf, a->leaves));
+        }
+}
+
+static void mm_store_partial(const weft_matmul_args *a, const mm_block *b, const mm_memory *mem) {
+    for (int leaf = 0; leaf < a->leaves; leaf++)
+        for (int64_t t = b->t0; t < b->t1; t++) {
+            float *y = (float *)a->y.data + leaf * a->y.stride[0] + t * a->y.stride[1];
+            memcpy(y + b->n0, mem->sum[leaf][t - b->t0], (size_t)(b->n1 - b->n0) * sizeof *y);
+        }
+}
+
+static void mm_do_block(const mm_job *j, const mm_block *b, mm_memory *mem) {
+    for (int leaf = 0; leaf < j->a->leaves; leaf++)
+        for (int64_t c = 0; c < j->chunks; c++) {
+            if (j->pack_w)
+                mm_pack_w(j, b, leaf, c, mem->w);
+            for (int64_t t = b->t0; t < b->t1; t += MM_NEAR)
+                mm_walk(j, b, leaf, c, t, cpu_min(b->t1, t + MM_NEAR), mem);
+        }
+    (j->a->partial ? mm_store_partial : mm_store)(j->a, b, mem);
+}
+
+/* Blocks in order of rows, then tokens: neighbours share rows of w. */
+static void mm_blocks(const void *ctx, int64_t begin, int64_t end, int worker) {
+    const mm_job *j = ctx;
+    mm_memory *mem = weft_worker_memory(j->stream, worker);
+    int64_t across = cpu_ceil(j->tokens, j->token_block);
+    for (int64_t i = begin; i < end; i++) {
+        mm_block b = {.n0 = i / across * j->row_block, .t0 = i % across * j->token_block};
+        b.n1 = cpu_min(j->rows, b.n0 + j->row_block);
+        b.t1 = cpu_min(j->tokens, b.t0 + j->token_block);
+        mm_do_block(j, &b, mem);
+    }
+}
+
+/* Rows of w in a block: one panel while w streams from memory, else enough blocks for all threads. */
+static int64_t mm_row_block(const mm_job *j, int threads) {
+    if (j->tokens <= MM_THIN)
+        return TILE_N;
+    int64_t across = cpu_ceil(j->tokens, MM_TOKENS);
+    int64_t panels = j->rows * across / (4 * (int64_t)threads * TILE_N);
+    return cpu_max(4, cpu_min(panels, MM_ROWS / TILE_N)) * TILE_N;
+}
+
+/* Panels a thread takes at once: at least 16 KiB of w, at most a 128th of it where there is enough. */
+static int64_t mm_grain(const mm_job *j) {
+    if (j->tokens > MM_THIN)
+        return 1;
+    int64_t panel = TILE_N * j->slice * j->a->leaves * mm_bytes(j->a->w.dtype);
+    return cpu_max(cpu_ceil(16 << 10, cpu_max(1, panel)), cpu_ceil(j->rows, TILE_N) / 128);
+}
+
+/* Cuts a slice into equal stretches; a single tile of tokens reads it in one. */
+static void mm_cut(mm_job *j) {
+    int64_t most = MM_STRETCH / mm_bytes(j->class->packed);
+    j->chunks = j->tokens <= TILE_T ? 1 : cpu_max(1, cpu_ceil(j->slice, most));
+    j->chunk = mm_padded(j, cpu_ceil(j->slice, j->chunks));
+    j->chunks = cpu_max(1, cpu_ceil(j->slice, cpu_max(1, j->chunk)));
+}
+
+static void mm_run(const weft_step *step, weft_stream *stream, const mm_class *class) {
+    const weft_matmul_args *a = &step->args.matmul;
+    mm_job j = {.a = a, .class = class, .stream = stream, .rows = a->w.shape[0]};
+    j.tokens = cpu_true_rows(&a->rows, &a->x);
+    j.slice = a->x.shape[1] / a->leaves;
+    if (j.tokens == 0 || j.rows == 0)
+        return;
+    mm_cut(&j);
+    j.row_block = mm_row_block(&j, stream->threads);
+    j.token_block = MM_TOKENS;
+    int foreign = a->w.dtype != class->packed;
+    j.pack_w = j.tokens > (foreign ? TILE_T : MM_THIN);
+    if (j.tokens > TILE_T || a->x.dtype != class->packed) {
+        j.x = step->scratch;
+        cpu_each_row(stream, j.tokens, a->x.shape[1], mm_pack_x, &j);
+    }
+    weft_parallel(stream, cpu_ceil(j.rows, j.row_block) * cpu_ceil(j.tokens, j.token_block), mm_grain(&j),
+                  mm_blocks, &j);
+}
+
+static int mm_ok(const weft_matmul_args *a) {
+    int leaves = a->leaves;
+    return cpu_flat(&a->x) && cpu_flat(&a->w) && cpu_flat(&a->y) && cpu_flat(&a->bias) &&
+           cpu_flat(&a->res) && (leaves == 1 || leaves == 2 || leaves == 4 || leaves == 8) &&
+           a->x.ndim == 2 && a->x.shape[1] % leaves == 0 && (!a->partial || a->y.dtype == WEFT_F32);
+}
+
+static size_t mm_scratch(const weft_matmul_args *a, const mm_class *class) {
+    int64_t slice = a->x.shape[1] / a->leaves;
+    int64_t k = cpu_ceil(slice, class->granule) * class->granule * a->leaves;
+    return (size_t)(a->x.shape[0] * k * mm_bytes(class->packed));
+}

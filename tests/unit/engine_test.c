@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * One arithmetic: a sequence's logits are the same bits alone or among others, whatever the chunk, the
+ * threads, the ranks and the life of its neighbours; and what is planned is what is taken.
+ * By default a seeded sample of the settings; with WEFT_LONG all of them. */
+#include "host/model/engine.h"
+#include "tests/unit/unit.h"
+#include <malloc.h>
+#include <stdio.h>
+
+enum { MAX_SEQS = 33, NEW_TOKENS = 8, MAX_PROMPT = 100 };
+
+static const char *const families[] = {"llama-gqa", "llama-tp8",   "llama-bf16", "llama-fp16",
+                                       "qwen2",     "qwen3",       "gpt2",       "mistral-swa",
+                                       "llama-yarn", "llama-sharded", "llama-bias"};
+
+typedef struct {
+    int32_t prompt[MAX_PROMPT];
+    int n;
+    weft_sampling sampling;
+    uint64_t digest[NEW_TOKENS]; /* of the logits each new token was sampled from */
+    int32_t id[NEW_TOKENS];
+    int done;
+    weft_seq *seq;
+} story;
+
+static char *fixture(const char *model, char path[512]) {
+    const char *root = getenv("WEFT_FIXTURES");
+    snprintf(path, 512, "%s/golden/models/%s", root ? root : "../shared/fixtures", model);
+    return path;
+}
+
+static bool long_run(void) {
+    return getenv("WEFT_LONG") != NULL;
+}
+
+static uint64_t digest_of(const void *p, size_t n) {
+    const unsigned char *s = p;
+    uint64_t h = 1469598103934665603u;
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ s[i]) * 1099511628211u;
+    return h;
+}
+
+static weft_engine *open_model(const char *path, weft_engine_options o) {
+    weft_engine *e = NULL;
+    if (weft_engine_open(path, &o, &e) != WEFT_OK)
+        fail_msg("%s: %s", path, weft_error());
+    return e;
+}
+
+static void write_stories(story *s, int n, const weft_engine_info *info, uint64_t seed) {
+    static const int lengths[] = {1, 2, 5, 16, 17, 33, 64, 65, 100, 7, 15};
+    for (int i = 0; i < n; i++) {
+        int most = info->ctx_size - NEW_TOKENS, want = lengths[i % 11];
+        s[i] = (story){.n = want < most ? want : most, .sampling = weft_sampling_greedy()};
+        for (int k = 0; k < s[i].n; k++)
+            s[i].prompt[k] = (int32_t)(next_random(&seed) % (uint64_t)info->vocab);
+        if (i % 3 == 1)
+            s[i].sampling = (weft_sampling){.temperature = 0.9f, .top_k = 40, .top_p = 0.95f,
+                                            .repetition_penalty = 1.1f, .seed = 5, .stream = (uint64_t)i};
+    }
+}
+
+static void begin(weft_engine *e, story *s) {
+    s->done = 0;
+    assert_int_equal(weft_seq_open(e, &s->sampling, &s->seq), WEFT_OK);
+    assert_int_equal(weft_seq_append(s->seq, s->prompt, (size_t)s->n), WEFT_OK);
+}
+
+static void note(story *s, const weft_sampled *out, float *logits, int vocab) {
+    assert_int_equal(weft_seq_logits(s->seq, logits), WEFT_OK);
+    s->digest[s->done] = digest_of(logits, (size_t)vocab * 4);
+    s->id[s->done++] = out->id;
+    if (s->done == NEW_TOKENS)
+        weft_seq_close(s->seq);
+}
+
+/* Runs the stories with at most `together` open at once; a new one starts when another ends. */
+static void tell(weft_engine *e, story *s, int n, int together) {
+    weft_engine_info info;
+    weft_engine_describe(e, &info);
+    float *logits = malloc((size_t)info.vocab * 4);
+    int next = 0, open = 0, active[MAX_SEQS];
+    while (next < n || open) {
+        while (next < n && open < together) {
+            begin(e, &s[next]);
+            active[open++] = next++;
+        }
+        weft_seq *seqs[MAX_SEQS];
+        weft_sampled out[MAX_SEQS];
+        for (int i = 0; i < open; i++)
+            seqs[i] = s[active[i]].seq;
+        if (weft_engine_step(e, seqs, open, out) != WEFT_OK)
+            fail_msg("%s", weft_error());
+        int left = 0;
+        for (int i = 0; i < open; i++) {
+            if (out[i].id >= 0)
+                note(&s[active[i]], &out[i], logits, info.vocab);
+            if (s[active[i]].done < NEW_TOKENS)
+                active[left++] = active[i];
+        }
+        open = left;
+    }
+    free(logits);
+}
+
+static void expect_same(const char *what, const story *want, const story *got, int n) {
+    for (int i = 0; i < n; i++)
+        for (int k = 0; k < NEW_TOKENS; k++)
+            if (want[i].digest[k] != got[i].digest[k] || want[i].id[k] != got[i].id[k])
+                fail_msg("%s: sequence %d (prompt of %d), new token %d: other bits (token %d, was %d)",
+                         what, i, want[i].n, k, got[i].id[k], want[i].id[k]);
+}
+
+typedef struct {
+    int together, ubatch, threads, tp;
+    const char *level;
+} setting;
+
+static const setting settings[] = {
+    {2, 0, 2, 1, NULL},  {3, 16, 1, 1, NULL}, {7, 7, 3, 1, NULL},   {16, 64, 2, 1, NULL},
+    {33, 0, 2, 1, NULL}, {33, 16, 3, 1, NULL}, {1, 1, 2, 1, NULL},  {1, 7, 1, 1, NULL},
+    {1, 64, 3, 1, NULL}, {5, 33, 2, 2, NULL}, {33, 0, 4, 4, NULL},  {4, 16, 8, 8, NULL},
+    {1, 0, 1, 2, NULL},  {9, 64, 2, 1, "portable"}, {9, 64, 2, 1, "avx2"}, {9, 64, 2, 1, "avx512"},
+};
+enum { SETTINGS = sizeof settings / sizeof settings[0] };
+
+static bool tp_possible(const char *path, int tp) {
+    weft_engine_options o = {.tp = tp};
+    weft_engine *e = NULL;
+    bool ok = engine_open_dry(path, &o, &e) == WEFT_OK;
+    weft_engine_close(e);
+    return ok;
+}
+
+static int level_of(const char *name) {
+    for (int i = 0; i < WEFT_CPU_LEVELS; i++)
+        if (strcmp(name, device_cpu_level_name(i)) == 0)
+            return i;
+    return -1;
+}
+
+/* Levels up to avx512 share a class; the pair products of avx512bf16 are one of their own. */
+static bool level_possible(const setting *s, const char *backend, const char *dtype) {
+    if (!s->level)
+        return true;
+    return strcmp(backend, "cpu") == 0 && level_of(s->level) <= device_cpu_level() &&
+           strcmp(dtype, "bf16") != 0;
+}
+
+static void check_model(const char *path, const char *backend, const char *dtype, uint64_t *seed) {
+    story alone[MAX_SEQS], other[MAX_SEQS];
+    int n = long_run() ? MAX_SEQS : 9;
+    weft_engine_info info;
+    weft_engine *e = open_model(path, (weft_engine_options){.device = backend, .dtype = dtype});
+    weft_engine_describe(e, &info);
+    write_stories(alone, n, &info, 11);
+    tell(e, alone, n, 1);
+    weft_engine_close(e);
+    for (int i = 0; i < SETTINGS; i++) {
+        const setting *s = &settings[i];
+        if (!long_run() && next_random(seed) % 5)
+            continue;
+        if (!tp_possible(path, s->tp) || !level_possible(s, backend, dtype))
+            continue;
+        char what[256];
+        snprintf(what, sizeof what, "%s %s %s together=%d ubatch=%d threads=%d tp=%d level=%s", path,
+                 backend, dtype, s->together, s->ubatch, s->threads, s->tp, s->level ? s->level : "auto");
+        e = open_model(path, (weft_engine_options){.device = backend, .dtype = dtype, .tp = s->tp,
+                                                   .threads = s->threads, .ubatch_size = s->ubatch,
+                                                   .max_seqs = s->together, .cpu_level = s->level});
+        memcpy(other, alone, sizeof other);
+        tell(e, other, n, s->together);
+        expect_same(what, alone, other, n);
+        weft_engine_close(e);
+    }
+}
+
+CASE(one_arithmetic) {
+    static const char *const devices[] = {"cpu", "ref"}, *const dtypes[] = {"fp32", "bf16", "fp16"};
+    char path[512];
+    uint64_t seed = 2026;
+    if (!file_is_dir(fixture("llama-gqa", path))) {
+        print_message("skipped: one_arithmetic: no fixtures at %s\n", path);
+        skip();
+    }
+    for (size_t f = 0; f < sizeof families / sizeof families[0]; f++)
+        for (int d = 0; d < 2; d++)
+            for (int t = 0; t < 3; t++)
+                if (long_run() || next_random(&seed) % 3 == 0)
+                    check_model(fixture(families[f], path), devices[d], dtypes[t], &seed);
+}
+
+/* Decode one by one against prefill of the same tokens, and scoring against both. */
+CASE(decode_equals_prefill_equals_score) {
+    char path[512];
+    if (!file_is_dir(fixture("qwen3", path))) {
+        print_message("skipped: decode_equals_prefill_equals_score: no fixtures at %s\n", path);
+        skip();
+    }
+    enum { N = 70 };
+    int32_t ids[N];
+    float lp[N];
+    uint64_t seed = 4;
+    weft_engine *e = open_model(path, (weft_engine_options){.score = true, .max_seqs = 2});
+    weft_engine_info info;
+    weft_engine_describe(e, &info);
+    size_t v = (size_t)info.vocab;
+    float *all = malloc(N * v * 4), *row = malloc(v * 4);
+    for (int i = 0; i < N; i++)
+        ids[i] = (int32_t)(next_random(&seed) % v);
+    assert_int_equal(weft_score(e, ids, N, lp, all), WEFT_OK);
+    weft_sampled out;
+    for (int i = 0; i < N; i++) {
+        weft_seq *s;
+        assert_int_equal(weft_seq_open(e, NULL, &s), WEFT_OK);
+        assert_int_equal(weft_seq_append(s, ids, (size_t)i + 1), WEFT_OK);
+        assert_int_equal(weft_engine_step(e, &s, 1, &out), WEFT_OK);
+        assert_int_equal(weft_seq_logits(s, row), WEFT_OK);
+        assert_memory_equal(row, all + (size_t)i * v, v * 4);
+        weft_seq_close(s);
+    }
+    free(row);
+    free(all);
+    weft_engine_close(e);
+}
+
+/* Cutting a sequence back and going on gives the bits of never having gone further. */
+CASE(truncate_leaves_no_trace) {
+    char path[512];
+    if (!file_is_dir(fixture("llama-gqa", path))) {
+        print_message("skipped: truncate_leaves_no_trace: no fixtures at %s\n", path);
+        skip();
+    }
+    weft_engine *e = open_model(path, (weft_engine_options){.max_seqs = 1});
+    weft_engine_info info;
+    weft_engine_describe(e, &info);
+    story s[2];
+    write_stories(s, 2, &info, 8);
+    s[1] = s[0] = (story){.n = 40, .sampling = s[1].sampling};
+    for (int i = 0; i < 40; i++)
+        s[0].prompt[i] = s[1].prompt[i] = i % info.vocab;
+    tell(e, &s[0], 1, 1);
+    weft_sampled out;
+    begin(e, &s[1]);
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(weft_engine_step(e, &s[1].seq, 1, &out), WEFT_OK);
+    assert_int_equal(weft_seq_truncate(s[1].seq, 25), WEFT_OK);
+    assert_int_equal(weft_seq_append(s[1].seq, s[1].prompt + 25, 15), WEFT_OK);
+    float *logits = malloc((size_t)info.vocab * 4);
+    while (s[1].done < NEW_TOKENS) {
+        assert_int_equal(weft_engine_step(e, &s[1].seq, 1, &out), WEFT_OK);
+        if (out.id >= 0)
+            note(&s[1], &out, logits, info.vocab);
+    }
+    expect_same("truncate", &s[0], &s[1], 1);
+    free(logits);
+    weft_engine_close(e);
+}
+
+static uint64_t planned(const weft_engine *e) {
+    uint64_t n = 0;
+    for (int i = 0; i < e->shape.tp; i++)
+        n += e->rank[i].w.owned + e->rank[i].bytes[WEFT_SPACE_KV] + (uint64_t)engine_act_bytes(&e->rank[i]);
+    return n;
+}
+
+CASE(planned_is_taken_and_given_back) {
+    char path[512];
+    if (!file_is_dir(fixture("gpt2", path))) {
+        print_message("skipped: planned_is_taken_and_given_back: no fixtures at %s\n", path);
+        skip();
+    }
+    static const char *const models[] = {"gpt2", "llama-tp8", "qwen2"};
+    for (int m = 0; m < 3; m++) {
+        for (int tp = 1; tp <= 8; tp *= 2) {
+            if (!tp_possible(fixture(models[m], path), tp))
+                continue;
+            weft_engine_options o = {.tp = tp, .max_seqs = 3, .score = true};
+            weft_engine *e = open_model(path, o), *dry = NULL;
+            assert_int_equal(engine_open_dry(path, &o, &dry), WEFT_OK);
+            assert_int_equal(e->dev->allocated, planned(e));
+            for (int r = 0; r < tp; r++)
+                for (int s = 0; s < WEFT_SPACES; s++)
+                    assert_int_equal(e->rank[r].bytes[s], dry->rank[r].bytes[s]);
+            weft_engine_close(dry);
+            weft_engine_close(e);
+        }
+    }
+}
+
+CASE(steps_allocate_nothing) {
+    char path[512];
+    if (!file_is_dir(fixture("llama-gqa", path))) {
+        print_message("skipped: steps_allocate_nothing: no fixtures at %s\n", path);
+        skip();
+    }
+    weft_engine *e = open_model(path, (weft_engine_options){.max_seqs = 4, .threads = 2});
+    weft_engine_info info;
+    weft_engine_describe(e, &info);
+    story s[4];
+    write_stories(s, 4, &info, 21);
+    weft_seq *seqs[4];
+    weft_sampled out[4];
+    for (int i = 0; i < 4; i++) {
+        begin(e, &s[i]);
+        seqs[i] = s[i].seq;
+    }
+    uint64_t calls = mem_allocations();
+    size_t bytes = mallinfo2().uordblks;
+    uint64_t device_bytes = e->dev->allocated;
+    for (int i = 0; i < 50; i++)
+        assert_int_equal(weft_engine_step(e, seqs, 4, out), WEFT_OK);
+    assert_int_equal(mem_allocations(), calls);
+    assert_int_equal(mallinfo2().uordblks, bytes);
+    assert_int_equal(e->dev->allocated, device_bytes);
+    weft_engine_close(e);
+}
+
+CASE(limits_are_refused_without_a_trace) {
+    char path[512];
+    if (!file_is_dir(fixture("llama-gqa", path))) {
+        print_message("skipped: limits_are_refused_without_a_trace: no fixtures at %s\n", path);
+        skip();
+    }
+    weft_engine *e = open_model(path, (weft_engine_options){.max_seqs = 2, .ctx_size = 64, .kv_tokens = 80});
+    weft_seq *a, *b, *c;
+    int32_t ids[65] = {0}, bad = 100000;
+    assert_int_equal(weft_seq_open(e, NULL, &a), WEFT_OK);
+    assert_int_equal(weft_seq_open(e, NULL, &b), WEFT_OK);
+    assert_int_equal(weft_seq_open(e, NULL, &c), WEFT_AGAIN);
+    assert_int_equal(weft_seq_append(a, ids, 65), WEFT_USAGE);
+    assert_int_equal(weft_seq_append(a, &bad, 1), WEFT_USAGE);
+    assert_int_equal(weft_seq_append(a, ids, 60), WEFT_OK);
+    assert_int_equal(weft_seq_append(b, ids, 60), WEFT_OK);
+    weft_sampled out[2];
+    weft_seq *both[2] = {a, b};
+    int free_before = e->kv.free_count;
+    assert_int_equal(weft_engine_step(e, both, 2, out), WEFT_AGAIN); /* 120 tokens, room for 80 */
+    assert_int_equal(e->kv.free_count, free_before);
+    assert_int_equal(weft_engine_step(e, both, 1, out), WEFT_OK);
+    assert_true(out[0].id >= 0);
+    weft_engine_close(e);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_arithmetic),
+        cmocka_unit_test(decode_equals_prefill_equals_score),
+        cmocka_unit_test(truncate_leaves_no_trace),
+        cmocka_unit_test(planned_is_taken_and_given_back),
+        cmocka_unit_test(steps_allocate_nothing),
+        cmocka_unit_test(limits_are_refused_without_a_trace),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
