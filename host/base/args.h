@@ -11,9 +11,9 @@
 typedef enum { ARG_FLAG, ARG_INT, ARG_FLOAT, ARG_STRING, ARG_LIST, ARG_CHOICE } arg_kind;
 
 typedef struct {
-    const char *name;   /* "ctx-size": given as --ctx-size V or --ctx-size=V */
-    const char *brief;  /* "c", "ub", "" : given as -c V, -ub V */
-    const char *alias;  /* another long name users know, or NULL */
+    const char *name;  /* "ctx-size": given as --ctx-size V or --ctx-size=V */
+    const char *brief; /* "c", "ub", "" : given as -c V, -ub V */
+    const char *alias; /* another long name users know, or NULL */
     arg_kind kind;
     const char *value;  /* name in help: "N", "FILE"; for ARG_CHOICE "auto|ref|cpu" */
     double min, max;    /* inclusive, for ARG_INT and ARG_FLOAT */

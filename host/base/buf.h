@@ -2,8 +2,8 @@
  * buf: bytes that grow, with a hard maximum. Past it the buffer stays as it is and `failed` is set,
  * so a long run of appends is checked once. Always NUL-terminated. */
 #pragma once
-#include <stdbool.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 typedef struct {

@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -39,7 +38,9 @@ static bool small_file(char *text, size_t size, const char *path) {
 
 static long long file_number(arena *a, const char *folder, const char *name) {
     char text[64];
-    return small_file(text, sizeof text, arena_printf(a, "%s/%s", folder, name)) ? atoll(text) : -1;
+    long long v = -1;
+    bool ok = small_file(text, sizeof text, arena_printf(a, "%s/%s", folder, name));
+    return ok && sscanf(text, "%19lld", &v) == 1 ? v : -1;
 }
 
 /* Quota and period of one group in either version's files; false: none. */

@@ -23,11 +23,11 @@ const char *err_status_name(weft_status s); /* "BAD_FILE" */
 const char *err_status_words(weft_status s);
 int err_exit_code(weft_status s);
 
-#define WEFT_TRY(call)              \
-    do {                            \
-        weft_status try_ = (call);  \
-        if (try_ != WEFT_OK)        \
-            return try_;            \
+#define WEFT_TRY(call) \
+    do { \
+        weft_status try_ = (call); \
+        if (try_ != WEFT_OK) \
+            return try_; \
     } while (0)
 
 /* A bug of ours, never reachable from input: always on. */

@@ -58,8 +58,8 @@ static weft_status open_regular(const char *path, int *out, size_t *size) {
 }
 
 weft_status file_map_open(const char *path, file_map *out) {
-    int fd;
-    size_t size;
+    int fd = -1;
+    size_t size = 0;
     WEFT_TRY(open_regular(path, &fd, &size));
     const void *p = "";
     if (size)
@@ -141,8 +141,8 @@ static weft_status read_into(int fd, const char *path, char *to, size_t size, si
 weft_status file_read(const char *path, size_t max, arena *a, const char **data, size_t *n) {
     if (strcmp(path, "-") == 0)
         return read_stdin(max, a, data, n);
-    int fd;
-    size_t size;
+    int fd = -1;
+    size_t size = 0;
     WEFT_TRY(open_regular(path, &fd, &size));
     weft_status s;
     if (size > max) {

@@ -56,12 +56,12 @@ typedef struct {
 typedef struct json {
     const char *name; /* file or key, for messages */
     const char *begin, *p, *end;
-    arena *arena;     /* unescaped strings and key sets; the caller's, outlives the strings */
-    int depth, max_depth;      /* default 64 */
+    arena *arena;         /* unescaped strings and key sets; the caller's, outlives the strings */
+    int depth, max_depth; /* default 64 */
     uint64_t count, max_count; /* values in all; default 20 million */
     weft_status status;
-    bool lone_surrogates;      /* \ud800 alone reads as U+FFFD; otherwise it is an error */
-    json_str key;              /* last key read, for messages */
+    bool lone_surrogates; /* \ud800 alone reads as U+FFFD; otherwise it is an error */
+    json_str key;         /* last key read, for messages */
     json_keys keys;
     json_frame frame[JSON_DEPTH_LIMIT + 1]; /* [0]: the text itself, [depth]: the innermost */
 } json;
@@ -73,20 +73,20 @@ void json_init(json *j, const char *name, const char *text, size_t n, arena *a);
 
 json_kind json_peek(json *j); /* kind of the next value, nothing consumed */
 
-void json_object(json *j);                /* enters '{'; fails on any other kind */
-bool json_key(json *j, json_str *key);    /* next key; false at '}' (consumed) or on failure */
-void json_array(json *j);                 /* enters '[' */
-bool json_item(json *j);                  /* true if another item follows; false at ']' */
+void json_object(json *j);             /* enters '{'; fails on any other kind */
+bool json_key(json *j, json_str *key); /* next key; false at '}' (consumed) or on failure */
+void json_array(json *j);              /* enters '[' */
+bool json_item(json *j);               /* true if another item follows; false at ']' */
 
 json_str json_string(json *j);
-char *json_text(json *j);                 /* a string as a copy in the arena, NUL-terminated; a NUL
-                                             inside is an error; never NULL */
+char *json_text(json *j); /* a string as a copy in the arena, NUL-terminated; a NUL
+                             inside is an error; never NULL */
 int64_t json_int(json *j, int64_t min, int64_t max); /* an integer literal (no '.', no exponent) */
-double json_double(json *j);              /* any finite number; locale-independent */
+double json_double(json *j);                         /* any finite number; locale-independent */
 bool json_bool(json *j);
 void json_null(json *j);
-void json_skip(json *j);                  /* any value, checked in full */
-json_str json_raw(json *j);               /* skips a value and returns its text */
+void json_skip(json *j);    /* any value, checked in full */
+json_str json_raw(json *j); /* skips a value and returns its text */
 
 /* Fails the reader at the current position with "<name>:<line>:<col>: <what>". */
 void json_fail(json *j, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -95,4 +95,4 @@ bool json_failed(const json *j);
 weft_status json_done(json *j);
 
 bool json_is(json_str s, const char *word);
-char *json_dup(arena *a, json_str s);     /* NUL-terminated copy */
+char *json_dup(arena *a, json_str s); /* NUL-terminated copy */

@@ -8,10 +8,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-void *mem_alloc(size_t n);             /* zeroed; free with mem_free */
-void *mem_grow(void *p, size_t n);     /* realloc; new bytes are not cleared */
+void *mem_alloc(size_t n);         /* zeroed; free with mem_free */
+void *mem_grow(void *p, size_t n); /* realloc; new bytes are not cleared */
 void mem_free(void *p);
-uint64_t mem_allocations(void);        /* calls that reached malloc since start: tests count them */
+uint64_t mem_allocations(void); /* calls that reached malloc since start: tests count them */
 
 /* false if a * b (or a + b) overflows; *out is then unset. */
 bool mem_mul(uint64_t a, uint64_t b, uint64_t *out);
@@ -24,7 +24,7 @@ typedef struct {
 } arena;
 
 /* An arena is valid when zeroed. Everything in it dies with arena_fini. */
-void *arena_alloc(arena *a, size_t n); /* zeroed, 16-byte aligned */
+void *arena_alloc(arena *a, size_t n);               /* zeroed, 16-byte aligned */
 char *arena_copy(arena *a, const char *s, size_t n); /* NUL-terminated copy */
 char *arena_printf(arena *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void arena_fini(arena *a);

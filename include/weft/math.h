@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The elementary functions every kernel uses, so that a result never depends on a libm: explicit fma
- * and fixed polynomials, branch-free where a vector unit must repeat them lane by lane. */
+ * The elementary functions every kernel uses, so that a result never depends on a libm: explicit
+ * fma and fixed polynomials, branch-free where a vector unit must repeat them lane by lane. */
 #pragma once
 #include "weft/ops.h"
 #include <math.h>
@@ -11,7 +11,7 @@ extern "C" {
 /* e^x, at most 1.1 ulp (Cody and Waite's reduction; polynomial after Cephes' expf).
  * Results below 2^-149 are 0, above FLT_MAX infinity; NaN stays NaN. */
 static inline float weft_expf(float x) {
-    float c = x < -104.0f ? -104.0f : x;
+    float c = x > -104.0f ? x : -104.0f; /* a NaN too, so that its integer part is defined */
     c = c > 89.0f ? 89.0f : c;
     float t = fmaf(c, 1.44269504088896341f, 12582912.0f), n = t - 12582912.0f;
     float r = fmaf(n, -0.693359375f, c);
@@ -29,11 +29,11 @@ static inline float weft_expf(float x) {
     return x != x ? x : y;
 }
 
-/* log x. Zero gives -infinity, below zero NaN; denormals are scaled up first. */
+/* log x, at most 1 ulp. Zero gives -infinity, below zero NaN; denormals are scaled up first. */
 static inline float weft_logf(float x) {
     float tiny = x < 1.17549435e-38f ? 1.0f : 0.0f;
     float a = x < 1.17549435e-38f ? x * 8388608.0f : x;
-    int32_t u = (int32_t)weft_f32_bits(a) - 0x3f3504f3; /* mantissa into [sqrt 1/2, sqrt 2) */
+    int32_t u = (int32_t)(weft_f32_bits(a) - 0x3f3504f3u); /* mantissa in [sqrt 1/2, sqrt 2) */
     float n = (float)(u >> 23) - 23.0f * tiny;
     float f = weft_bits_f32((uint32_t)((u & 0x7fffff) + 0x3f3504f3)) - 1.0f;
     float s = f / (2.0f + f), z = s * s; /* log(1 + f) = 2 atanh s, Taylor's series */
@@ -47,6 +47,7 @@ static inline float weft_logf(float x) {
     return x >= 0 ? y : NAN;
 }
 
+/* At most 1.5 ulp. */
 static inline float weft_tanhf(float x) {
     float a = fabsf(x), z = x * x;
     float p = -6.096714176e-03f;
@@ -58,7 +59,7 @@ static inline float weft_tanhf(float x) {
     return a < 0.625f ? small : copysignf(large, x);
 }
 
-/* Odd polynomial below 7/8, 1 - e^polynomial above; both fitted at Chebyshev points. */
+/* At most 2 ulp. Odd polynomial below 7/8, 1 - e^polynomial above, fitted at Chebyshev points. */
 static inline float weft_erff(float x) {
     float a = fabsf(x), z = x * x, b = a > 4.0f ? 4.0f : a;
     float p = 8.690368850e-05f;
@@ -82,7 +83,8 @@ static inline float weft_erff(float x) {
     return a < 0.875f ? small : a >= 0.875f ? large : x;
 }
 
-/* The activations take -infinity to -0: below the clamp every result is under half an ulp of 0. */
+/* The activations take -infinity to -0: below the clamp nothing is left of the result. silu is
+ * within 3 ulp; both gelus within 2.5 units of x's last place (they cancel towards -infinity). */
 static inline float weft_silu(float x) {
     float c = x < -110.0f ? -110.0f : x, e = weft_expf(-fabsf(c));
     return (c < 0 ? c * e : c) / (1.0f + e);
@@ -131,7 +133,8 @@ static inline float weft_round_to(int dtype, float x) {
     return dtype == WEFT_F16 ? weft_f16_to_f32(weft_f32_to_f16(x)) : x;
 }
 
-/* ---- double: products and sums that the build never contracts; fma only where said ---- */
+/* ---- double: products and sums that the build never contracts; fma only where said ----
+ * At most exp 1, log 1.5, tanh 2.6, erf 2 ulp; sine and cosine 3e-16 absolute. */
 
 static inline uint64_t weft_f64_bits(double x) {
     uint64_t u;
@@ -210,12 +213,12 @@ static inline double weft_erf(double x) {
         -1.6350312701054695e-07, 1.4659775274047436e-08,  -1.1372848856791674e-09,
         5.957176147748911e-11};
     static const double large[18] = {
-        0.5370034535441699,      0.09530622695922801,    -0.14658304803289116,
-        0.13988054760177074,     -0.09546975030660809,   0.046350263331233654,
-        -0.014019825627408427,   0.0009108226907246976,  0.001242876198417507,
-        -0.00041254379851584776, -8.460889550027e-05,    6.897952183773652e-05,
-        6.470519382653809e-06,   -1.11015293884311e-05,  -1.0239372018676336e-06,
-        1.8167083880466845e-06,  3.415271355906054e-07,  -1.3456010463199292e-07};
+        0.5370034535441699,      0.09530622695922801,   -0.14658304803289116,
+        0.13988054760177074,     -0.09546975030660809,  0.046350263331233654,
+        -0.014019825627408427,   0.0009108226907246976, 0.001242876198417507,
+        -0.00041254379851584776, -8.460889550027e-05,   6.897952183773652e-05,
+        6.470519382653809e-06,   -1.11015293884311e-05, -1.0239372018676336e-06,
+        1.8167083880466845e-06,  3.415271355906054e-07, -1.3456010463199292e-07};
     double a = fabs(x), p = 0;
     if (a >= 6.0)
         return copysign(1.0, x);

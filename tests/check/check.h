@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * checkkernels: the one tool that judges kernels. A case is a string; from it and a seed an op's file
+ * builds a set of operands; the engine runs reference and candidate on copies of the set and compares.
+ *
+ * Every operand lives in an image: its elements, the gaps its strides leave and a guard on each side,
+ * all NaN where nothing may be read. An execution copies the images to the device, runs one row and
+ * copies them back, so "guards intact", "inputs unchanged" and "rows past the true number untouched"
+ * are one comparison: whatever may not be written has the bytes it had. */
+#pragma once
+#include "host/base/buf.h"
+#include "host/base/mem.h"
+#include "host/run/device.h"
+#include "host/run/ops.h"
+#include "weft/step.h"
+#include <stdbool.h>
+
+enum {
+    CHECK_KEYS = 24,     /* numbers in a case */
+    CHECK_OPERANDS = 16, /* tensors of an op */
+    CHECK_GUARD = 128,   /* bytes in front of and behind an image's elements */
+    CHECK_THREADS = 3
+};
+
+typedef struct check_op check_op;
+typedef struct check_set check_set;
+typedef struct check_state check_state;
+
+/* ---- cases ---------------------------------------------------------------------------------- */
+
+/* What numbers an operand gets (key `fill`). */
+typedef enum {
+    FILL_NORMAL,
+    FILL_LARGE,  /* magnitudes a trained network's outliers have */
+    FILL_TINY,   /* denormals */
+    FILL_CANCEL, /* neighbours that cancel exactly */
+    FILL_ZERO,   /* +0 and -0 among a few numbers */
+    FILLS
+} check_fill;
+
+typedef struct {
+    const check_op *op;
+    int dtype;
+    int64_t v[CHECK_KEYS]; /* by position in op->keys; 0 where the case says nothing */
+} check_case;
+
+/* Every dtype with every shape with every variant; each is text such as "T=1,N=33". */
+typedef struct {
+    const char *dtypes; /* "fp32 fp16 bf16" */
+    const char *const *shapes, *const *variants; /* ended by NULL */
+    bool only_long;
+} check_group;
+
+struct check_op {
+    weft_op op;
+    const char *keys; /* "T N K leaves": the numbers of a case, in the order they are printed */
+    const check_group *groups; /* ended by dtypes NULL */
+    const char *const *bench;  /* "bf16:T=1,N=4096,K=4096", ended by NULL; NULL: none */
+    void (*build)(check_set *s);
+    /* Magnitude that one row of an output is computed from, where the row's own largest element does
+     * not bound the rounding (sums that cancel); 0: nothing to add. */
+    double (*magnitude)(const check_set *s, const weft_tensor *out, int64_t row);
+    void (*invariants)(check_state *k, const check_set *s);
+    bool rows_alone; /* rows are independent although the catalogue does not say ROWLOCAL */
+};
+
+extern const check_op *const check_ops[]; /* checkkernels.c, ended by NULL */
+
+/* The number a case gives for `key`, which the op declares. */
+int64_t check_get(const check_case *c, const char *key);
+/* Parses "fp32:T=1,N=2" for op (a trailing row=NAME goes to *row if that is not NULL). */
+bool check_case_parse(const check_op *op, const char *text, check_case *out, const char **row);
+void check_case_print(buf *out, const check_case *c);
+
+/* ---- operands ------------------------------------------------------------------------------- */
+
+/* Logical coordinates of an element to its value: for ops whose operands are views of one story
+ * (attention), so that two layouts of it hold the same numbers. */
+typedef float check_value(const check_set *s, const int64_t i[WEFT_DIMS]);
+
+typedef struct {
+    int dtype, ndim;
+    int64_t dim[WEFT_DIMS];
+    int row;             /* 1 + the axis that counts rows; 0: none */
+    int64_t pad;         /* elements between rows that belong to nobody */
+    bool swap;           /* the two inner axes trade places in memory */
+    float size;          /* standard deviation of inputs; 0: 1 */
+    bool twin;           /* under FILL_CANCEL neighbours are equal, not opposite */
+    const int32_t *ints; /* contents of an i32 operand, row after row */
+    check_value *value;  /* contents of a float operand; NULL: random by `fill` */
+} check_spec;
+
+typedef struct {
+    weft_tensor *at; /* in the set's args */
+    char role;
+    check_spec spec;
+    char *image;     /* initial bytes */
+    size_t bytes;    /* of the image */
+    size_t first;    /* offset of element 0 */
+} check_operand;
+
+struct check_set {
+    check_case c;
+    uint64_t seed; /* of this case: depends on its text and on --seed */
+    weft_args args;
+    check_operand operand[CHECK_OPERANDS];
+    int n;
+    int64_t rows;          /* true rows, -1: all; set before operands that have a row axis */
+    weft_tensor *rows_at;
+    bool aligned; /* no odd addresses and no gaps: for measuring */
+    void *story;  /* the op's own, in `mem` */
+    arena mem;
+};
+
+void check_set_init(check_set *s, const check_case *c, uint64_t seed);
+void check_set_fini(check_set *s);
+/* Adds the operand at `at`, a member of s->args, and fills it. The spec's pointers must outlive s. */
+check_operand *check_add(check_set *s, weft_tensor *at, check_spec spec);
+/* Adds an i32[1] `rows` that says n of the bucket's rows are true. */
+void check_add_rows(check_set *s, weft_tensor *at, int64_t n);
+check_operand *check_find(const check_set *s, const weft_tensor *at);
+/* As check_find, for a tensor of another set of the same op. */
+check_operand *check_same(const check_set *s, const check_set *other, const weft_tensor *at);
+
+/* Byte offset of an element inside its image, and elements as numbers. */
+size_t check_offset(const check_operand *o, const int64_t i[WEFT_DIMS]);
+double check_load(const check_operand *o, const char *image, const int64_t i[WEFT_DIMS]);
+void check_store(const check_operand *o, char *image, const int64_t i[WEFT_DIMS], float x);
+float check_round(int dtype, float x); /* to the storage type and back */
+/* Steps i through the elements of shape, last axis fastest; start from {0}. false: none left. */
+bool check_next(const int64_t shape[WEFT_DIMS], int64_t i[WEFT_DIMS]);
+
+/* The same set with only these rows, in this order. Images without a row axis are shared: `from` must
+ * outlive `to`. */
+void check_pick(const check_set *from, const int64_t *row, int64_t n, check_set *to);
+/* A set with the same operands, sharing images, to be changed; outputs too. */
+void check_share(const check_set *from, check_set *to);
+/* Lays out and fills an operand anew after its spec was changed. */
+void check_remake(check_set *s, check_operand *o);
+bool check_is_out(const check_operand *o);
+
+/* Random numbers of a case: uniform 64 bits and about normal, functions of the key alone. */
+uint64_t check_hash(uint64_t a, uint64_t b);
+float check_normal(uint64_t h);
+float check_fill_value(int fill, int dtype, uint64_t h, float size);
+
+/* ---- running -------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name; /* "cpu" */
+    device *device;
+    weft_stream *stream[CHECK_THREADS + 1]; /* by number of threads */
+    char *block; /* device memory of one execution */
+    size_t bytes;
+} check_backend;
+
+/* The images after a run, by operand. */
+typedef struct {
+    char *image[CHECK_OPERANDS];
+    arena mem;
+} check_result;
+
+struct check_state {
+    check_backend *backends; /* ended by name NULL; the first is the reference */
+    int threads;             /* at most this many */
+    const weft_kernel *row;  /* the candidate under test */
+    const check_set *set;
+    const check_result *base; /* the candidate's first run on `set` */
+    bool bad;
+    char why[400]; /* the first thing found wrong with the row on this case */
+};
+
+weft_status check_backends_open(check_backend *b, int n, int threads);
+void check_backends_close(check_backend *b);
+
+/* Runs a row on copies of the set; outputs and scratch start as NaN, or as numbers if `dirty`. What
+ * may not be written is compared; check_fail is called if it was. Free with check_result_fini. */
+void check_exec(check_state *k, const weft_kernel *row, const check_set *s, int threads, bool dirty,
+                check_result *out);
+void check_result_fini(check_result *r);
+/* Notes the first failure of the candidate on a case. */
+void check_fail(check_state *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Coordinates of a variant's output to the base's; false: this element is not compared. */
+typedef bool check_map(const void *ctx, const int64_t i[WEFT_DIMS], int64_t base[WEFT_DIMS]);
+bool check_map_same(const void *ctx, const int64_t i[WEFT_DIMS], int64_t base[WEFT_DIMS]);
+/* Two outputs of two runs hold the same bits: a's element i and b's element map(i). */
+void check_same_bits(check_state *k, const char *what, const check_operand *a, const char *image_a,
+                     const check_operand *b, const char *image_b, int64_t rows, check_map *map,
+                     const void *ctx);
+/* Runs the candidate on a variant of its set; every output, or only `out` (a tensor of the variant),
+ * must have the bits of the first run. */
+void check_variant(check_state *k, const check_set *variant, const char *what,
+                   const weft_tensor *out, check_map *map, const void *ctx);
+
+/* The row for an op beside the candidate: of its backend and class where there is one, else the
+ * reference's. NULL: none takes these arguments. */
+const weft_kernel *check_row_for(const check_state *k, weft_op op, const weft_args *a);
+bool check_same_arith(const weft_kernel *a, const weft_kernel *b);
+
+/* Everything that is demanded of a row on a set, given the reference's result. */
+void check_row(check_state *k, const weft_kernel *row, const check_set *s,
+               const check_result *truth, check_result *base);
+/* Every element of every output; rows of one class must agree. */
+void check_results_equal(check_state *k, const check_set *s, const check_result *a,
+                         const check_result *b, const char *what);
+
+/* Largest |element| of the input's row (a row of the last axis, counted over the other axes). */
+double check_row_max(const check_set *s, const weft_tensor *in, int64_t row);
+
+const weft_kernel *check_reference(weft_op op);
+uint64_t check_case_seed(const check_case *c, uint64_t seed);
+
+/* Exit codes. */
+int check_self_test(check_state *k, uint64_t seed);
+int check_bench(check_state *k, const char *op_glob, const char *backend_glob, bool json);

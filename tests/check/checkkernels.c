@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * checkkernels: every row of every backend against the reference. See `checkkernels --help`. */
+#include "host/base/args.h"
+#include "host/base/clock.h"
+#include "host/base/err.h"
+#include "host/run/registry.h"
+#include "tests/check/check.h"
+#include <fnmatch.h>
+#include <stdio.h>
+#include <string.h>
+
+#define CHECK_OPS(X)                                                                             \
+    X(embed) X(rope_table) X(rope) X(rmsnorm) X(layernorm) X(matmul) X(leaf_sum) X(kv_append)    \
+    X(attention) X(glu) X(activation) X(add_) X(softmax) X(argmax) X(token_logprob) X(gather)     \
+    X(cast) X(sample)
+#define DECLARE_(op) extern const check_op check_##op;
+#define LIST_(op) &check_##op,
+CHECK_OPS(DECLARE_)
+const check_op *const check_ops[] = {CHECK_OPS(LIST_) NULL};
+
+enum { QUICK_CASES = 40, QUICK_SECONDS = 32 };
+
+typedef struct {
+    const char *op, *backend, *one;
+    int64_t seed, threads;
+    bool bench, json, quick, all_long, list, self_test, help;
+} options;
+
+#define OPT(field) offsetof(options, field)
+static const arg_spec specs[] = {
+    {"op", "", NULL, ARG_STRING, "GLOB", 0, 0, "*", "ops to check", OPT(op)},
+    {"backend", "", NULL, ARG_STRING, "GLOB", 0, 0, "*",
+     "backends to check; ref checks the reference's own invariances", OPT(backend)},
+    {"case", "", NULL, ARG_STRING, "CASE", 0, 0, NULL, "exactly this case, as a failure prints it",
+     OPT(one)},
+    {"seed", "", NULL, ARG_INT, "N", 0, 9e15, "1", "of the inputs and of the sample of --quick",
+     OPT(seed)},
+    {"threads", "", NULL, ARG_INT, "N", 1, CHECK_THREADS, "3", "most threads to compare", OPT(threads)},
+    {"quick", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "a sample of the cases, under 40 seconds",
+     OPT(quick)},
+    {"long", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "also the cases that need gigabytes",
+     OPT(all_long)},
+    {"list", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print the cases and run none", OPT(list)},
+    {"bench", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "measure instead, against this machine's ceilings",
+     OPT(bench)},
+    {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
+     "end with one line {\"cases\", \"failed\", \"skipped\"}; words go to stderr", OPT(json)},
+    {"self-test", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "check the checker with broken kernels",
+     OPT(self_test)},
+    {"help", "h", NULL, ARG_FLAG, NULL, 0, 0, NULL, "this text", OPT(help)},
+};
+enum { SPECS = sizeof specs / sizeof *specs };
+
+/* What the run has come to. */
+typedef struct {
+    const options *o;
+    FILE *words;
+    check_state k;
+    int64_t cases, failed, skipped, declined;
+    double until;
+} session;
+
+static bool backend_wanted(const session *s, const weft_kernel *row, bool sole) {
+    if (strcmp(row->backend, "ref") == 0 && !sole && strcmp(s->o->backend, "*") == 0)
+        return false; /* the truth is not compared with itself unless asked for */
+    for (const check_backend *b = s->k.backends; b->name; b++)
+        if (strcmp(b->name, row->backend) == 0)
+            return sole || fnmatch(s->o->backend, row->backend, 0) == 0;
+    return false;
+}
+
+/* An op that only the reference does is checked on the reference's row. */
+static bool only_reference(weft_op op) {
+    for (int t = 0; registry_tables[t]; t++)
+        for (const weft_kernel *r = registry_tables[t]; r->name; r++)
+            if (r->op == op && strcmp(r->backend, "ref"))
+                return false;
+    return true;
+}
+
+static const weft_kernel *next_row(const session *s, weft_op op, int *table, int *at) {
+    bool sole = only_reference(op);
+    for (; registry_tables[*table]; ++*table, *at = 0)
+        while (registry_tables[*table][*at].name) {
+            const weft_kernel *r = &registry_tables[*table][(*at)++];
+            if (r->op == op && backend_wanted(s, r, sole))
+                return r;
+        }
+    return NULL;
+}
+
+static void report(session *s, const check_case *c, const weft_kernel *row) {
+    buf text;
+    buf_init(&text, 4096);
+    check_case_print(&text, c);
+    fprintf(s->words, "FAIL %s/%s %s\n  replay: checkkernels --backend %s --case '%s%srow=%s' --seed %lld\n",
+            row->backend, row->name, s->k.why, row->backend, text.data,
+            text.data[text.len - 1] == ':' ? "" : ",", row->name, (long long)s->o->seed);
+    fflush(s->words);
+    buf_fini(&text);
+}
+
+/* First results of each numerics class: later rows of the class must repeat their bits. */
+typedef struct {
+    check_result result[8];
+    const weft_kernel *row[8];
+    int n;
+} class_results;
+
+static void compare_class(session *s, const check_set *set, class_results *seen,
+                          const weft_kernel *row, const check_result *base) {
+    for (int i = 0; i < seen->n && !s->k.bad; i++) {
+        char what[96];
+        if (!check_same_arith(seen->row[i], row) || strcmp(seen->row[i]->backend, row->backend))
+            continue;
+        snprintf(what, sizeof what, "row %s of the same numerics class differs", seen->row[i]->name);
+        check_results_equal(&s->k, set, base, &seen->result[i], what);
+    }
+}
+
+static void run_one(session *s, const check_set *set, const weft_kernel *row,
+                    const check_result *truth, class_results *seen) {
+    check_result base = {0};
+    s->k.bad = false;
+    s->cases++;
+    check_row(&s->k, row, set, truth, &base);
+    compare_class(s, set, seen, row, &base);
+    if (s->k.bad) {
+        s->failed++;
+        report(s, &set->c, row);
+    }
+    if (seen->n < 8 && !s->k.bad) {
+        seen->result[seen->n] = base;
+        seen->row[seen->n++] = row;
+    } else {
+        check_result_fini(&base);
+    }
+}
+
+static int level_of(const session *s, const weft_kernel *row) {
+    for (const check_backend *b = s->k.backends; b->name; b++)
+        if (!strcmp(b->name, row->backend))
+            return b->device->level;
+    return -1;
+}
+
+static void run_case(session *s, const check_case *c, const char *only) {
+    check_set set;
+    check_result truth;
+    class_results seen = {.n = 0};
+    const weft_kernel *ref = check_reference(c->op->op);
+    int table = 0, at = 0;
+    check_set_init(&set, c, (uint64_t)s->o->seed);
+    c->op->build(&set);
+    s->k.bad = false;
+    s->k.row = ref;
+    if (!ref || (ref->ok && !ref->ok(&set.args))) {
+        check_fail(&s->k, "the reference refuses the case");
+        s->cases++, s->failed++;
+        report(s, c, ref ? ref : weft_kernels_ref);
+        check_set_fini(&set);
+        return;
+    }
+    check_exec(&s->k, ref, &set, s->k.threads > 1 ? 2 : 1, false, &truth);
+    if (s->k.bad) {
+        s->cases++, s->failed++;
+        report(s, c, ref);
+    }
+    for (const weft_kernel *r; (r = next_row(s, c->op->op, &table, &at));) {
+        if (only && strcmp(only, r->name))
+            continue;
+        if (r->cap > level_of(s, r))
+            s->skipped++;
+        else if (r->ok && !r->ok(&set.args))
+            s->declined++;
+        else
+            run_one(s, &set, r, &truth, &seen);
+    }
+    for (int i = 0; i < seen.n; i++)
+        check_result_fini(&seen.result[i]);
+    check_result_fini(&truth);
+    check_set_fini(&set);
+}
+
+/* ---- the list of cases ---------------------------------------------------------------------- */
+
+typedef void each_case(session *s, const check_case *c, int64_t *count);
+
+static void count_case(session *s, const check_case *c, int64_t *count) {
+    (void)s, (void)c;
+    ++*count;
+}
+
+static void list_case(session *s, const check_case *c, int64_t *count) {
+    buf text;
+    buf_init(&text, 4096);
+    check_case_print(&text, c);
+    fprintf(s->words, "%s\n", text.data);
+    buf_fini(&text);
+    ++*count;
+}
+
+/* --quick: about QUICK_CASES of an op, chosen by the seed. `count` holds how many there are. */
+static void check_one(session *s, const check_case *c, int64_t *count) {
+    uint64_t stride = (uint64_t)(*count + QUICK_CASES - 1) / QUICK_CASES;
+    if (s->o->quick && stride > 1 && check_case_seed(c, (uint64_t)s->o->seed) % stride)
+        return;
+    if (s->o->quick && clock_seconds() > s->until) {
+        s->skipped++;
+        return;
+    }
+    run_case(s, c, NULL);
+}
+
+static void cross(session *s, const check_op *op, const check_group *g, each_case *fn,
+                  int64_t *count) {
+    for (const char *d = g->dtypes; *d;) {
+        size_t n = strcspn(d, " ");
+        for (const char *const *shape = g->shapes; *shape; shape++)
+            for (const char *const *variant = g->variants; *variant; variant++) {
+                char text[256];
+                check_case c;
+                snprintf(text, sizeof text, "%.*s:%s%s%s", (int)n, d, *shape, **variant ? "," : "",
+                         *variant);
+                if (!check_case_parse(op, text, &c, NULL)) {
+                    fprintf(stderr, "%s: bad case '%s'\n", weft_op_table[op->op].name, text);
+                    s->failed++;
+                    return;
+                }
+                fn(s, &c, count);
+            }
+        d += n + (d[n] == ' ');
+    }
+}
+
+static void all_cases(session *s, const check_op *op, each_case *fn, int64_t *count) {
+    for (const check_group *g = op->groups; g->dtypes; g++)
+        if (!g->only_long || s->o->all_long)
+            cross(s, op, g, fn, count);
+}
+
+static void check_ops_wanted(session *s) {
+    for (int i = 0; check_ops[i]; i++) {
+        const char *name = weft_op_table[check_ops[i]->op].name;
+        if (fnmatch(s->o->op, name, 0))
+            continue;
+        int64_t count = 0, cases = s->cases, failed = s->failed, declined = s->declined;
+        double from = clock_seconds();
+        all_cases(s, check_ops[i], s->o->list ? list_case : count_case, &count);
+        if (s->o->list)
+            continue;
+        all_cases(s, check_ops[i], check_one, &count);
+        fprintf(s->words, "%-14s %6lld run, %lld failed, %lld declined by ok()%s  %.1f s\n", name,
+                (long long)(s->cases - cases), (long long)(s->failed - failed),
+                (long long)(s->declined - declined),
+                only_reference(check_ops[i]->op) ? ", ref is the only row" : "",
+                clock_seconds() - from);
+        fflush(s->words);
+    }
+}
+
+static void name_skipped(const session *s) {
+    for (int t = 0; registry_tables[t]; t++)
+        for (const weft_kernel *r = registry_tables[t]; r->name; r++)
+            if (backend_wanted(s, r, false) && r->cap > level_of(s, r))
+                fprintf(s->words, "skipped %s %s/%s: not on this machine (it has %s)\n",
+                        weft_op_table[r->op].name, r->backend, r->name,
+                        device_cpu_level_name(level_of(s, r)));
+    if (s->o->quick && clock_seconds() > s->until)
+        fprintf(s->words, "skipped what was left after %d seconds\n", QUICK_SECONDS);
+    if (strcmp(s->o->op, "*") == 0)
+        fprintf(s->words, "collectives need several ranks and are checked with them, not here\n");
+}
+
+static int replay(session *s) {
+    const char *colon = strchr(s->o->one, ':'), *row;
+    char name[32] = "";
+    check_case c;
+    if (colon && (size_t)(colon - s->o->one) < sizeof name)
+        memcpy(name, s->o->one, (size_t)(colon - s->o->one));
+    for (int i = 0; check_ops[i]; i++)
+        if (!strcmp(weft_op_table[check_ops[i]->op].name, name) &&
+            check_case_parse(check_ops[i], colon + 1, &c, &row)) {
+            run_case(s, &c, row);
+            if (s->cases == 0)
+                fprintf(s->words, "no row ran: declined by ok(), or not on this machine\n");
+            return 0;
+        }
+    weft_fail(WEFT_USAGE, "--case: '%s' is not OP:DTYPE:KEY=N,...; see --list", s->o->one);
+    return -1;
+}
+
+static int run_checks(session *s) {
+    s->until = clock_seconds() + QUICK_SECONDS;
+    if (s->o->one ? replay(s) : (check_ops_wanted(s), 0)) {
+        fprintf(stderr, "checkkernels: error: %s\n", err_message());
+        return 2;
+    }
+    if (s->o->list)
+        return 0;
+    if (!s->o->one)
+        name_skipped(s);
+    if (s->o->json)
+        printf("{\"cases\":%lld,\"failed\":%lld,\"skipped\":%lld}\n", (long long)s->cases,
+               (long long)s->failed, (long long)s->skipped);
+    else
+        printf("%lld cases, %lld failed, %lld skipped\n", (long long)s->cases, (long long)s->failed,
+               (long long)s->skipped);
+    return s->failed ? 1 : 0;
+}
+
+static int print_help(void) {
+    buf text;
+    buf_init(&text, 1 << 16);
+    args_help(&text, specs, SPECS, 100);
+    printf("checkkernels: every kernel row against the reference\n\n%s", text.data);
+    buf_fini(&text);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    static options o;
+    static check_backend backends[3] = {{.name = "ref"}, {.name = "cpu"}};
+    int positional = 0, rc;
+    session s = {.o = &o, .words = stdout, .k = {.backends = backends}};
+    weft_status st = args_parse(specs, SPECS, argc - 1, argv + 1, &o, NULL, 0, &positional);
+    if (st == WEFT_OK && o.help)
+        return print_help();
+    s.words = o.json ? stderr : stdout;
+    s.k.threads = (int)o.threads;
+    if (st == WEFT_OK)
+        st = check_backends_open(backends, 2, (int)o.threads);
+    if (st != WEFT_OK) {
+        fprintf(stderr, "checkkernels: error: %s\n", err_message());
+        return err_exit_code(st);
+    }
+    rc = o.self_test ? check_self_test(&s.k, (uint64_t)o.seed)
+         : o.bench   ? check_bench(&s.k, o.op, o.backend, o.json)
+                     : run_checks(&s);
+    check_backends_close(backends);
+    return rc;
+}
