@@ -102,7 +102,7 @@ lint: ## layering, sizes, names, format, clang-tidy, cppcheck
 	@scripts/lint
 
 format: ## rewrite the sources in the house style
-	@clang-format -i $$(git ls-files '*.c' '*.h')
+	@scripts/lint --fix
 
 install: all ## into PREFIX (default /usr/local) under DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig \

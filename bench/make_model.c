@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * make_model DIR SHAPE DTYPE: a model of a real shape with random weights, for measuring. The values
- * are normal with standard deviation 0.02 and exact in bf16; every tensor is another window of one
- * random block, so that a billion parameters take seconds. */
+ * make_model DIR SHAPE DTYPE: a model of a real shape with random weights, for measuring. The
+ * values are normal with standard deviation 0.02 and exact in bf16; every tensor is another window
+ * of one random block, so that a billion parameters take seconds. */
 #include "host/base/err.h"
 #include "host/base/file.h"
 #include "host/model/weights.h"
@@ -40,10 +40,12 @@ static float normal(uint64_t i) {
     return 0.02f * sqrtf(-2.0f * logf(u)) * cosf(6.2831853f * v);
 }
 
-/* A block of random elements, repeated to the size asked for with a period that is no power of 2. */
+/* A block of random elements, repeated to the size asked for with a period that is no power of
+ * 2. */
 static void *random_block(int dtype, uint64_t elements) {
     enum { PERIOD = 1000003 };
-    uint64_t size = (uint64_t)weft_dtype_bytes(dtype, 1), have = elements < PERIOD ? elements : PERIOD;
+    uint64_t size = (uint64_t)weft_dtype_bytes(dtype, 1),
+             have = elements < PERIOD ? elements : PERIOD;
     char *block = mem_alloc(elements * size);
     for (uint64_t i = 0; i < have; i++) {
         uint16_t h = weft_f32_to_bf16(normal(i));
@@ -62,13 +64,15 @@ static weft_status write_config(const char *dir, const shape_row *s, const char 
         a,
         "{\n  \"architectures\": [\"LlamaForCausalLM\"],\n  \"model_type\": \"llama\",\n"
         "  \"hidden_size\": %lld,\n  \"intermediate_size\": %lld,\n  \"num_hidden_layers\": %lld,\n"
-        "  \"num_attention_heads\": %lld,\n  \"num_key_value_heads\": %lld,\n  \"head_dim\": %lld,\n"
-        "  \"vocab_size\": %lld,\n  \"max_position_embeddings\": %lld,\n  \"rms_norm_eps\": 1e-05,\n"
+        "  \"num_attention_heads\": %lld,\n  \"num_key_value_heads\": %lld,\n  \"head_dim\": "
+        "%lld,\n"
+        "  \"vocab_size\": %lld,\n  \"max_position_embeddings\": %lld,\n  \"rms_norm_eps\": "
+        "1e-05,\n"
         "  \"rope_theta\": 500000.0,\n  \"hidden_act\": \"silu\",\n  \"tie_word_embeddings\": %s,\n"
         "  \"bos_token_id\": 1,\n  \"eos_token_id\": 2,\n  \"torch_dtype\": \"%s\"\n}\n",
         (long long)s->d_model, (long long)s->d_ff, (long long)s->n_layers, (long long)s->n_heads,
-        (long long)s->n_kv_heads, (long long)s->head_dim, (long long)s->vocab, (long long)s->max_ctx,
-        s->tied ? "true" : "false", dtype);
+        (long long)s->n_kv_heads, (long long)s->head_dim, (long long)s->vocab,
+        (long long)s->max_ctx, s->tied ? "true" : "false", dtype);
     return file_write_atomic(file_join(a, dir, "config.json"), text, strlen(text));
 }
 
@@ -102,8 +106,9 @@ static void add_layer(listing *l, const shape_row *s, int64_t layer) {
                 {"mlp.up_proj", s->d_ff, s->d_model},
                 {"mlp.down_proj", s->d_model, s->d_ff}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        add_tensor(l, arena_printf(l->mem, "model.layers.%lld.%s.weight", (long long)layer, rows[i].name),
-                   rows[i].rows, rows[i].cols);
+        add_tensor(
+            l, arena_printf(l->mem, "model.layers.%lld.%s.weight", (long long)layer, rows[i].name),
+            rows[i].rows, rows[i].cols);
 }
 
 static weft_status make_model(const char *dir, const shape_row *s, int dtype) {
@@ -121,7 +126,8 @@ static weft_status make_model(const char *dir, const shape_row *s, int dtype) {
     add_tensor(&l, "model.norm.weight", s->d_model, 0);
     if (!s->tied)
         add_tensor(&l, "lm_head.weight", s->vocab, s->d_model);
-    weft_status status = safetensors_write(file_join(&mem, dir, "model.safetensors"), l.tensor, l.n);
+    weft_status status = safetensors_write(file_join(&mem, dir, "model.safetensors"), l.tensor,
+                                           l.n);
     mem_free(block);
     arena_fini(&mem);
     return status;

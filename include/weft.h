@@ -9,12 +9,13 @@
  *     weft_generate(engine, &req, on_token, NULL, NULL);
  *     weft_engine_close(engine);
  *
- * Conventions. Handles are opaque and closed by their _close, which accepts NULL. A function that can
- * fail returns a weft_status; outputs come last and are untouched on failure; weft_error() then says
- * why. Pointers in options and requests are borrowed for the call unless said otherwise. Strings are
- * UTF-8. There is no global state: engines are independent. One thread at a time may use an engine
- * and its sequences; different engines may run at once. A token's logits are the same bits whatever
- * the batch, the chunking, the number of threads and the number of ranks (docs/NUMERICS.md). */
+ * Conventions. Handles are opaque and closed by their _close, which accepts NULL. A function that
+ * can fail returns a weft_status; outputs come last and are untouched on failure; weft_error() then
+ * says why. Pointers in options and requests are borrowed for the call unless said otherwise.
+ * Strings are UTF-8. There is no global state: engines are independent. One thread at a time may
+ * use an engine and its sequences; different engines may run at once. A token's logits are the same
+ * bits whatever the batch, the chunking, the number of threads and the number of ranks
+ * (docs/NUMERICS.md). */
 #ifndef WEFT_H
 #define WEFT_H
 #include "weft/status.h"
@@ -33,8 +34,8 @@ extern "C" {
 
 /* ---- Errors and version ---- */
 
-/* The calling thread's last error: "<file or key>: <what>; <hint>". "" if none; valid until the next
- * failure on this thread. */
+/* The calling thread's last error: "<file or key>: <what>; <hint>". "" if none; valid until the
+ * next failure on this thread. */
 WEFT_API const char *weft_error(void);
 /* The process exit code that fits a status (0, 2 usage, 3 bad file, 4 memory, 5 I/O, ...). */
 WEFT_API int weft_exit_code(weft_status s);
@@ -49,11 +50,12 @@ typedef struct weft_tokenizer weft_tokenizer;
 WEFT_API weft_status weft_tokenizer_open(const char *path, weft_tokenizer **out);
 WEFT_API void weft_tokenizer_close(weft_tokenizer *t);
 WEFT_API int32_t weft_tokenizer_vocab(const weft_tokenizer *t); /* highest id + 1 */
-/* Ids of text[0..n); special adds BOS and EOS as the model's files say. *ids is malloc'ed: the caller
- * frees it with weft_free. Text that is not UTF-8 is WEFT_BAD_FILE. */
-WEFT_API weft_status weft_tokenize(const weft_tokenizer *t, const char *text, size_t n, bool special,
-                                   int32_t **ids, size_t *n_ids);
-/* Text of ids[0..n), NUL-terminated, malloc'ed: weft_free. An id outside the vocabulary is an error. */
+/* Ids of text[0..n); special adds BOS and EOS as the model's files say. *ids is malloc'ed: the
+ * caller frees it with weft_free. Text that is not UTF-8 is WEFT_BAD_FILE. */
+WEFT_API weft_status weft_tokenize(const weft_tokenizer *t, const char *text, size_t n,
+                                   bool special, int32_t **ids, size_t *n_ids);
+/* Text of ids[0..n), NUL-terminated, malloc'ed: weft_free. An id outside the vocabulary is an
+ * error. */
 WEFT_API weft_status weft_detokenize(const weft_tokenizer *t, const int32_t *ids, size_t n,
                                      bool skip_special, char **text, size_t *n_text);
 WEFT_API void weft_free(void *p);
@@ -63,22 +65,23 @@ WEFT_API void weft_free(void *p);
 typedef struct weft_engine weft_engine;
 
 typedef struct {
-    const char *device;  /* "auto", "ref", "cpu"; NULL is auto */
-    const char *dtype;   /* "auto" (as stored), "fp32", "fp16", "bf16": weights are converted at open */
-    int threads;         /* of the CPU backends in all; 0: every core this process may use */
-    int tp;              /* tensor-parallel ranks; 0: 1 */
-    int ctx_size;        /* longest sequence in tokens; 0: the model's, but at most 4096 */
-    int ubatch_size;     /* most tokens a step computes (the prefill chunk); 0: 512 */
-    int max_seqs;        /* most sequences open at once; 0: 1 */
-    int64_t kv_tokens;   /* KV pool in tokens, all sequences; 0: max_seqs * ctx_size */
+    const char *device; /* "auto", "ref", "cpu"; NULL is auto */
+    const char
+        *dtype;      /* "auto" (as stored), "fp32", "fp16", "bf16": weights are converted at open */
+    int threads;     /* of the CPU backends in all; 0: every core this process may use */
+    int tp;          /* tensor-parallel ranks; 0: 1 */
+    int ctx_size;    /* longest sequence in tokens; 0: the model's, but at most 4096 */
+    int ubatch_size; /* most tokens a step computes (the prefill chunk); 0: 512 */
+    int max_seqs;    /* most sequences open at once; 0: 1 */
+    int64_t kv_tokens;     /* KV pool in tokens, all sequences; 0: max_seqs * ctx_size */
     const char *cpu_level; /* "auto", "portable", "avx2", "avx512", "avx512bf16" */
-    bool mlock;          /* keep the weights in RAM */
-    bool no_mmap;        /* read the weights instead of mapping the files */
-    bool score;          /* weft_score will be used: room for logits of every position */
+    bool mlock;            /* keep the weights in RAM */
+    bool no_mmap;          /* read the weights instead of mapping the files */
+    bool score;            /* weft_score will be used: room for logits of every position */
 } weft_engine_options;
 
-/* Opens a model folder in Hugging Face's layout. path is borrowed for the call. All memory the engine
- * will ever use is taken here; a later step allocates nothing. */
+/* Opens a model folder in Hugging Face's layout. path is borrowed for the call. All memory the
+ * engine will ever use is taken here; a later step allocates nothing. */
 WEFT_API weft_status weft_engine_open(const char *path, const weft_engine_options *opt,
                                       weft_engine **out);
 WEFT_API void weft_engine_close(weft_engine *e);
@@ -101,21 +104,21 @@ WEFT_API const weft_tokenizer *weft_engine_tokenizer(const weft_engine *e);
 /* Neutral is what zero-initialised memory means where a comment says so; otherwise start from
  * weft_sampling_default, which fills in the model's generation_config.json. */
 typedef struct {
-    float temperature;          /* 0: greedy */
-    int32_t top_k;              /* 0: off */
-    float top_p;                /* 1 or 0: off */
-    float min_p;                /* 0: off */
-    float typical_p;            /* 1 or 0: off */
-    float repetition_penalty;   /* 1 or 0: off */
-    float frequency_penalty;    /* 0: off */
-    float presence_penalty;     /* 0: off */
-    int32_t no_repeat_ngram;    /* 0: off */
-    uint64_t seed;              /* the random numbers are a function of (seed, stream, position) */
-    uint64_t stream;            /* tells sequences of one seed apart */
-    const int32_t *bias_id;     /* logit bias: n_bias pairs, at most WEFT_MAX_BIAS; copied */
+    float temperature;        /* 0: greedy */
+    int32_t top_k;            /* 0: off */
+    float top_p;              /* 1 or 0: off */
+    float min_p;              /* 0: off */
+    float typical_p;          /* 1 or 0: off */
+    float repetition_penalty; /* 1 or 0: off */
+    float frequency_penalty;  /* 0: off */
+    float presence_penalty;   /* 0: off */
+    int32_t no_repeat_ngram;  /* 0: off */
+    uint64_t seed;            /* the random numbers are a function of (seed, stream, position) */
+    uint64_t stream;          /* tells sequences of one seed apart */
+    const int32_t *bias_id;   /* logit bias: n_bias pairs, at most WEFT_MAX_BIAS; copied */
     const float *bias;
     int32_t n_bias;
-    int32_t logprobs;           /* alternatives reported per token, at most 20 */
+    int32_t logprobs; /* alternatives reported per token, at most 20 */
 } weft_sampling;
 enum { WEFT_MAX_BIAS = 1024 };
 
@@ -138,16 +141,16 @@ WEFT_API const int32_t *weft_seq_tokens(const weft_seq *s, size_t *n);
 WEFT_API weft_status weft_seq_truncate(weft_seq *s, size_t n);
 
 typedef struct {
-    int32_t id;     /* the token sampled, -1 if this sequence still has prompt left or took no part */
-    float logprob;  /* of id, under the raw logits */
+    int32_t id; /* the token sampled, -1 if this sequence still has prompt left or took no part */
+    float logprob; /* of id, under the raw logits */
     int32_t n_top;
     int32_t top_id[20];
     float top_logprob[20];
 } weft_sampled;
 
-/* One step over seqs[0..n): up to ubatch_size pending tokens, taken in the order given, mixed in one
- * pass. A sequence whose tokens are all computed samples one, which becomes its next pending token.
- * out[i] belongs to seqs[i]. WEFT_AGAIN if the KV pool has no room: nothing was changed. */
+/* One step over seqs[0..n): up to ubatch_size pending tokens, taken in the order given, mixed in
+ * one pass. A sequence whose tokens are all computed samples one, which becomes its next pending
+ * token. out[i] belongs to seqs[i]. WEFT_AGAIN if the KV pool has no room: nothing was changed. */
 WEFT_API weft_status weft_engine_step(weft_engine *e, weft_seq *const *seqs, int n,
                                       weft_sampled *out);
 /* The raw logits [vocab] the sequence's last token was sampled from, copied to `logits`. */
@@ -156,15 +159,15 @@ WEFT_API weft_status weft_seq_logits(const weft_seq *s, float *logits);
 /* ---- Whole jobs ---- */
 
 typedef struct {
-    const char *prompt;        /* text, or NULL */
-    const int32_t *ids;        /* or token ids; both NULL: start at BOS */
+    const char *prompt; /* text, or NULL */
+    const int32_t *ids; /* or token ids; both NULL: start at BOS */
     size_t n_ids;
-    bool no_bos;               /* do not add what the tokenizer adds */
-    int32_t max_tokens;        /* 0: until a stop or the context is full */
-    bool ignore_eos;           /* end-of-sequence tokens do not stop */
-    const int32_t *stop_id;    /* further stop tokens */
+    bool no_bos;            /* do not add what the tokenizer adds */
+    int32_t max_tokens;     /* 0: until a stop or the context is full */
+    bool ignore_eos;        /* end-of-sequence tokens do not stop */
+    const int32_t *stop_id; /* further stop tokens */
     int32_t n_stop_id;
-    const char *const *stop;   /* stop strings; the text ends before the first */
+    const char *const *stop; /* stop strings; the text ends before the first */
     int32_t n_stop;
     const weft_sampling *sampling; /* NULL: weft_sampling_default */
     const volatile int *cancel;    /* non-zero stops before the next token; may be NULL */
@@ -185,9 +188,9 @@ typedef struct {
 typedef bool weft_token_fn(void *user, const weft_token *token);
 
 typedef enum {
-    WEFT_FINISH_LENGTH,  /* max_tokens or the context */
-    WEFT_FINISH_EOS,     /* end-of-sequence or stop token (the token itself is not reported) */
-    WEFT_FINISH_STOP,    /* stop string */
+    WEFT_FINISH_LENGTH, /* max_tokens or the context */
+    WEFT_FINISH_EOS,    /* end-of-sequence or stop token (the token itself is not reported) */
+    WEFT_FINISH_STOP,   /* stop string */
     WEFT_FINISH_CANCELLED
 } weft_finish;
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * `weft bench`: tokens/s of prefill and of decode, beside what this machine's memory and arithmetic
  * allow. Rows are named as llama-bench names them: pp512 computes a prompt, tg128 generates. */
-#include "host/cmd/cmd.h"
-#include "host/cmd/roofline.h"
 #include "host/base/clock.h"
 #include "host/base/mem.h"
 #include "host/base/progress.h"
+#include "host/cmd/cmd.h"
+#include "host/cmd/roofline.h"
 #include "weft/rng.h"
 #include <inttypes.h>
 #include <math.h>
@@ -21,16 +21,17 @@ typedef struct {
 
 #define AT(member) offsetof(bench_args, member)
 static const arg_spec specs[] = {
-    {"n-prompt", "p", NULL, ARG_INT, "N", 0, 1 << 24, "512", "tokens of the prompt; 0: no such test",
-     AT(prompt)},
+    {"n-prompt", "p", NULL, ARG_INT, "N", 0, 1 << 24, "512",
+     "tokens of the prompt; 0: no such test", AT(prompt)},
     {"n-gen", "n", NULL, ARG_INT, "N", 0, 1 << 24, "128", "tokens to generate; 0: no such test",
      AT(generate)},
-    {"n-depth", "d", NULL, ARG_INT, "N", 0, 1 << 24, "0", "tokens in the cache before a test begins",
-     AT(depth)},
+    {"n-depth", "d", NULL, ARG_INT, "N", 0, 1 << 24, "0",
+     "tokens in the cache before a test begins", AT(depth)},
     {"repetitions", "r", NULL, ARG_INT, "N", 1, REPEAT_MAX, "5", "runs of each test", AT(repeat)},
     {"batch", "b", NULL, ARG_INT, "N", 1, BATCH_MAX, "1",
      "also generate for N sequences at once (tg128x16)", AT(batch)},
-    {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print a JSON array, an object a test", AT(json)},
+    {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print a JSON array, an object a test",
+     AT(json)},
     CMD_ENGINE_SPECS(bench_args, engine),
 };
 
@@ -77,8 +78,8 @@ static weft_status fill(const bench_state *b, const bench_test *t, weft_seq *con
 }
 
 /* What is timed: `steps` of generating, or the prompt with the pending token as its first. */
-static weft_status timed(const bench_state *b, const bench_test *t, int64_t steps, weft_seq *const *seq,
-                         weft_sampled *out, double *seconds) {
+static weft_status timed(const bench_state *b, const bench_test *t, int64_t steps,
+                         weft_seq *const *seq, weft_sampled *out, double *seconds) {
     double start = clock_seconds();
     if (t->prompt > 0) {
         if (t->prompt > 1)
@@ -91,7 +92,8 @@ static weft_status timed(const bench_state *b, const bench_test *t, int64_t step
     return WEFT_OK;
 }
 
-static weft_status run_once(const bench_state *b, const bench_test *t, int64_t steps, double *seconds) {
+static weft_status run_once(const bench_state *b, const bench_test *t, int64_t steps,
+                            double *seconds) {
     weft_seq *seq[BATCH_MAX] = {NULL};
     weft_sampled out[BATCH_MAX];
     weft_status s = WEFT_OK;
@@ -162,9 +164,11 @@ static weft_status print_json(const bench_state *b) {
         const bench_test *t = &b->test[i];
         buf_printf(&out, "%s{\"test\":\"%s\",\"dtype\":\"%s\",\"tok_s\":%.4f,\"tok_s_sd\":%.4f,",
                    i ? ",\n " : "[", t->name, b->info.dtype, t->tok_s, t->tok_s_sd);
-        buf_printf(&out, "\"gb_s\":%.4f,\"ceiling_gb_s\":%.4f,\"gflop_s\":%.4f,\"ceiling_gflop_s\":%.4f,",
+        buf_printf(&out,
+                   "\"gb_s\":%.4f,\"ceiling_gb_s\":%.4f,\"gflop_s\":%.4f,\"ceiling_gflop_s\":%.4f,",
                    t->gb_s, b->ceiling.gb_s, t->gflop_s, b->ceiling.gflop_s);
-        buf_printf(&out, "\"share\":%.4f,\"rss_bytes\":%" PRId64 "}", share(b, t), clock_rss_bytes());
+        buf_printf(&out, "\"share\":%.4f,\"rss_bytes\":%" PRId64 "}", share(b, t),
+                   clock_rss_bytes());
     }
     buf_puts(&out, b->ntest ? "]\n" : "[]\n");
     weft_status s = cmd_flush(&out);
@@ -192,8 +196,8 @@ static weft_status print_table(const bench_state *b) {
     for (int i = 0; i < b->ntest; i++) {
         const bench_test *t = &b->test[i];
         bool reads = t->gb_s / b->ceiling.gb_s >= t->gflop_s / b->ceiling.gflop_s;
-        buf_printf(&out, "%-14s %-5s %11.2f +- %5.2f %9.2f %10.2f %5.1f %s\n", t->name, b->info.dtype,
-                   t->tok_s, t->tok_s_sd, t->gb_s, t->gflop_s, 100 * share(b, t),
+        buf_printf(&out, "%-14s %-5s %11.2f +- %5.2f %9.2f %10.2f %5.1f %s\n", t->name,
+                   b->info.dtype, t->tok_s, t->tok_s_sd, t->gb_s, t->gflop_s, 100 * share(b, t),
                    reads ? "reads" : "compute");
     }
     weft_status s = cmd_flush(&out);
@@ -259,12 +263,13 @@ const cmd_row cmd_bench = {
     .name = "bench",
     .usage = "MODEL [-p N] [-n N] [-d N] [-r N] [options]",
     .summary = "tokens/s, GB/s and GFLOP/s, and how near this machine's ceilings they are",
-    .notes = "pp512 computes a prompt of 512 tokens, tg128 generates 128 one by one, tg128x16 for 16 "
-             "sequences at once; @d1024 means behind 1024 others. Tokens are random and greedy; "
-             "tokenising is not timed. GB/s counts weights once a step and the keys and values read; "
-             "the ceilings are measured in the same process before the tests, with as many threads.\n\n"
-             "  weft bench MODEL\n"
-             "  weft bench MODEL -p 0 -n 64 -d 1024 --batch 16 --json",
+    .notes =
+        "pp512 computes a prompt of 512 tokens, tg128 generates 128 one by one, tg128x16 for 16 "
+        "sequences at once; @d1024 means behind 1024 others. Tokens are random and greedy; "
+        "tokenising is not timed. GB/s counts weights once a step and the keys and values read; "
+        "the ceilings are measured in the same process before the tests, with as many threads.\n\n"
+        "  weft bench MODEL\n"
+        "  weft bench MODEL -p 0 -n 64 -d 1024 --batch 16 --json",
     .specs = specs,
     .nspec = CMD_COUNT(specs),
     .run = run,

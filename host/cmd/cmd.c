@@ -89,8 +89,12 @@ char *cmd_size(char out[CMD_SIZE_TEXT], double bytes) {
         bytes /= 1024;
         u++;
     }
-    snprintf(out, CMD_SIZE_TEXT, "%.*f %s", u == 0 ? 0 : bytes < 10 ? 2 : bytes < 100 ? 1 : 0, bytes,
-             unit[u]);
+    snprintf(out, CMD_SIZE_TEXT, "%.*f %s",
+             u == 0        ? 0
+             : bytes < 10  ? 2
+             : bytes < 100 ? 1
+                           : 0,
+             bytes, unit[u]);
     return out;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Commands as a table: one row drives dispatch, `weft help`, the man page and shell completion. A
- * command's file ends with its row, `const cmd_row cmd_NAME`; commands.c lists the rows. Only files of
- * this folder print. */
+ * command's file ends with its row, `const cmd_row cmd_NAME`; commands.c lists the rows. Only files
+ * of this folder print. */
 #pragma once
 #include "host/base/args.h"
 #include "host/base/buf.h"
@@ -27,7 +27,7 @@ const cmd_row *cmd_find(const char *name);
 extern const cmd_row cmd_run, cmd_score, cmd_tokenize, cmd_inspect, cmd_plan, cmd_bench, cmd_sample,
     cmd_doctor, cmd_completion, cmd_help;
 
-int help_print(const char *command); /* `weft help COMMAND`; NULL: the overview */
+int help_print(const char *command);        /* `weft help COMMAND`; NULL: the overview */
 weft_status help_unknown(const char *word); /* WEFT_USAGE, naming the nearest command */
 
 /* ---- How a command ends and prints ---- */
@@ -39,18 +39,20 @@ int cmd_fail(weft_status s);
 void cmd_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* To stdout at once; WEFT_IO ("stdout: ...") if nobody reads it or the disk is full. */
 weft_status cmd_write(const void *p, size_t n);
-weft_status cmd_flush(buf *b); /* cmd_write of what is in b, which is cleared; a failed buf is NO_MEMORY */
-/* buf_json_string on one line for every reader: what some split lines at (U+0085, U+2028, U+2029) is
- * escaped. */
+weft_status cmd_flush(
+    buf *b); /* cmd_write of what is in b, which is cleared; a failed buf is NO_MEMORY */
+/* buf_json_string on one line for every reader: what some split lines at (U+0085, U+2028, U+2029)
+ * is escaped. */
 void cmd_json_string(buf *b, const char *s, size_t n);
-int cmd_width(void);           /* columns of the terminal, 80 if stdout is none, 40..120 */
+int cmd_width(void); /* columns of the terminal, 80 if stdout is none, 40..120 */
 bool cmd_stderr_is_terminal(void);
 
 /* "1.23 GiB": what a person reads. Returns out. */
 enum { CMD_SIZE_TEXT = 24 };
 char *cmd_size(char out[CMD_SIZE_TEXT], double bytes);
 
-/* args_parse of a command with exactly one positional, MODEL (or -m MODEL where the table has it). */
+/* args_parse of a command with exactly one positional, MODEL (or -m MODEL where the table has
+ * it). */
 weft_status cmd_parse_model(const cmd_row *row, int argc, char **argv, void *into,
                             const char **model);
 
@@ -106,7 +108,8 @@ typedef struct {
 weft_status cmd_prompt_check(const cmd_prompt_args *p);
 /* The prompt's token ids from whichever of -p, -f, --ids was given (mem_alloc'ed; n is 0 if none
  * was). Text needs the engine's tokenizer. */
-weft_status cmd_prompt_ids(const cmd_prompt_args *p, const weft_engine *e, int32_t **ids, size_t *n);
+weft_status cmd_prompt_ids(const cmd_prompt_args *p, const weft_engine *e, int32_t **ids,
+                           size_t *n);
 
 /* ---- Input of one JSON value a line ---- */
 
@@ -114,8 +117,8 @@ typedef struct {
     int fd;
     const char *name; /* for messages */
     buf held;
-    size_t at;        /* of the next line in held */
-    int64_t number;   /* of the line last given, from 1 */
+    size_t at;      /* of the next line in held */
+    int64_t number; /* of the line last given, from 1 */
     bool end;
 } cmd_lines;
 

@@ -24,7 +24,8 @@ static void bash_words(buf *out, const cmd_row *row) {
 static void bash_values(buf *out, const cmd_row *row) {
     for (int i = 0; i < row->nspec; i++) {
         const arg_spec *s = &row->specs[i];
-        bool file = s->kind == ARG_STRING && (!strcmp(s->value, "FILE") || !strcmp(s->value, "MODEL"));
+        bool file = s->kind == ARG_STRING &&
+                    (!strcmp(s->value, "FILE") || !strcmp(s->value, "MODEL"));
         if (s->kind == ARG_FLAG || file)
             continue;
         buf_printf(out, "    %s:--%s", row->name, s->name);
@@ -102,7 +103,8 @@ static void zsh_spec(buf *out, const char *dash, const char *name, const arg_spe
             buf_putc(out, '(');
             choices(out, s->value);
             buf_putc(out, ')');
-        } else if (s->kind == ARG_STRING && (!strcmp(s->value, "FILE") || !strcmp(s->value, "MODEL"))) {
+        } else if (s->kind == ARG_STRING &&
+                   (!strcmp(s->value, "FILE") || !strcmp(s->value, "MODEL"))) {
             buf_puts(out, "_files");
         }
     }
@@ -110,8 +112,9 @@ static void zsh_spec(buf *out, const char *dash, const char *name, const arg_spe
 }
 
 static void zsh(buf *out) {
-    buf_puts(out, "#compdef weft\n# zsh completion for weft: weft completion zsh > DIR_IN_FPATH/_weft\n"
-                  "_weft() {\n    local -a commands\n    commands=(\n");
+    buf_puts(out,
+             "#compdef weft\n# zsh completion for weft: weft completion zsh > DIR_IN_FPATH/_weft\n"
+             "_weft() {\n    local -a commands\n    commands=(\n");
     for (int i = 0; cmd_rows[i]; i++) {
         buf_printf(out, "        '%s:", cmd_rows[i]->name);
         zsh_text(out, cmd_rows[i]->summary);
@@ -151,7 +154,8 @@ static void fish_text(buf *out, const char *s) {
 }
 
 static void fish_spec(buf *out, const cmd_row *row, const arg_spec *s) {
-    buf_printf(out, "complete -c weft -n '__fish_seen_subcommand_from %s' -l %s", row->name, s->name);
+    buf_printf(out, "complete -c weft -n '__fish_seen_subcommand_from %s' -l %s", row->name,
+               s->name);
     if (s->brief && *s->brief)
         buf_printf(out, " -%c %s", s->brief[1] ? 'o' : 's', s->brief);
     if (s->kind == ARG_CHOICE) {
@@ -169,14 +173,17 @@ static void fish_spec(buf *out, const cmd_row *row, const arg_spec *s) {
 static void fish(buf *out) {
     buf_puts(out, "# fish completion for weft: weft completion fish | source\n");
     for (int i = 0; cmd_rows[i]; i++) {
-        buf_printf(out, "complete -c weft -f -n __fish_use_subcommand -a %s -d '", cmd_rows[i]->name);
+        buf_printf(out, "complete -c weft -f -n __fish_use_subcommand -a %s -d '",
+                   cmd_rows[i]->name);
         fish_text(out, cmd_rows[i]->summary);
         buf_puts(out, "'\n");
     }
     for (int i = 0; cmd_rows[i]; i++)
         for (int k = 0; k < cmd_rows[i]->nspec; k++)
             fish_spec(out, cmd_rows[i], &cmd_rows[i]->specs[k]);
-    buf_puts(out, "complete -c weft -f -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'\n");
+    buf_puts(
+        out,
+        "complete -c weft -f -n '__fish_seen_subcommand_from completion' -a 'bash zsh fish'\n");
 }
 
 /* ---- The command ---- */

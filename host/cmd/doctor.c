@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * `weft doctor`: what this machine offers: processor, memory, what is measured of both, and which
  * libraries could be opened. Nothing here is a requirement. */
-#include "host/cmd/cmd.h"
-#include "host/cmd/roofline.h"
 #include "host/base/file.h"
 #include "host/base/mem.h"
 #include "host/base/thread.h"
+#include "host/cmd/cmd.h"
+#include "host/cmd/roofline.h"
 #include "host/run/ceiling.h"
 #include "host/run/device.h"
 #include "host/run/registry.h"
@@ -22,7 +22,8 @@ typedef struct {
 } doctor_args;
 
 static const arg_spec specs[] = {
-    {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print one JSON object", offsetof(doctor_args, json)},
+    {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print one JSON object",
+     offsetof(doctor_args, json)},
 };
 
 typedef struct {
@@ -41,7 +42,7 @@ typedef struct {
 static void slurp(const char *path, char *text, size_t size) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     size_t have = 0;
-    for (ssize_t got = 1; fd >= 0 && got > 0 && have < size - 1; have += got > 0 ? (size_t)got : 0)
+    for (ssize_t got = 1; fd >= 0 && got > 0 && have<size - 1; have += got> 0 ? (size_t)got : 0)
         got = read(fd, text + have, size - 1 - have);
     text[have] = 0;
     if (fd >= 0)
@@ -129,8 +130,8 @@ static void print_text(const machine *m, buf *b) {
     buf_printf(b, "cores       %d usable, level %s\n", m->cores,
                device_cpu_level_name(device_cpu_level()));
     buf_printf(b, "memory      %s, %s available; pages of %ld, huge pages: %s\n",
-               cmd_size(total, (double)m->memory), cmd_size(free_now, (double)m->available), m->page,
-               m->hugepages[0] ? m->hugepages : "unknown");
+               cmd_size(total, (double)m->memory), cmd_size(free_now, (double)m->available),
+               m->page, m->hugepages[0] ? m->hugepages : "unknown");
     buf_printf(b, "--mlock     %s\n",
                m->lockable < 0 ? "no limit" : cmd_size(lock, (double)m->lockable));
     buf_printf(b, "reads       %.1f GB/s measured, %d thread%s\n", m->read_gb_s, m->cores,
@@ -152,11 +153,12 @@ static void print_json(const machine *m, buf *b) {
     buf_json_string(b, m->cpu, strlen(m->cpu));
     buf_printf(b, ",\"cores\":%d,\"cpu_level\":\"%s\",\"memory_bytes\":%" PRId64, m->cores,
                device_cpu_level_name(device_cpu_level()), m->memory);
-    buf_printf(b, ",\"available_bytes\":%" PRId64 ",\"page_bytes\":%ld,\"hugepages\":", m->available,
+    buf_printf(b,
+               ",\"available_bytes\":%" PRId64 ",\"page_bytes\":%ld,\"hugepages\":", m->available,
                m->page);
     buf_json_string(b, m->hugepages, strlen(m->hugepages));
-    buf_printf(b, ",\"mlock_bytes\":%" PRId64 ",\"read_gb_s\":%.3f,\"fma_gflop_s\":%.3f", m->lockable,
-               m->read_gb_s, m->fma_gflop_s);
+    buf_printf(b, ",\"mlock_bytes\":%" PRId64 ",\"read_gb_s\":%.3f,\"fma_gflop_s\":%.3f",
+               m->lockable, m->read_gb_s, m->fma_gflop_s);
     buf_printf(b, ",\"kernel_rows\":%d,\"cuda_driver\":%s,\"nccl\":%s,\"mpi\":%s}\n", m->rows,
                m->cuda ? "true" : "false", m->nccl ? "true" : "false", m->mpi ? "true" : "false");
 }

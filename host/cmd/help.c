@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * `weft help`: the overview, one command's page, and the manual page, all from the command table. */
+ * `weft help`: the overview, one command's page, and the manual page, all from the command
+ * table. */
 #include "host/cmd/cmd.h"
 #include <string.h>
 
@@ -10,11 +11,13 @@ static void overview(buf *out) {
                weft_version());
     for (int i = 0; cmd_rows[i]; i++)
         buf_printf(out, "  %-11s %s\n", cmd_rows[i]->name, cmd_rows[i]->summary);
-    buf_puts(out, "\nMODEL is a folder with config.json, *.safetensors and a tokenizer, as Hugging Face\n"
-                  "hubs hold them. Nothing is downloaded.\n\n"
-                  "  weft help COMMAND    a command's options and examples\n"
-                  "  weft help --man      the manual page\n"
-                  "  weft --version       the version\n");
+    buf_puts(
+        out,
+        "\nMODEL is a folder with config.json, *.safetensors and a tokenizer, as Hugging Face\n"
+        "hubs hold them. Nothing is downloaded.\n\n"
+        "  weft help COMMAND    a command's options and examples\n"
+        "  weft help --man      the manual page\n"
+        "  weft --version       the version\n");
 }
 
 /* Wraps at `width`; a line that starts with two spaces is an example and stays as it is. */
@@ -167,14 +170,15 @@ static void man_exits(buf *out) {
 }
 
 static void manual(buf *out) {
-    buf_printf(out,
-               ".TH WEFT 1 \"\" \"weft %s\" \"User Commands\"\n"
-               ".SH NAME\nweft \\- a transformer runtime\n"
-               ".SH SYNOPSIS\n.B weft\n\\fICOMMAND\\fR [\\fIARGUMENT\\fR...]\n"
-               ".SH DESCRIPTION\nRuns transformers from the folders in which Hugging Face hubs hold "
-               "them (config.json, *.safetensors, a tokenizer).\nErrors are one line on standard "
-               "error; results go to standard output.\n.SH COMMANDS\n",
-               weft_version());
+    buf_printf(
+        out,
+        ".TH WEFT 1 \"\" \"weft %s\" \"User Commands\"\n"
+        ".SH NAME\nweft \\- a transformer runtime\n"
+        ".SH SYNOPSIS\n.B weft\n\\fICOMMAND\\fR [\\fIARGUMENT\\fR...]\n"
+        ".SH DESCRIPTION\nRuns transformers from the folders in which Hugging Face hubs hold "
+        "them (config.json, *.safetensors, a tokenizer).\nErrors are one line on standard "
+        "error; results go to standard output.\n.SH COMMANDS\n",
+        weft_version());
     for (int i = 0; cmd_rows[i]; i++)
         man_command(out, cmd_rows[i]);
     man_exits(out);
@@ -187,8 +191,8 @@ typedef struct {
 } help_args;
 
 static const arg_spec specs[] = {
-    {"man", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print the manual page (view: weft help --man | man -l -)",
-     offsetof(help_args, man)},
+    {"man", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
+     "print the manual page (view: weft help --man | man -l -)", offsetof(help_args, man)},
 };
 
 weft_status help_unknown(const char *word) {
@@ -198,7 +202,8 @@ weft_status help_unknown(const char *word) {
         names[n] = cmd_rows[n]->name;
     const char *near = args_nearest(word, names, n);
     return weft_fail(WEFT_USAGE, "%.200s: no such command; %s%s%s", word,
-                     near ? "did you mean " : "weft help lists them", near ? near : "", near ? "?" : "");
+                     near ? "did you mean " : "weft help lists them", near ? near : "",
+                     near ? "?" : "");
 }
 
 static weft_status print(const char *command, bool man) {

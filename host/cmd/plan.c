@@ -57,8 +57,8 @@ static void predict_text(const prediction *p, buf *out) {
 static void predict_json(const prediction *p, buf *out) {
     if (out->len > 0 && out->data[out->len - 1] == '}')
         out->len--;
-    buf_printf(out, ",\"predict\":{\"ceiling_gb_s\":%.3f,\"ceiling_gflop_s\":%.3f,", p->ceiling.gb_s,
-               p->ceiling.gflop_s);
+    buf_printf(out, ",\"predict\":{\"ceiling_gb_s\":%.3f,\"ceiling_gflop_s\":%.3f,",
+               p->ceiling.gb_s, p->ceiling.gflop_s);
     buf_printf(out, "\"prefill_tokens\":%lld,\"prefill_tok_s\":%.3f,\"decode_tok_s\":%.3f,",
                (long long)p->prompt, p->prefill, p->decode);
     buf_printf(out, "\"deep_tokens\":%lld,\"deep_decode_tok_s\":%.3f}}", (long long)p->depth,
@@ -109,10 +109,11 @@ const cmd_row cmd_plan = {
     .name = "plan",
     .usage = "MODEL [--json] [--predict] [options]",
     .summary = "steps, kernels, bytes and memory of a run, without running it",
-    .notes = "Reads config.json only: no weights, and no memory is taken for them. The run uses exactly "
-             "the bytes shown. Name a --cpu-level and the text is the same on every machine.\n\n"
-             "  weft plan MODEL --tp 4 --dtype bf16\n"
-             "  weft plan MODEL --cpu-level avx2 > plan.txt",
+    .notes =
+        "Reads config.json only: no weights, and no memory is taken for them. The run uses exactly "
+        "the bytes shown. Name a --cpu-level and the text is the same on every machine.\n\n"
+        "  weft plan MODEL --tp 4 --dtype bf16\n"
+        "  weft plan MODEL --cpu-level avx2 > plan.txt",
     .specs = specs,
     .nspec = CMD_COUNT(specs),
     .run = run,

@@ -38,8 +38,10 @@ roofline_work roofline_prefill(const weft_engine_info *m, int64_t prompt, int64_
     return w;
 }
 
-roofline_work roofline_decode(const weft_engine_info *m, int64_t steps, int64_t batch, int64_t depth) {
-    double n = (double)steps, b = (double)batch, elements = (double)m->weight_bytes_token / element_bytes(m);
+roofline_work roofline_decode(const weft_engine_info *m, int64_t steps, int64_t batch,
+                              int64_t depth) {
+    double n = (double)steps, b = (double)batch,
+           elements = (double)m->weight_bytes_token / element_bytes(m);
     double keys = n * ((double)depth + (n + 1) / 2); /* of one sequence, over all steps */
     return (roofline_work){
         .bytes = n * (double)m->weight_bytes_token + b * keys * kv_token_bytes(m),

@@ -10,10 +10,12 @@ typedef struct {
     double flops; /* multiply-adds count twice */
 } roofline_work;
 
-/* `prompt` tokens computed behind `depth` others, in steps of at most `ubatch`; one row of logits. */
+/* `prompt` tokens computed behind `depth` others, in steps of at most `ubatch`; one row of
+ * logits. */
 roofline_work roofline_prefill(const weft_engine_info *m, int64_t prompt, int64_t depth);
 /* `steps` steps of one token for each of `batch` sequences, all `depth` tokens long at first. */
-roofline_work roofline_decode(const weft_engine_info *m, int64_t steps, int64_t batch, int64_t depth);
+roofline_work roofline_decode(const weft_engine_info *m, int64_t steps, int64_t batch,
+                              int64_t depth);
 
 typedef struct {
     double gb_s, gflop_s;

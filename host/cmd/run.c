@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * `weft run`: generates text and streams it. */
-#include "host/cmd/cmd.h"
 #include "host/base/mem.h"
 #include "host/base/utf8.h"
+#include "host/cmd/cmd.h"
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
@@ -54,8 +54,8 @@ static const arg_spec specs[] = {
      "end before this text; repeat for more (at most 64)", AT(stop)},
     {"stop-id", "", NULL, ARG_LIST, "ID", 0, 0, NULL, "end at this token; repeat for more",
      AT(stop_id)},
-    {"ignore-eos", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
-     "go on after the end-of-sequence token", AT(ignore_eos)},
+    {"ignore-eos", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "go on after the end-of-sequence token",
+     AT(ignore_eos)},
     {"logprobs", "", NULL, ARG_INT, "K", 0, 20, NULL,
      "with --json: log-probability of each token and its K likeliest alternatives", AT(logprobs)},
     {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print one JSON object at the end", AT(json)},
@@ -105,7 +105,8 @@ static weft_status one_int(const char *key, const char *text, int64_t max, int32
     WEFT_TRY(args_int_list(key, text, 0, max, &v, &n));
     *out = (int32_t)v[0];
     mem_free(v);
-    return n == 1 ? WEFT_OK : weft_fail(WEFT_USAGE, "%s: \"%.100s\": repeat it for more", key, text);
+    return n == 1 ? WEFT_OK
+                  : weft_fail(WEFT_USAGE, "%s: \"%.100s\": repeat it for more", key, text);
 }
 
 /* ID+X, ID-X, ID=X: the sign belongs to X, "=" does not. */
@@ -124,8 +125,10 @@ static weft_status parse_bias(const char *text, int32_t vocab, int32_t *id, floa
     WEFT_TRY(one_int("--logit-bias", head, vocab - 1, id));
     double v = banned ? -HUGE_VAL : strtod(value, &end);
     if (!banned && (*end || !isfinite(v) || fabs(v) > 1e4))
-        return weft_fail(WEFT_USAGE, "--logit-bias: \"%.100s\": X is a number from -10000 to 10000, "
-                         "or -inf", text);
+        return weft_fail(WEFT_USAGE,
+                         "--logit-bias: \"%.100s\": X is a number from -10000 to 10000, "
+                         "or -inf",
+                         text);
     *x = (float)v;
     return WEFT_OK;
 }
@@ -133,7 +136,8 @@ static weft_status parse_bias(const char *text, int32_t vocab, int32_t *id, floa
 static weft_status collect_bias(run_state *r) {
     const arg_list *l = &r->args->bias;
     if (l->n > WEFT_MAX_BIAS)
-        return weft_fail(WEFT_USAGE, "--logit-bias: given %d times (at most %d)", l->n, WEFT_MAX_BIAS);
+        return weft_fail(WEFT_USAGE, "--logit-bias: given %d times (at most %d)", l->n,
+                         WEFT_MAX_BIAS);
     r->bias_id = mem_alloc(sizeof *r->bias_id * (size_t)(l->n + 1));
     r->bias = mem_alloc(sizeof *r->bias * (size_t)(l->n + 1));
     for (int i = 0; i < l->n; i++)
@@ -202,7 +206,8 @@ static weft_status set_prompt(run_state *r) {
     size_t n;
     WEFT_TRY(cmd_prompt_ids(&r->args->prompt, r->engine, &r->prompt, &n));
     if (n == 0 && r->info.bos_id < 0)
-        return weft_fail(WEFT_USAGE, "prompt: is empty and the model names no BOS token; give -p, -f "
+        return weft_fail(WEFT_USAGE,
+                         "prompt: is empty and the model names no BOS token; give -p, -f "
                          "or --ids");
     if (n == 0) {
         mem_free(r->prompt);
@@ -221,7 +226,8 @@ static void add_logprob(buf *b, const weft_tokenizer *t, int32_t id, float logpr
     size_t n = 0;
     buf_printf(b, "{\"id\":%d,\"logprob\":", (int)id);
     buf_json_float(b, logprob);
-    if (t && id < weft_tokenizer_vocab(t) && weft_detokenize(t, &id, 1, false, &text, &n) == WEFT_OK) {
+    if (t && id < weft_tokenizer_vocab(t) &&
+        weft_detokenize(t, &id, 1, false, &text, &n) == WEFT_OK) {
         buf_puts(b, ",\"token\":");
         cmd_json_string(b, text, n);
         weft_free(text);
@@ -264,7 +270,8 @@ static bool on_token(void *user, const weft_token *tok) {
 }
 
 static const char *finish_name(const weft_result *r) {
-    static const char *const name[] = {[WEFT_FINISH_LENGTH] = "length", [WEFT_FINISH_EOS] = "stop",
+    static const char *const name[] = {[WEFT_FINISH_LENGTH] = "length",
+                                       [WEFT_FINISH_EOS] = "stop",
                                        [WEFT_FINISH_STOP] = "stop",
                                        [WEFT_FINISH_CANCELLED] = "cancelled"};
     return name[r->finish];
@@ -299,7 +306,8 @@ static void json_result(run_state *r) {
     buf_printf(b, ",\"finish_reason\":\"%s\",\"seed\":%" PRIu64, finish_name(t), r->sampling.seed);
     if (r->args->logprobs >= 0)
         buf_printf(b, ",\"logprobs\":[%s]", r->logprobs.data);
-    buf_printf(b, ",\"timings\":{\"prompt_n\":%d,\"prompt_ms\":%.3f,\"predicted_n\":%d,"
+    buf_printf(b,
+               ",\"timings\":{\"prompt_n\":%d,\"prompt_ms\":%.3f,\"predicted_n\":%d,"
                "\"predicted_ms\":%.3f,\"prompt_per_second\":%.3f,\"predicted_per_second\":%.3f}}\n",
                (int)t->n_prompt, t->prompt_seconds * 1e3, (int)t->n_generated,
                t->generate_seconds * 1e3, per_second(t->n_prompt, t->prompt_seconds),
@@ -350,7 +358,8 @@ static weft_status check(const run_args *a) {
     if (a->logprobs >= 0 && !a->json)
         return weft_fail(WEFT_USAGE, "--logprobs: needs --json");
     if (a->predict == 0)
-        return weft_fail(WEFT_USAGE, "-n: 0 is no number of tokens (1 or more, or -1 for no limit)");
+        return weft_fail(WEFT_USAGE,
+                         "-n: 0 is no number of tokens (1 or more, or -1 for no limit)");
     return cmd_prompt_check(&a->prompt);
 }
 
@@ -377,8 +386,16 @@ static weft_status open_and_work(const run_args *a, const char *model, bool *sto
 }
 
 static int run(int argc, char **argv) {
-    run_args a = {.top_k = -1, .no_repeat_ngram = -1, .logprobs = -1, .temp = NAN, .top_p = NAN,
-                  .min_p = NAN, .typical = NAN, .repeat = NAN, .frequency = NAN, .presence = NAN};
+    run_args a = {.top_k = -1,
+                  .no_repeat_ngram = -1,
+                  .logprobs = -1,
+                  .temp = NAN,
+                  .top_p = NAN,
+                  .min_p = NAN,
+                  .typical = NAN,
+                  .repeat = NAN,
+                  .frequency = NAN,
+                  .presence = NAN};
     const char *model;
     bool stopped = false;
     weft_status s = cmd_parse_model(&cmd_run, argc, argv, &a, &model);
@@ -398,12 +415,13 @@ const cmd_row cmd_run = {
     .name = "run",
     .usage = "MODEL [-p TEXT | -f FILE | --ids LIST] [-n N] [options]",
     .summary = "generate text",
-    .notes = "Only what is generated goes to standard output, as it comes; the prompt is not repeated. "
-             "Without a prompt the text starts at the BOS token. What -p and -f give is used byte for "
-             "byte. Ctrl-C ends the text and prints the summary (exit code 130).\n\n"
-             "  weft run MODEL -p \"Once upon a time\" -n 100\n"
-             "  weft run MODEL -f prompt.txt --temp 0.7 --top-p 0.9 --seed 1\n"
-             "  weft run MODEL --ids 1,2,3 -n 32 --temp 0 --ignore-eos --print-ids",
+    .notes =
+        "Only what is generated goes to standard output, as it comes; the prompt is not repeated. "
+        "Without a prompt the text starts at the BOS token. What -p and -f give is used byte for "
+        "byte. Ctrl-C ends the text and prints the summary (exit code 130).\n\n"
+        "  weft run MODEL -p \"Once upon a time\" -n 100\n"
+        "  weft run MODEL -f prompt.txt --temp 0.7 --top-p 0.9 --seed 1\n"
+        "  weft run MODEL --ids 1,2,3 -n 32 --temp 0 --ignore-eos --print-ids",
     .specs = specs,
     .nspec = CMD_COUNT(specs),
     .run = run,

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * `weft sample`: the sampler seen from outside. A line of logits and parameters goes through the very
- * kernel row that generates; the probabilities it drew from come back. */
-#include "host/cmd/cmd.h"
+ * `weft sample`: the sampler seen from outside. A line of logits and parameters goes through the
+ * very kernel row that generates; the probabilities it drew from come back. */
 #include "host/base/json.h"
 #include "host/base/mem.h"
 #include "host/base/thread.h"
+#include "host/cmd/cmd.h"
 #include "host/run/registry.h"
 #include "weft/step.h"
 #include <float.h>
@@ -22,7 +22,8 @@ typedef struct {
 
 #define AT(member) offsetof(sample_args, member)
 static const arg_spec specs[] = {
-    {"jsonl", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "one JSON object a line (the only form)", AT(jsonl)},
+    {"jsonl", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "one JSON object a line (the only form)",
+     AT(jsonl)},
     {"file", "f", NULL, ARG_STRING, "FILE", 0, 0, NULL, "read a file or - (the default)", AT(file)},
     {"device", "", NULL, ARG_CHOICE, "auto|ref|cpu", 0, 0, "auto", "whose kernel", AT(device)},
     {"cpu-level", "", NULL, ARG_CHOICE, "auto|portable|avx2|avx512|avx512bf16", 0, 0, "auto",
@@ -60,10 +61,19 @@ static const struct {
     {"no_repeat_ngram_size", P(no_repeat_ngram), true, 0, HISTORY_MAX},
 };
 
-static const char *const keys[] = {"logits",    "history", "prompt_len", "temperature",
-                                   "top_k",     "top_p",   "min_p",      "typical_p",
-                                   "repetition_penalty",   "frequency_penalty",
-                                   "presence_penalty",     "no_repeat_ngram_size", "logit_bias"};
+static const char *const keys[] = {"logits",
+                                   "history",
+                                   "prompt_len",
+                                   "temperature",
+                                   "top_k",
+                                   "top_p",
+                                   "min_p",
+                                   "typical_p",
+                                   "repetition_penalty",
+                                   "frequency_penalty",
+                                   "presence_penalty",
+                                   "no_repeat_ngram_size",
+                                   "logit_bias"};
 
 /* The first complaint stays. */
 static void complain(sample_line *l, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -194,7 +204,8 @@ static void read_bias(json *j, sample_line *l, arena *a) {
         int32_t id = bias_key(key), n = l->p.n_bias;
         float x = read_float(j, l, "logit_bias", true);
         if (id < 0)
-            complain(l, "logit_bias: \"%.*s\" is not a token id", (int)(key.n < 40 ? key.n : 40), key.s);
+            complain(l, "logit_bias: \"%.*s\" is not a token id", (int)(key.n < 40 ? key.n : 40),
+                     key.s);
         else if (n == WEFT_MAX_BIAS)
             complain(l, "logit_bias: has more than %d entries", WEFT_MAX_BIAS);
         else {
@@ -235,21 +246,23 @@ static void check_line(sample_line *l) {
         complain(l, "logits: missing");
     for (int64_t i = 0; i < l->n_history; i++)
         if (l->history[i] >= l->n_logits)
-            complain(l, "history: %d is outside the vocabulary (0 to %" PRId64 ")", (int)l->history[i],
-                     l->n_logits - 1);
+            complain(l, "history: %d is outside the vocabulary (0 to %" PRId64 ")",
+                     (int)l->history[i], l->n_logits - 1);
     for (int i = 0; i < l->p.n_bias; i++)
         if (l->bias_id[i] >= l->n_logits)
             complain(l, "logit_bias: %d is outside the vocabulary (0 to %" PRId64 ")",
                      (int)l->bias_id[i], l->n_logits - 1);
     if (l->p.prompt_len > l->n_history)
-        complain(l, "prompt_len: %d is more than the history (0 to %" PRId64 ")", (int)l->p.prompt_len,
-                 l->n_history);
+        complain(l, "prompt_len: %d is more than the history (0 to %" PRId64 ")",
+                 (int)l->p.prompt_len, l->n_history);
 }
 
 /* WEFT_BAD_FILE if the line is no JSON object; what it says may still be a complaint. */
-static weft_status read_line(sample_line *l, const char *name, const char *text, size_t n, arena *a) {
+static weft_status read_line(sample_line *l, const char *name, const char *text, size_t n,
+                             arena *a) {
     json j;
-    l->p = (weft_sample_params){.temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1};
+    l->p = (weft_sample_params){
+        .temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1};
     json_init(&j, name, text, n, a);
     json_object(&j);
     for (json_str key; json_key(&j, &key);)
@@ -403,12 +416,14 @@ const cmd_row cmd_sample = {
     .name = "sample",
     .usage = "--jsonl [-f FILE] [--device auto|ref|cpu]",
     .summary = "probabilities of the sampling chain, from logits",
-    .notes = "A line is an object: logits (null is -infinity), history (token ids), prompt_len (how many "
-             "of them are prompt), and temperature, top_k, top_p, min_p, typical_p, repetition_penalty, "
-             "frequency_penalty, presence_penalty, no_repeat_ngram_size, logit_bias ({\"ID\": X}). The "
-             "answer is {\"probs\": [...]} or {\"error\": \"...\"}. A line that is no JSON object makes "
-             "the exit code 3, once all lines are done.\n\n"
-             "  echo '{\"logits\":[1,2,null],\"temperature\":0.5}' | weft sample --jsonl",
+    .notes =
+        "A line is an object: logits (null is -infinity), history (token ids), prompt_len (how "
+        "many "
+        "of them are prompt), and temperature, top_k, top_p, min_p, typical_p, repetition_penalty, "
+        "frequency_penalty, presence_penalty, no_repeat_ngram_size, logit_bias ({\"ID\": X}). The "
+        "answer is {\"probs\": [...]} or {\"error\": \"...\"}. A line that is no JSON object makes "
+        "the exit code 3, once all lines are done.\n\n"
+        "  echo '{\"logits\":[1,2,null],\"temperature\":0.5}' | weft sample --jsonl",
     .specs = specs,
     .nspec = CMD_COUNT(specs),
     .run = run,

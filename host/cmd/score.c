@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * `weft score`: log-probability of each token given those before it, and perplexity. Texts longer
  * than the context are scored in overlapping windows, on request. */
-#include "host/cmd/cmd.h"
 #include "host/base/mem.h"
 #include "host/base/utf8.h"
+#include "host/cmd/cmd.h"
 #include "host/model/safetensors.h"
 #include <math.h>
 #include <stdlib.h>
@@ -46,10 +46,13 @@ static weft_status check_length(const score_state *s) {
     if (s->n == 0)
         return weft_fail(WEFT_USAGE, "prompt: is empty; give -p, -f or --ids");
     if (s->n > ctx && s->args->stride == 0)
-        return weft_fail(WEFT_USAGE, "prompt: %zu tokens are more than the context (%zu); raise it with "
-                         "-c, or score windows with --stride", s->n, ctx);
+        return weft_fail(WEFT_USAGE,
+                         "prompt: %zu tokens are more than the context (%zu); raise it with "
+                         "-c, or score windows with --stride",
+                         s->n, ctx);
     if (s->n > ctx && s->args->logits)
-        return weft_fail(WEFT_USAGE, "--logits: %zu tokens do not fit one context (%zu)", s->n, ctx);
+        return weft_fail(WEFT_USAGE, "--logits: %zu tokens do not fit one context (%zu)", s->n,
+                         ctx);
     if (s->args->stride >= (int64_t)ctx)
         return weft_fail(WEFT_USAGE, "--stride: %lld leaves no context (1 to %zu)",
                          (long long)s->args->stride, ctx - 1);
@@ -143,8 +146,8 @@ static weft_status print_table(const score_state *s) {
             st = cmd_flush(&b);
     }
     if (s->n > 1)
-        buf_printf(&b, "%zu tokens, mean negative log-likelihood %.6f, perplexity %.6f\n", s->n, s->nll,
-                   exp(s->nll));
+        buf_printf(&b, "%zu tokens, mean negative log-likelihood %.6f, perplexity %.6f\n", s->n,
+                   s->nll, exp(s->nll));
     if (st == WEFT_OK)
         st = cmd_flush(&b);
     buf_fini(&b);
@@ -161,8 +164,8 @@ static weft_status work(score_state *s) {
     if (s->args->logits) {
         s->logits = malloc(s->n * (size_t)s->info.vocab * sizeof *s->logits);
         if (!s->logits)
-            return weft_fail(WEFT_NO_MEMORY, "--logits: %zu x %d numbers do not fit into memory", s->n,
-                             (int)s->info.vocab);
+            return weft_fail(WEFT_NO_MEMORY, "--logits: %zu x %d numbers do not fit into memory",
+                             s->n, (int)s->info.vocab);
     }
     WEFT_TRY(score_windows(s));
     s->nll = mean_nll(s);
@@ -196,12 +199,15 @@ const cmd_row cmd_score = {
     .name = "score",
     .usage = "MODEL -p TEXT | -f FILE | --ids LIST [options]",
     .summary = "log-probabilities and perplexity of a text",
-    .notes = "The first token has no context and no log-probability (null in JSON); nll is the mean over "
-             "the others and ppl its exponential. With --stride N each window after the first scores its "
-             "last N tokens with the context before them: smaller strides cost more and see more.\n\n"
-             "  weft score MODEL -f text.txt --json\n"
-             "  weft score MODEL --ids 1,2,3 --logits logits.safetensors\n"
-             "  weft score MODEL -f book.txt -c 1024 --stride 512",
+    .notes =
+        "The first token has no context and no log-probability (null in JSON); nll is the mean "
+        "over "
+        "the others and ppl its exponential. With --stride N each window after the first scores "
+        "its "
+        "last N tokens with the context before them: smaller strides cost more and see more.\n\n"
+        "  weft score MODEL -f text.txt --json\n"
+        "  weft score MODEL --ids 1,2,3 --logits logits.safetensors\n"
+        "  weft score MODEL -f book.txt -c 1024 --stride 512",
     .specs = specs,
     .nspec = CMD_COUNT(specs),
     .run = run,

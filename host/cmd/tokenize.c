@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * `weft tokenize`: text to ids and back, once or line by line. */
-#include "host/cmd/cmd.h"
 #include "host/base/file.h"
 #include "host/base/json.h"
 #include "host/base/mem.h"
 #include "host/base/utf8.h"
+#include "host/cmd/cmd.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,13 +18,14 @@ typedef struct {
 
 #define AT(member) offsetof(tokenize_args, member)
 static const arg_spec specs[] = {
-    {"file", "f", NULL, ARG_STRING, "FILE", 0, 0, NULL, "read the input from a file or - (the default)",
-     AT(file)},
+    {"file", "f", NULL, ARG_STRING, "FILE", 0, 0, NULL,
+     "read the input from a file or - (the default)", AT(file)},
     {"special", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
      "add BOS, EOS as the model's files say; with --decode: show special tokens", AT(special)},
     {"decode", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "from ids to text", AT(decode)},
     {"jsonl", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
-     "one JSON string a line in, one array of ids a line out; with --decode the reverse", AT(jsonl)},
+     "one JSON string a line in, one array of ids a line out; with --decode the reverse",
+     AT(jsonl)},
     {"print-ids", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "only the ids, as --ids takes them",
      AT(print_ids)},
 };
@@ -199,7 +200,8 @@ static weft_status work(const tokenize_args *a, const char *const *given, int n)
         return weft_fail(WEFT_USAGE, "%.100s: TEXT and %s; give one", given[1],
                          a->jsonl ? "--jsonl" : "-f");
     if (a->print_ids && (a->jsonl || a->decode))
-        return weft_fail(WEFT_USAGE, "--print-ids and %s: give one", a->jsonl ? "--jsonl" : "--decode");
+        return weft_fail(WEFT_USAGE, "--print-ids and %s: give one",
+                         a->jsonl ? "--jsonl" : "--decode");
     tokenize_state s = {.args = a};
     WEFT_TRY(weft_tokenizer_open(given[0], &s.tok));
     buf_init(&s.out, SIZE_MAX);
@@ -221,11 +223,13 @@ const cmd_row cmd_tokenize = {
     .name = "tokenize",
     .usage = "PATH [TEXT | -f FILE] [--special] [--decode] [--jsonl]",
     .summary = "text to token ids and back",
-    .notes = "PATH is a model folder, tokenizer.json, tokenizer.model, NAME.tiktoken, or a folder with "
-             "vocab.json and merges.txt. Without TEXT and -f the input is standard input, byte for byte.\n\n"
-             "  weft tokenize MODEL \"Hello world\"\n"
-             "  weft tokenize MODEL --decode 15339,1917\n"
-             "  printf '\"Hello\"\\n\"world\"\\n' | weft tokenize MODEL --jsonl",
+    .notes =
+        "PATH is a model folder, tokenizer.json, tokenizer.model, NAME.tiktoken, or a folder with "
+        "vocab.json and merges.txt. Without TEXT and -f the input is standard input, byte for "
+        "byte.\n\n"
+        "  weft tokenize MODEL \"Hello world\"\n"
+        "  weft tokenize MODEL --decode 15339,1917\n"
+        "  printf '\"Hello\"\\n\"world\"\\n' | weft tokenize MODEL --jsonl",
     .specs = specs,
     .nspec = CMD_COUNT(specs),
     .run = run,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The public face of the tokenizer and of errors: names and types of weft.h over the internal ones. */
+ * The public face of the tokenizer and of errors: names and types of weft.h over the internal
+ * ones. */
 #include "host/base/err.h"
 #include "host/base/mem.h"
 #include "host/model/tokenizer.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * config.json and generation_config.json -> model_config. A table of keys reads the file, the family's
- * row answers for what it does not say, and one pass completes and checks the whole. */
+ * config.json and generation_config.json -> model_config. A table of keys reads the file, the
+ * family's row answers for what it does not say, and one pass completes and checks the whole. */
 #include "host/model/config.h"
 #include "host/base/err.h"
 #include "host/base/file.h"
@@ -228,12 +228,16 @@ static weft_status find_family(const char *name, const char *text, size_t n, are
     json_init(&j, name, text, n, a);
     json_object(&j);
     for (json_str key; json_key(&j, &key);)
-        if (json_is(key, "model_type") && json_peek(&j) == JSON_STRING)
+        if (json_is(key, "model_type") && json_peek(&j) == JSON_STRING) {
             type = json_text(&j);
-        else
+            if (json_failed(&j))
+                type = NULL;
+        } else {
             json_skip(&j);
+        }
     *out = type ? family_find(type) : NULL;
-    /* before syntax: other families' files hold Infinity, which is Python's and not JSON's */
+    /* asked before the syntax of the rest: other families' files hold Infinity, which is
+     * Python's */
     if (type && !*out)
         return weft_fail(WEFT_UNSUPPORTED, "%s: model_type \"%s\" is not supported (%s)", name,
                          type, family_list());

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * model_config: a model described by data. config.json (as transformers 4 and 5 write it) becomes this
- * struct through one row of the family table; one builder of the decoder block reads it. */
+ * model_config: a model described by data. config.json (as transformers 4 and 5 write it) becomes
+ * this struct through one row of the family table; one builder of the decoder block reads it. */
 #pragma once
 #include "host/base/mem.h"
 #include "host/run/shard.h"
@@ -15,12 +15,12 @@ typedef enum { ROPE_DEFAULT, ROPE_LINEAR, ROPE_DYNAMIC, ROPE_LLAMA3, ROPE_YARN }
 typedef struct {
     rope_kind kind;
     double theta, factor;
-    double low_freq_factor, high_freq_factor;             /* llama3 */
-    double beta_fast, beta_slow, attention_factor;        /* yarn; attention_factor 0: derived */
-    double mscale, mscale_all_dim;                        /* yarn; 0: absent */
-    bool truncate;                                        /* yarn: round the correction range */
+    double low_freq_factor, high_freq_factor;      /* llama3 */
+    double beta_fast, beta_slow, attention_factor; /* yarn; attention_factor 0: derived */
+    double mscale, mscale_all_dim;                 /* yarn; 0: absent */
+    bool truncate;                                 /* yarn: round the correction range */
     int64_t original_ctx;
-    int64_t dims;                                         /* features rotated, even, <= head_dim */
+    int64_t dims; /* features rotated, even, <= head_dim */
     bool interleaved;
 } rope_config;
 
@@ -34,32 +34,32 @@ typedef struct {
     int64_t vocab, d_model, n_layers, n_heads, n_kv_heads, head_dim, d_ff, max_ctx;
     norm_kind norm;
     double norm_eps;
-    double norm_offset;        /* added to the gain: 1 for Gemma */
+    double norm_offset; /* added to the gain: 1 for Gemma */
     weft_act act;
-    bool gated;                /* down(act(gate x) * up x), else down(act(up x)) */
+    bool gated; /* down(act(gate x) * up x), else down(act(up x)) */
     position_kind position;
     rope_config rope;
-    bool tied;                 /* head = embedding */
+    bool tied; /* head = embedding */
     bool qkv_bias, o_bias, mlp_bias, norm_bias, qk_norm;
-    double attn_scale;         /* 1 / sqrt(head_dim) unless the config says otherwise */
-    bool attn_scale_by_layer;  /* GPT-2: also divided by layer + 1 */
-    int64_t window;            /* 0: none */
+    double attn_scale;             /* 1 / sqrt(head_dim) unless the config says otherwise */
+    bool attn_scale_by_layer;      /* GPT-2: also divided by layer + 1 */
+    int64_t window;                /* 0: none */
     const uint8_t *layer_windowed; /* [n_layers] 1: this layer uses the window; NULL: all do */
-    int dtype;                 /* weft_dtype as stored, from dtype or torch_dtype; -1 if unsaid */
-    int32_t bos_id, pad_id;    /* -1: none */
+    int dtype;              /* weft_dtype as stored, from dtype or torch_dtype; -1 if unsaid */
+    int32_t bos_id, pad_id; /* -1: none */
     int32_t eos_id[CONFIG_MAX_EOS];
     int n_eos;
-    struct {                   /* generation_config.json; NAN or -1 where unsaid */
+    struct { /* generation_config.json; NAN or -1 where unsaid */
         double temperature, top_p, min_p, typical_p, repetition_penalty;
         int64_t top_k;
-        int do_sample;         /* -1 unsaid, 0, 1 */
+        int do_sample; /* -1 unsaid, 0, 1 */
     } generation;
 } model_config;
 
 /* Reads dir/config.json and dir/generation_config.json (optional). Strings and arrays live in the
- * arena. A hub name ("meta-llama/...") that is no folder gets its own message. Every number is range
- * checked; contradictions (head_dim, heads, windows) are WEFT_BAD_FILE naming the key. A model_type
- * without a family row is WEFT_UNSUPPORTED and the message lists the families. */
+ * arena. A hub name ("meta-llama/...") that is no folder gets its own message. Every number is
+ * range checked; contradictions (head_dim, heads, windows) are WEFT_BAD_FILE naming the key. A
+ * model_type without a family row is WEFT_UNSUPPORTED and the message lists the families. */
 weft_status config_read(const char *dir, arena *a, model_config *out);
 /* From memory, for tests and fuzzing; generation may be NULL. */
 weft_status config_parse(const char *name, const char *text, size_t n, const char *generation,

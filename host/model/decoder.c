@@ -10,11 +10,11 @@ typedef struct {
     const model_config *c;
     const decoder_io *io;
     plan_builder *b;
-    int layer;             /* -1 outside the blocks */
-    int64_t T, R;          /* bucket tokens; rows of logits */
-    weft_tensor rows;      /* true count of leading rows of whatever is computed now */
+    int layer;        /* -1 outside the blocks */
+    int64_t T, R;     /* bucket tokens; rows of logits */
+    weft_tensor rows; /* true count of leading rows of whatever is computed now */
     weft_tensor pos, slot, qstart, qpos, kvlen, pages, work, nwork;
-    weft_tensor table;     /* cos and sin of this step's positions */
+    weft_tensor table; /* cos and sin of this step's positions */
     decoder_heads heads;
     char tag[WEFT_TAG_BYTES];
 } forward;
@@ -68,7 +68,8 @@ static weft_tensor linear(forward *f, const char *what, weft_tensor x, int w_slo
 }
 
 /* The leaves of every rank in order, then their tree: what one rank computes inside its matmul. */
-static weft_tensor sum_over_ranks(forward *f, const char *what, weft_tensor part, weft_tensor bias) {
+static weft_tensor sum_over_ranks(forward *f, const char *what, weft_tensor part,
+                                  weft_tensor bias) {
     int64_t n = part.shape[1], h = part.shape[2];
     weft_tensor all = plan_new(f->b, part.dtype, 3, (int64_t[]){part.shape[0] * f->d->tp, n, h});
     weft_tensor y = fresh(f, f->d->dtype, n, h);
@@ -89,7 +90,8 @@ static weft_tensor linear_split(forward *f, const char *what, weft_tensor x, int
         return y;
     }
     weft_tensor part = plan_new(f->b, WEFT_F32, 3, (int64_t[]){leaves, x.shape[0], w.shape[0]});
-    PUSH(f, matmul, what, .x = x, .w = w, .rows = f->rows, .y = part, .leaves = leaves, .partial = 1);
+    PUSH(f, matmul, what, .x = x, .w = w, .rows = f->rows, .y = part, .leaves = leaves,
+         .partial = 1);
     return sum_over_ranks(f, what, part, bias);
 }
 
@@ -145,15 +147,17 @@ static int32_t attention_window(const forward *f) {
 }
 
 static weft_tensor attention(forward *f, weft_tensor q, weft_tensor k, weft_tensor v) {
-    weft_tensor kc = place(f->b, &f->io->kcache[f->layer]), vc = place(f->b, &f->io->vcache[f->layer]);
-    PUSH(f, kv_append, "attn.append", .k = k, .v = v, .slot = f->slot, .rows = f->rows, .kcache = kc,
-         .vcache = vc);
+    weft_tensor kc = place(f->b, &f->io->kcache[f->layer]),
+                vc = place(f->b, &f->io->vcache[f->layer]);
+    PUSH(f, kv_append, "attn.append", .k = k, .v = v, .slot = f->slot, .rows = f->rows,
+         .kcache = kc, .vcache = vc);
     weft_tensor y = plan_new(f->b, q.dtype, 3, q.shape);
     int32_t group = (int32_t)(f->c->n_heads / f->c->n_kv_heads);
-    PUSH(f, attention, "attn.core", .q = q, .k = kc, .v = vc, .pages = f->pages, .qstart = f->qstart,
-         .qpos = f->qpos, .kvlen = f->kvlen, .work = f->work, .nwork = f->nwork,
-         .y = y, .scale = attention_scale(f), .causal = 1, .window = attention_window(f),
-         .group = group, .head0 = (int32_t)(f->heads.q_begin - f->heads.kv_begin * group));
+    PUSH(f, attention, "attn.core", .q = q, .k = kc, .v = vc, .pages = f->pages,
+         .qstart = f->qstart, .qpos = f->qpos, .kvlen = f->kvlen, .work = f->work,
+         .nwork = f->nwork, .y = y, .scale = attention_scale(f), .causal = 1,
+         .window = attention_window(f), .group = group,
+         .head0 = (int32_t)(f->heads.q_begin - f->heads.kv_begin * group));
     return tensor_reshape(y, 2, (int64_t[]){y.shape[0], y.shape[1] * y.shape[2]});
 }
 
@@ -221,8 +225,10 @@ static weft_tensor embed(forward *f) {
     }
     if (f->c->position != POSITION_LEARNED)
         return x;
-    weft_tensor p = fresh(f, f->d->dtype, f->T, f->c->d_model), sum = fresh(f, f->d->dtype, f->T, f->c->d_model);
-    PUSH(f, embed, "embed.pos", .ids = f->pos, .w = weight(f, WEIGHT_POSITION), .rows = f->rows, .y = p);
+    weft_tensor p = fresh(f, f->d->dtype, f->T, f->c->d_model),
+                sum = fresh(f, f->d->dtype, f->T, f->c->d_model);
+    PUSH(f, embed, "embed.pos", .ids = f->pos, .w = weight(f, WEIGHT_POSITION), .rows = f->rows,
+         .y = p);
     PUSH(f, add, "embed.add", .a = x, .b = p, .rows = f->rows, .y = sum);
     return sum;
 }

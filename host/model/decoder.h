@@ -16,19 +16,19 @@ typedef struct {
 
 typedef struct {
     /* feed */
-    decoder_place rows, nout, nwork;         /* i32[1]: true tokens, rows of logits, work items */
-    decoder_place ids, pos, slot;            /* i32[T] */
-    decoder_place qstart, qpos, kvlen;       /* i32[S+1], i32[S], i32[S] */
-    decoder_place pages, work;               /* i32[S,P], i32[W,4] */
-    decoder_place index, target, params;     /* i32[R], i32[R], i32[R,WEFT_SAMPLE_WORDS] */
+    decoder_place rows, nout, nwork;     /* i32[1]: true tokens, rows of logits, work items */
+    decoder_place ids, pos, slot;        /* i32[T] */
+    decoder_place qstart, qpos, kvlen;   /* i32[S+1], i32[S], i32[S] */
+    decoder_place pages, work;           /* i32[S,P], i32[W,4] */
+    decoder_place index, target, params; /* i32[R], i32[R], i32[R,WEFT_SAMPLE_WORDS] */
     /* state */
     decoder_place last, history, bias_id, bias;
     /* out */
-    decoder_place logits;                    /* f32[R, padded vocabulary] */
+    decoder_place logits; /* f32[R, padded vocabulary] */
     decoder_place id, logprob, top_id, top_logprob, score;
     /* kv: [n_layers] */
     const decoder_place *kcache, *vcache;
-    decoder_place freq;                      /* f32[dims/2,2] in space STATE, with rotary embedding */
+    decoder_place freq; /* f32[dims/2,2] in space STATE, with rotary embedding */
     double mscale;
 } decoder_io;
 
@@ -36,7 +36,7 @@ typedef struct {
     const model_config *config;
     const weights *w;
     const decoder_io *io;
-    int dtype;    /* of activations and cache */
+    int dtype; /* of activations and cache */
     int tp, rank;
 } decoder;
 

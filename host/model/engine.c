@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Opening an engine: files, shapes, ranks, plans, memory. Everything is planned first, then taken. */
+ * Opening an engine: files, shapes, ranks, plans, memory. Everything is planned first, then
+ * taken. */
 #include "host/model/engine.h"
 #include "host/base/err.h"
 #include "host/base/thread.h"
@@ -10,8 +11,8 @@ enum { DEFAULT_CTX = 4096, DEFAULT_UBATCH = 512, SCORE_LOGITS_BYTES = 32 << 20, 
 static weft_status check_range(const char *flag, int64_t v, int64_t min, int64_t max) {
     if (v >= min && v <= max)
         return WEFT_OK;
-    return weft_fail(WEFT_USAGE, "%s: %lld is not in %lld..%lld", flag, (long long)v, (long long)min,
-                     (long long)max);
+    return weft_fail(WEFT_USAGE, "%s: %lld is not in %lld..%lld", flag, (long long)v,
+                     (long long)min, (long long)max);
 }
 
 static int64_t or_default(int64_t v, int64_t preset) {
@@ -41,7 +42,8 @@ static weft_status set_shape(weft_engine *e, const weft_engine_options *o) {
     WEFT_TRY(check_range("--threads", cores, 1, WEFT_MAX_THREADS));
     WEFT_TRY(check_range("--tp", tp, 1, 64));
     WEFT_TRY(shard_check(&dims, (int)tp));
-    int64_t P = (ctx + KV_PAGE - 1) / KV_PAGE, tokens = or_default(o->kv_tokens, slots * P * KV_PAGE);
+    int64_t P = (ctx + KV_PAGE - 1) / KV_PAGE,
+            tokens = or_default(o->kv_tokens, slots * P * KV_PAGE);
     WEFT_TRY(check_range("kv_tokens", tokens, KV_PAGE, slots * P * KV_PAGE));
     T = smaller(T, slots * ctx);
     *s = (engine_shape){.tp = (int)tp,
@@ -70,8 +72,8 @@ static void grow_to(uint64_t *bytes, uint64_t need) {
     *bytes = *bytes > need ? *bytes : need;
 }
 
-static weft_status build_plan(weft_engine *e, engine_rank *r, weft_phase phase, int tokens, int rows,
-                              weft_plan **out) {
+static weft_status build_plan(weft_engine *e, engine_rank *r, weft_phase phase, int tokens,
+                              int rows, weft_plan **out) {
     decoder d = {.config = &e->config,
                  .w = &r->w,
                  .io = &r->io,
@@ -103,7 +105,8 @@ static weft_status open_rank(weft_engine *e, engine_rank *r, bool no_mmap) {
     if (e->dry)
         WEFT_TRY(weights_describe(&e->config, s->dtype, s->tp, r->rank, &r->w));
     else
-        WEFT_TRY(weights_open(&e->config, &e->st, e->dev, s->dtype, s->tp, r->rank, no_mmap, &r->w));
+        WEFT_TRY(
+            weights_open(&e->config, &e->st, e->dev, s->dtype, s->tp, r->rank, no_mmap, &r->w));
     r->bytes[WEFT_SPACE_WEIGHT] = r->w.bytes;
     engine_layout(e, r);
     return build_plans(e, r);
@@ -116,8 +119,8 @@ static bool is_arena(int space) {
 
 static const char *space_words(int space) {
     static const char *const words[WEFT_SPACES] = {
-        [WEFT_SPACE_KV] = "KV cache",       [WEFT_SPACE_FEED] = "feed",
-        [WEFT_SPACE_ACT] = "activations",   [WEFT_SPACE_OUT] = "logits and results",
+        [WEFT_SPACE_KV] = "KV cache",         [WEFT_SPACE_FEED] = "feed",
+        [WEFT_SPACE_ACT] = "activations",     [WEFT_SPACE_OUT] = "logits and results",
         [WEFT_SPACE_STATE] = "sampler state", [WEFT_SPACE_SCRATCH] = "scratch"};
     return words[space];
 }
@@ -196,10 +199,11 @@ static weft_status open_tokenizer(weft_engine *e, const char *path) {
         return WEFT_OK;
     WEFT_TRY(tokenizer_open(path, &e->tok));
     if (tokenizer_vocab_size(e->tok) > e->config.vocab)
-        return weft_fail(WEFT_BAD_FILE,
-                         "%s: the tokenizer has ids up to %d, the model %lld rows; the files are of "
-                         "different models",
-                         path, tokenizer_vocab_size(e->tok) - 1, (long long)e->config.vocab);
+        return weft_fail(
+            WEFT_BAD_FILE,
+            "%s: the tokenizer has ids up to %d, the model %lld rows; the files are of "
+            "different models",
+            path, tokenizer_vocab_size(e->tok) - 1, (long long)e->config.vocab);
     return WEFT_OK;
 }
 

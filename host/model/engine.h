@@ -16,12 +16,13 @@ enum { ENGINE_MAX_BUCKETS = 16, ENGINE_QUERY_TILE = 16 };
 
 /* What fixes every shape. */
 typedef struct {
-    int tp, threads, ctx, T, S; /* ranks; threads of each rank; context; tokens, sequences of a step */
-    int slots;                  /* sequences open at once; S = min(slots, T) take part in a step */
-    int P;                      /* pages of one sequence */
-    int32_t pages;              /* pages of the pool */
-    int R, score_rows;          /* rows of logits: of a generating step; of a scoring step */
-    int64_t vocab_padded;       /* columns of the logits: tp equal parts */
+    int tp, threads, ctx, T,
+        S;                /* ranks; threads of each rank; context; tokens, sequences of a step */
+    int slots;            /* sequences open at once; S = min(slots, T) take part in a step */
+    int P;                /* pages of one sequence */
+    int32_t pages;        /* pages of the pool */
+    int R, score_rows;    /* rows of logits: of a generating step; of a scoring step */
+    int64_t vocab_padded; /* columns of the logits: tp equal parts */
     int dtype;
 } engine_shape;
 
@@ -43,11 +44,11 @@ struct weft_seq {
     struct weft_engine *e;
     int slot;
     bool open;
-    weft_sample_params params; /* what does not change from token to token */
-    int32_t *tokens;           /* [ctx + 1] */
-    int32_t n, computed;       /* tokens in all; of which K and V are in the cache */
+    weft_sample_params params;    /* what does not change from token to token */
+    int32_t *tokens;              /* [ctx + 1] */
+    int32_t n, computed;          /* tokens in all; of which K and V are in the cache */
     int32_t prompt_len, uploaded; /* uploaded: of the history on the device */
-    int32_t logits_row;        /* of the last step; -1: none */
+    int32_t logits_row;           /* of the last step; -1: none */
 };
 
 struct weft_engine {
@@ -58,7 +59,7 @@ struct weft_engine {
     device *dev;
     engine_shape shape;
     bool dry, score;
-    float *freq;   /* [dims/2, 2] rotary frequencies, high and low parts; NULL: none */
+    float *freq; /* [dims/2, 2] rotary frequencies, high and low parts; NULL: none */
     double mscale;
     int nbucket, bucket[ENGINE_MAX_BUCKETS];
     engine_rank *rank;
@@ -71,7 +72,8 @@ struct weft_engine {
 /* As weft_engine_open, but reads no weights and allocates nothing on the device: for plans. */
 weft_status engine_open_dry(const char *path, const weft_engine_options *opt, weft_engine **out);
 
-/* engine_layout.c: places of feed, state, out and KV for one rank, and the bytes of those arenas. */
+/* engine_layout.c: places of feed, state, out and KV for one rank, and the bytes of those
+ * arenas. */
 void engine_layout(weft_engine *e, engine_rank *r);
 
 /* engine_plan.c. Memory by arena and rank, then the plans of one token and of a full chunk. */
@@ -90,7 +92,8 @@ typedef struct {
     int32_t take;
     int32_t row; /* of the logits; -1: more tokens are pending */
 } step_part;
-/* Takes KV pages, fills the feed and runs one step on every rank. target (scoring only): per token. */
+/* Takes KV pages, fills the feed and runs one step on every rank. target (scoring only): per
+ * token. */
 weft_status engine_run(weft_engine *e, const step_part *part, int nparts, const int32_t *target);
 /* Copies n bytes of rank 0's results at a place of space OUT. */
 weft_status engine_result(const weft_engine *e, const decoder_place *from, int64_t offset, void *to,

@@ -7,7 +7,8 @@ enum { ALIGN = 64 };
 /* The next free place of a space. */
 static decoder_place take(engine_rank *r, weft_space space, const char *name, int dtype, int ndim,
                           const int64_t *shape) {
-    decoder_place p = {.space = space, .name = name, .layout = weft_tensor_make(dtype, ndim, shape)};
+    decoder_place p = {
+        .space = space, .name = name, .layout = weft_tensor_make(dtype, ndim, shape)};
     p.off = (int64_t)r->bytes[space];
     uint64_t bytes = (uint64_t)weft_dtype_bytes(dtype, weft_tensor_count(&p.layout));
     r->bytes[space] += (bytes + ALIGN - 1) / ALIGN * ALIGN;

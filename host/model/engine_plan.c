@@ -4,8 +4,9 @@
 #include <inttypes.h>
 
 int64_t engine_act_bytes(const engine_rank *r) {
-    return (int64_t)(r->bytes[WEFT_SPACE_FEED] + r->bytes[WEFT_SPACE_ACT] + r->bytes[WEFT_SPACE_OUT] +
-                     r->bytes[WEFT_SPACE_STATE] + r->bytes[WEFT_SPACE_SCRATCH]);
+    return (int64_t)(r->bytes[WEFT_SPACE_FEED] + r->bytes[WEFT_SPACE_ACT] +
+                     r->bytes[WEFT_SPACE_OUT] + r->bytes[WEFT_SPACE_STATE] +
+                     r->bytes[WEFT_SPACE_SCRATCH]);
 }
 
 int engine_bucket(const weft_engine *e, int tokens) {
@@ -23,7 +24,7 @@ static void print_memory(const weft_engine *e, buf *out) {
     static const struct {
         int space;
         const char *name;
-    } columns[] = {{WEFT_SPACE_WEIGHT, "weights"}, {WEFT_SPACE_KV, "kv"},
+    } columns[] = {{WEFT_SPACE_WEIGHT, "weights"},  {WEFT_SPACE_KV, "kv"},
                    {WEFT_SPACE_ACT, "activations"}, {WEFT_SPACE_SCRATCH, "scratch"},
                    {WEFT_SPACE_OUT, "results"},     {WEFT_SPACE_STATE, "state"},
                    {WEFT_SPACE_FEED, "feed"}};
@@ -46,13 +47,14 @@ static void print_memory(const weft_engine *e, buf *out) {
 void engine_plan_text(const weft_engine *e, buf *out) {
     const model_config *c = &e->config;
     const engine_shape *s = &e->shape;
-    buf_printf(out, "%s on %s, %s: %" PRId64 " parameters, %" PRId64 " layers, d_model %" PRId64
-                    ", %" PRId64 " heads (%" PRId64 " kv) of %" PRId64 ", d_ff %" PRId64
-                    ", vocabulary %" PRId64 "\n",
-               c->family, e->dev->backend, weft_dtype_name(s->dtype), config_parameters(c), c->n_layers,
-               c->d_model, c->n_heads, c->n_kv_heads, c->head_dim, c->d_ff, c->vocab);
-    buf_printf(out, "tp %d, context %d, %d sequence%s, %d pages of %d tokens\n", s->tp, s->ctx, s->slots,
-               s->slots == 1 ? "" : "s", s->pages, KV_PAGE);
+    buf_printf(out,
+               "%s on %s, %s: %" PRId64 " parameters, %" PRId64 " layers, d_model %" PRId64
+               ", %" PRId64 " heads (%" PRId64 " kv) of %" PRId64 ", d_ff %" PRId64
+               ", vocabulary %" PRId64 "\n",
+               c->family, e->dev->backend, weft_dtype_name(s->dtype), config_parameters(c),
+               c->n_layers, c->d_model, c->n_heads, c->n_kv_heads, c->head_dim, c->d_ff, c->vocab);
+    buf_printf(out, "tp %d, context %d, %d sequence%s, %d pages of %d tokens\n", s->tp, s->ctx,
+               s->slots, s->slots == 1 ? "" : "s", s->pages, KV_PAGE);
     print_memory(e, out);
     for (int i = 0; i < s->tp; i++) {
         plan_print(e->rank[i].generate[0], out);
@@ -66,8 +68,8 @@ void engine_plan_json(const weft_engine *e, buf *out) {
                weft_dtype_name(e->shape.dtype));
     for (int i = 0; i < e->shape.tp; i++) {
         const engine_rank *r = &e->rank[i];
-        buf_printf(out, "%s{\"rank\":%d,\"weights_bytes\":%" PRIu64 ",\"kv_bytes\":%" PRIu64, i ? "," : "",
-                   i, r->bytes[WEFT_SPACE_WEIGHT], r->bytes[WEFT_SPACE_KV]);
+        buf_printf(out, "%s{\"rank\":%d,\"weights_bytes\":%" PRIu64 ",\"kv_bytes\":%" PRIu64,
+                   i ? "," : "", i, r->bytes[WEFT_SPACE_WEIGHT], r->bytes[WEFT_SPACE_KV]);
         buf_printf(out, ",\"act_bytes\":%" PRId64 ",\"sent_bytes_per_token\":%" PRId64 "}",
                    engine_act_bytes(r), plan_total(r->generate[0]).sent);
     }

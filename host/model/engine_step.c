@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * One step: the tokens of several sequences become one feed, every rank replays its plan, and the
  * sampled tokens come back. Nothing here allocates. */
-#include "host/model/engine.h"
 #include "host/base/err.h"
+#include "host/model/engine.h"
 #include <string.h>
 
 /* A step in the making; lives on the caller's stack. */
@@ -34,7 +34,8 @@ static void feed_tokens(const job *j, const engine_rank *r) {
 static void feed_sequences(const job *j, const engine_rank *r) {
     const engine_shape *sh = &j->e->shape;
     const decoder_io *io = &r->io;
-    int32_t *qstart = words(r, &io->qstart), *qpos = words(r, &io->qpos), *kvlen = words(r, &io->kvlen);
+    int32_t *qstart = words(r, &io->qstart), *qpos = words(r, &io->qpos),
+            *kvlen = words(r, &io->kvlen);
     int32_t t = 0;
     for (int i = 0; i < sh->S; i++) {
         bool used = i < j->nparts;
@@ -51,7 +52,8 @@ static void feed_sequences(const job *j, const engine_rank *r) {
     qstart[sh->S] = t;
 }
 
-/* Tiles of queries by sequence and kv head; the head runs fastest, so that neighbours share pages. */
+/* Tiles of queries by sequence and kv head; the head runs fastest, so that neighbours share
+ * pages. */
 static int32_t feed_work(const job *j, const engine_rank *r) {
     int32_t *w = words(r, &r->io.work), n = 0;
     for (int i = 0; i < j->nparts; i++) {
@@ -133,7 +135,8 @@ static weft_status reserve(weft_engine *e, const step_part *part, int n) {
     for (int i = 0; i < n; i++)
         need += kv_missing(&e->kv, part[i].seq->slot, part[i].seq->computed + part[i].take);
     if (need > e->kv.free_count)
-        return weft_fail(WEFT_AGAIN, "kv cache: %lld pages needed, %d free; close or truncate a sequence",
+        return weft_fail(WEFT_AGAIN,
+                         "kv cache: %lld pages needed, %d free; close or truncate a sequence",
                          (long long)need, e->kv.free_count);
     for (int i = 0; i < n; i++)
         WEFT_TRY(kv_reserve(&e->kv, part[i].seq->slot, part[i].seq->computed + part[i].take));
@@ -163,8 +166,8 @@ weft_status engine_run(weft_engine *e, const step_part *part, int nparts, const 
 weft_status engine_result(const weft_engine *e, const decoder_place *from, int64_t offset, void *to,
                           uint64_t n) {
     const engine_rank *r = &e->rank[0];
-    return e->dev->copy(e->dev, r->stream, to, (char *)r->base[WEFT_SPACE_OUT] + from->off + offset, n,
-                        DEVICE_FROM);
+    return e->dev->copy(e->dev, r->stream, to, (char *)r->base[WEFT_SPACE_OUT] + from->off + offset,
+                        n, DEVICE_FROM);
 }
 
 /* Sequences in the order given, each as many pending tokens as still fit. */
@@ -189,7 +192,8 @@ static weft_status read_row(weft_engine *e, const weft_seq *s, int32_t row, weft
     out->n_top = s->params.n_top;
     if (out->n_top) {
         WEFT_TRY(engine_result(e, &io->top_id, top, out->top_id, (uint64_t)out->n_top * 4));
-        WEFT_TRY(engine_result(e, &io->top_logprob, top, out->top_logprob, (uint64_t)out->n_top * 4));
+        WEFT_TRY(
+            engine_result(e, &io->top_logprob, top, out->top_logprob, (uint64_t)out->n_top * 4));
     }
     return WEFT_OK;
 }
@@ -199,8 +203,10 @@ static weft_status commit(weft_engine *e, const step_part *part, weft_sampled *o
     weft_seq *s = part->seq;
     WEFT_TRY(read_row(e, s, part->row, out));
     if (out->id < 0)
-        return weft_fail(WEFT_BAD_FILE, "sequence %d, position %d: every token is masked or its logit is "
-                                        "NaN; check the logit bias and the weights", s->slot, s->n);
+        return weft_fail(WEFT_BAD_FILE,
+                         "sequence %d, position %d: every token is masked or its logit is "
+                         "NaN; check the logit bias and the weights",
+                         s->slot, s->n);
     s->tokens[s->n++] = out->id;
     s->uploaded = s->n;
     return WEFT_OK;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * family: a row per model_type. It holds what transformers assumes where config.json is silent, which
- * keys mean something to it, and where its checkpoints keep each weight. A new family is a row. */
+ * family: a row per model_type. It holds what transformers assumes where config.json is silent,
+ * which keys mean something to it, and where its checkpoints keep each weight. A new family is a
+ * row. */
 #pragma once
 #include "host/model/config.h"
 #include "host/model/rope.h"

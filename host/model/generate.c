@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weft_generate: one prompt to its text. Tokens come from weft_engine_step; this file decides when to
- * stop and what text is certain. Text that may become a stop string is held back. */
+ * weft_generate: one prompt to its text. Tokens come from weft_engine_step; this file decides when
+ * to stop and what text is certain. Text that may become a stop string is held back. */
 #include "host/base/buf.h"
 #include "host/base/clock.h"
 #include "host/base/err.h"
@@ -19,9 +19,9 @@ typedef struct {
     const tokenizer *tok; /* NULL: ids only */
     tok_stream stream;
     stop_match stop;
-    buf text;             /* decoded, not given out */
-    size_t seen;          /* of which the stop strings have seen this much */
-    int32_t limit;        /* most tokens to generate */
+    buf text;      /* decoded, not given out */
+    size_t seen;   /* of which the stop strings have seen this much */
+    int32_t limit; /* most tokens to generate */
     weft_token_fn *fn;
     void *user;
     weft_result result;
@@ -54,7 +54,8 @@ static weft_status append_prompt(generation *g) {
         WEFT_TRY(append_text(g));
     weft_seq_tokens(g->seq, &n);
     if (n == 0 && g->info.bos_id < 0)
-        return weft_fail(WEFT_USAGE, "prompt: is empty and the model names no BOS token to start at");
+        return weft_fail(WEFT_USAGE,
+                         "prompt: is empty and the model names no BOS token to start at");
     if (n == 0)
         WEFT_TRY(weft_seq_append(g->seq, &g->info.bos_id, 1));
     weft_seq_tokens(g->seq, &n);
@@ -69,10 +70,12 @@ static weft_status append_prompt(generation *g) {
 /* A model's vocabulary may be padded past its tokenizer's: such a token has no text. */
 static bool has_text(const generation *g, int32_t id) {
     size_t n;
-    return g->tok && id >= 0 && id < tokenizer_vocab_size(g->tok) && tokenizer_piece(g->tok, id, &n);
+    return g->tok && id >= 0 && id < tokenizer_vocab_size(g->tok) &&
+           tokenizer_piece(g->tok, id, &n);
 }
 
-/* The decoder sees the prompt first: whether a leading space is text depends on what came before. */
+/* The decoder sees the prompt first: whether a leading space is text depends on what came
+ * before. */
 static weft_status prime(generation *g) {
     size_t n;
     const int32_t *ids = weft_seq_tokens(g->seq, &n);
@@ -167,13 +170,15 @@ static weft_status next(generation *g, weft_sampled *s, bool *stopped) {
             return WEFT_OK;
         weft_status st = weft_engine_step(g->engine, &g->seq, 1, s);
         if (st == WEFT_AGAIN)
-            return weft_fail(WEFT_USAGE, "kv_tokens: the cache is full at %d tokens; open the "
-                             "engine with more", (int)(g->result.n_prompt + g->result.n_generated));
+            return weft_fail(WEFT_USAGE,
+                             "kv_tokens: the cache is full at %d tokens; open the "
+                             "engine with more",
+                             (int)(g->result.n_prompt + g->result.n_generated));
         if (st != WEFT_OK || s->id >= 0)
             return st;
     }
     return weft_fail(WEFT_USAGE, "sampling: every token is masked or not a number; look at the "
-                     "logit bias and the weights");
+                                 "logit bias and the weights");
 }
 
 static weft_status loop(generation *g) {
@@ -212,7 +217,8 @@ static weft_status prepare(generation *g) {
     if (r->max_tokens < 0 || r->n_stop_id < 0)
         return weft_fail(WEFT_USAGE, "max_tokens: %d (0 or more)", (int)r->max_tokens);
     if (r->n_stop > 0 && !g->tok)
-        return weft_fail(WEFT_USAGE, "stop strings: the model's folder has no tokenizer; give stop ids");
+        return weft_fail(WEFT_USAGE,
+                         "stop strings: the model's folder has no tokenizer; give stop ids");
     WEFT_TRY(stop_init(&g->stop, r->stop, r->n_stop));
     WEFT_TRY(weft_seq_open(g->engine, r->sampling ? r->sampling : &recommended, &g->seq));
     WEFT_TRY(append_prompt(g));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * safetensors readers. A file is: u64 header length, JSON header, data. The header is parsed and every
- * range, shape and name checked before a tensor is shown; nothing is read or allocated from a number
- * that the file's real size does not back. We accept what the reference library accepts, less:
- * duplicate names, leading white space, more than 8 dimensions. */
+ * safetensors readers. A file is: u64 header length, JSON header, data. The header is parsed and
+ * every range, shape and name checked before a tensor is shown; nothing is read or allocated from a
+ * number that the file's real size does not back. We accept what the reference library accepts,
+ * less: duplicate names, leading white space, more than 8 dimensions. */
 #include "host/model/safetensors.h"
 #include "host/base/err.h"
 #include "host/base/json.h"
@@ -145,7 +145,8 @@ static void read_tensor(header *h, entry *e) {
     check_size(h, e);
 }
 
-/* The reader checks what it skips; what it announces here is copied, so that names outlive the map. */
+/* The reader checks what it skips; what it announces here is copied, so that names outlive the
+ * map. */
 static char *name_of(header *h, json_str s) {
     if (s.n == 0 || s.n > NAME_LIMIT || memchr(s.s, 0, s.n)) {
         json_fail(&h->j, "a name of %zu bytes (1 to %d, none of them NUL)", s.n, (int)NAME_LIMIT);

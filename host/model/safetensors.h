@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * safetensors: one file or a sharded set with its index, mapped; the header is checked in full before
- * anything is believed (format: huggingface/safetensors README; we also reject duplicate names). */
+ * safetensors: one file or a sharded set with its index, mapped; the header is checked in full
+ * before anything is believed (format: huggingface/safetensors README; we also reject duplicate
+ * names). */
 #pragma once
 #include "host/base/file.h"
 #include "weft/status.h"

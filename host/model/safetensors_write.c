@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Writing one safetensors file: the header, then each tensor as it lies in memory. Everything goes to
- * a file beside the target, which takes its name only when it is whole and on disk. */
+ * Writing one safetensors file: the header, then each tensor as it lies in memory. Everything goes
+ * to a file beside the target, which takes its name only when it is whole and on disk. */
 #include "host/base/buf.h"
 #include "host/base/err.h"
 #include "host/model/safetensors.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The life of a sequence: open, append, truncate, close; and scoring, which is one sequence whose
  * every position is compared with the token that follows. */
-#include "host/model/engine.h"
 #include "host/base/err.h"
+#include "host/model/engine.h"
 #include <math.h>
 #include <string.h>
 
@@ -31,7 +31,8 @@ weft_sampling weft_sampling_default(const weft_engine *e) {
 static weft_status check_float(const char *name, float v, float min, float max) {
     if (v >= min && v <= max)
         return WEFT_OK;
-    return weft_fail(WEFT_USAGE, "%s: %g is not in %g..%g", name, (double)v, (double)min, (double)max);
+    return weft_fail(WEFT_USAGE, "%s: %g is not in %g..%g", name, (double)v, (double)min,
+                     (double)max);
 }
 
 static weft_status check_sampling(const weft_engine *e, const weft_sampling *s) {
@@ -45,9 +46,11 @@ static weft_status check_sampling(const weft_engine *e, const weft_sampling *s) 
     if (s->top_k < 0 || s->no_repeat_ngram < 0)
         return weft_fail(WEFT_USAGE, "top_k, no_repeat_ngram: must not be negative; 0 is off");
     if (s->logprobs < 0 || s->logprobs > WEFT_TOP_LOGPROBS)
-        return weft_fail(WEFT_USAGE, "logprobs: %d is not in 0..%d", s->logprobs, WEFT_TOP_LOGPROBS);
+        return weft_fail(WEFT_USAGE, "logprobs: %d is not in 0..%d", s->logprobs,
+                         WEFT_TOP_LOGPROBS);
     if (s->n_bias < 0 || s->n_bias > WEFT_MAX_BIAS)
-        return weft_fail(WEFT_USAGE, "logit bias: %d entries; at most %d", s->n_bias, WEFT_MAX_BIAS);
+        return weft_fail(WEFT_USAGE, "logit bias: %d entries; at most %d", s->n_bias,
+                         WEFT_MAX_BIAS);
     for (int i = 0; i < s->n_bias; i++) {
         if (s->bias_id[i] < 0 || s->bias_id[i] >= e->config.vocab)
             return weft_fail(WEFT_USAGE, "logit bias: token %d is not in 0..%lld", s->bias_id[i],
@@ -85,8 +88,10 @@ static weft_status send_bias(weft_engine *e, const weft_sampling *s, int slot) {
         char *state = r->base[WEFT_SPACE_STATE];
         int64_t at = (int64_t)slot * WEFT_MAX_BIAS * 4;
         uint64_t n = (uint64_t)s->n_bias * 4;
-        WEFT_TRY(e->dev->copy(e->dev, r->stream, state + r->io.bias_id.off + at, s->bias_id, n, DEVICE_TO));
-        WEFT_TRY(e->dev->copy(e->dev, r->stream, state + r->io.bias.off + at, s->bias, n, DEVICE_TO));
+        WEFT_TRY(e->dev->copy(e->dev, r->stream, state + r->io.bias_id.off + at, s->bias_id, n,
+                              DEVICE_TO));
+        WEFT_TRY(
+            e->dev->copy(e->dev, r->stream, state + r->io.bias.off + at, s->bias, n, DEVICE_TO));
     }
     return WEFT_OK;
 }
@@ -100,8 +105,12 @@ weft_status weft_seq_open(weft_engine *e, const weft_sampling *sampling, weft_se
         if (q->open)
             continue;
         WEFT_TRY(send_bias(e, s, i));
-        *q = (weft_seq){.e = e, .slot = i, .open = true, .params = params_of(s, i),
-                        .tokens = q->tokens, .logits_row = -1};
+        *q = (weft_seq){.e = e,
+                        .slot = i,
+                        .open = true,
+                        .params = params_of(s, i),
+                        .tokens = q->tokens,
+                        .logits_row = -1};
         *out = q;
         return WEFT_OK;
     }
@@ -118,8 +127,9 @@ void weft_seq_close(weft_seq *s) {
 weft_status weft_seq_append(weft_seq *s, const int32_t *ids, size_t n) {
     const weft_engine *e = s->e;
     if (n > (size_t)(e->shape.ctx - s->n))
-        return weft_fail(WEFT_USAGE, "prompt: %zu tokens do not fit the context (%d of %d used); raise "
-                                     "--ctx-size (the model allows %lld)",
+        return weft_fail(WEFT_USAGE,
+                         "prompt: %zu tokens do not fit the context (%d of %d used); raise "
+                         "--ctx-size (the model allows %lld)",
                          n, s->n, e->shape.ctx, (long long)e->config.max_ctx);
     for (size_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= e->config.vocab)
@@ -161,9 +171,10 @@ weft_status weft_seq_logits(const weft_seq *s, float *logits) {
     return engine_result(e, &e->rank[0].io.logits, row, logits, (uint64_t)e->config.vocab * 4);
 }
 
-/* Scores tokens [at, at + n) of a sequence that holds them all; logprob and logits are the caller's. */
-static weft_status score_chunk(weft_engine *e, weft_seq *s, int32_t n, int32_t *target, float *logprob,
-                               float *logits) {
+/* Scores tokens [at, at + n) of a sequence that holds them all; logprob and logits are the
+ * caller's. */
+static weft_status score_chunk(weft_engine *e, weft_seq *s, int32_t n, int32_t *target,
+                               float *logprob, float *logits) {
     const decoder_io *io = &e->rank[0].io;
     int32_t at = s->computed;
     for (int32_t i = 0; i < n; i++)
@@ -179,7 +190,8 @@ static weft_status score_chunk(weft_engine *e, weft_seq *s, int32_t n, int32_t *
     return WEFT_OK;
 }
 
-weft_status weft_score(weft_engine *e, const int32_t *ids, size_t n, float *logprob, float *logits) {
+weft_status weft_score(weft_engine *e, const int32_t *ids, size_t n, float *logprob,
+                       float *logits) {
     weft_seq *s;
     if (!e->score)
         return weft_fail(WEFT_USAGE, "score: the engine was opened without options.score");
@@ -190,8 +202,8 @@ weft_status weft_score(weft_engine *e, const int32_t *ids, size_t n, float *logp
     weft_status status = weft_seq_append(s, ids, n);
     logprob[0] = 0;
     while (status == WEFT_OK && s->computed < s->n)
-        status = score_chunk(e, s, at_most(e->shape.score_rows, s->n - s->computed), target, logprob,
-                             logits);
+        status = score_chunk(e, s, at_most(e->shape.score_rows, s->n - s->computed), target,
+                             logprob, logits);
     mem_free(target);
     weft_seq_close(s);
     return status;

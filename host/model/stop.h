@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Stop strings: which of them ends at a byte of a stream, and how much of the stream might yet become
- * one. One Knuth-Morris-Pratt automaton a string: the work per byte does not depend on the text. */
+ * Stop strings: which of them ends at a byte of a stream, and how much of the stream might yet
+ * become one. One Knuth-Morris-Pratt automaton a string: the work per byte does not depend on the
+ * text. */
 #pragma once
 #include "host/base/mem.h"
 #include "weft/status.h"
@@ -10,8 +11,8 @@ enum { STOP_MAX = 64, STOP_BYTES = 1024 };
 typedef struct {
     const char *s; /* borrowed */
     int n;
-    int matched;   /* bytes of s that end the stream so far */
-    int *border;   /* [n] longest proper border of s[0..i] */
+    int matched; /* bytes of s that end the stream so far */
+    int *border; /* [n] longest proper border of s[0..i] */
 } stop_word;
 
 typedef struct {

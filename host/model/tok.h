@@ -12,10 +12,10 @@
 
 enum {
     TOK_MAX_ID = 1 << 24,
-    TOK_MAX_ROWS = 32,        /* normalisers, splits or decoder steps of one tokenizer */
+    TOK_MAX_ROWS = 32,          /* normalisers, splits or decoder steps of one tokenizer */
     TOK_MAX_ADDED_BYTES = 1024, /* bounds the work of matching at one place of a text */
     TOK_MAX_PIECE_BYTES = 1 << 16,
-    TOK_MAX_AFFIX = 64        /* ids that a template puts before or behind a text */
+    TOK_MAX_AFFIX = 64 /* ids that a template puts before or behind a text */
 };
 #define TOK_MAX_TEXT ((size_t)1 << 31) /* offsets of a text are 32 bits */
 
@@ -47,7 +47,7 @@ typedef struct {
     uint8_t *type;   /* by id */
     int32_t n;       /* highest id + 1 */
     uint32_t longest;
-    uint64_t seed;   /* differs from process to process: a file cannot aim at one slot */
+    uint64_t seed; /* differs from process to process: a file cannot aim at one slot */
     tok_slot *slot;
     uint32_t mask;
 } tok_vocab;
@@ -128,14 +128,14 @@ typedef weft_status tok_norm_fn(const tok_norm *op, tok_match *m, const char *s,
                                 buf *out);
 struct tok_norm {
     tok_norm_fn *apply;
-    json_str from, to;       /* Replace, Prepend */
-    tok_regex *re;           /* Replace by expression */
-    const uint32_t *unit;    /* Precompiled: a double-array trie ... */
+    json_str from, to;    /* Replace, Prepend */
+    tok_regex *re;        /* Replace by expression */
+    const uint32_t *unit; /* Precompiled: a double-array trie ... */
     size_t units;
-    const char *text;        /* ... whose values are offsets of NUL-terminated strings here */
+    const char *text; /* ... whose values are offsets of NUL-terminated strings here */
     size_t text_bytes;
-    uint8_t form;            /* NFC, NFD, NFKC, NFKD */
-    bool left, right;        /* Strip */
+    uint8_t form;                                  /* NFC, NFD, NFKC, NFKD */
+    bool left, right;                              /* Strip */
     bool clean, chinese, strip_accents, lowercase; /* BertNormalizer */
 };
 
@@ -149,10 +149,10 @@ typedef enum {
 
 typedef enum {
     TOK_SPLIT_REGEX,
-    TOK_SPLIT_CHARS,    /* at characters for which is_delimiter holds */
-    TOK_SPLIT_BYTES,    /* ByteLevel: bytes become visible characters */
+    TOK_SPLIT_CHARS, /* at characters for which is_delimiter holds */
+    TOK_SPLIT_BYTES, /* ByteLevel: bytes become visible characters */
     TOK_SPLIT_METASPACE,
-    TOK_SPLIT_FIXED     /* every `length` characters */
+    TOK_SPLIT_FIXED /* every `length` characters */
 } tok_split_kind;
 
 typedef enum { TOK_PREPEND_ALWAYS, TOK_PREPEND_FIRST, TOK_PREPEND_NEVER } tok_prepend;
@@ -162,10 +162,10 @@ typedef struct {
     tok_behavior behavior;
     bool invert, prefix_space, split;
     tok_prepend prepend;
-    tok_regex *re;                              /* TOK_SPLIT_REGEX, and ByteLevel's own */
+    tok_regex *re; /* TOK_SPLIT_REGEX, and ByteLevel's own */
     bool (*is_delimiter)(uint32_t cp, uint32_t arg);
     uint32_t arg, length;
-    json_str mark;                              /* Metaspace */
+    json_str mark; /* Metaspace */
 } tok_split;
 
 typedef struct {
@@ -206,9 +206,9 @@ typedef enum { TOK_MODEL_BPE, TOK_MODEL_UNIGRAM } tok_model_kind;
 struct tokenizer {
     arena arena;
     const char *kind;
-    tok_vocab vocab;         /* the model's; `piece` and `type` hold added tokens too */
-    json_str *text;          /* by id: what a token adds to a text; NULL: as `vocab.piece` */
-    uint8_t *special;        /* by id */
+    tok_vocab vocab;  /* the model's; `piece` and `type` hold added tokens too */
+    json_str *text;   /* by id: what a token adds to a text; NULL: as `vocab.piece` */
+    uint8_t *special; /* by id */
     int32_t bos, eos, unk;
     int32_t prefix[TOK_MAX_AFFIX], suffix[TOK_MAX_AFFIX];
     int nprefix, nsuffix;
@@ -227,25 +227,25 @@ struct tokenizer {
 
     tok_model_kind model;
     tok_merges merges;
-    bool by_pieces;          /* BPE joins what spells a piece (ranks, SentencePiece), not pairs */
-    uint32_t *rank;          /* by id, for by_pieces: smaller joins first */
+    bool by_pieces; /* BPE joins what spells a piece (ranks, SentencePiece), not pairs */
+    uint32_t *rank; /* by id, for by_pieces: smaller joins first */
     int32_t nmerges;
-    bool whole_first;        /* a word that is a token is that token: ignore_merges, tiktoken */
+    bool whole_first; /* a word that is a token is that token: ignore_merges, tiktoken */
     bool byte_fallback, fuse_unk;
-    bool cut_at_space;       /* no token has U+2581 behind another character: words are apart */
+    bool cut_at_space; /* no token has U+2581 behind another character: words are apart */
     bool has_unused;
     json_str word_prefix, word_suffix; /* continuing_subword_prefix, end_of_word_suffix */
-    int32_t byte_id[256];    /* tokens "<0x00>" ... ; -1: none */
-    int32_t low_id[512];     /* ids of one-character tokens below U+0200 */
-    tok_set units;           /* unigram: the pieces */
-    double *score;           /* by id */
+    int32_t byte_id[256];              /* tokens "<0x00>" ... ; -1: none */
+    int32_t low_id[512];               /* ids of one-character tokens below U+0200 */
+    tok_set units;                     /* unigram: the pieces */
+    double *score;                     /* by id */
     double unk_score;
     float top_score;
 
-    struct {                 /* SentencePiece's normaliser */
+    struct { /* SentencePiece's normaliser */
         bool dummy_prefix, remove_extra, escape, suffix;
-        tok_norm charsmap;   /* apply is NULL without one */
-        tok_set user;        /* user-defined pieces, found before anything else */
+        tok_norm charsmap; /* apply is NULL without one */
+        tok_set user;      /* user-defined pieces, found before anything else */
         json_str unk_surface;
     } sp;
 };
@@ -304,7 +304,7 @@ weft_status tok_spm_normalize(const tokenizer *t, bool first, const char *s, siz
 /* ---- text ---- */
 
 extern const uint16_t tok_byte_to_char[256]; /* GPT-2's visible alphabet */
-extern const char tok_bytes[256]; /* every byte, to point at */
+extern const char tok_bytes[256];            /* every byte, to point at */
 int tok_char_to_byte(uint32_t cp);           /* -1: not in it */
 /* Bytes of a visible spelling; false if a character is not in the alphabet. */
 bool tok_bytes_of(const char *s, size_t n, buf *out);

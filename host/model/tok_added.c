@@ -26,7 +26,8 @@ void tok_set_build(tok_set *set, arena *a, const tok_word *words, size_t n) {
     }
 }
 
-/* First word of [lo, hi) whose byte at `depth` is at least `byte`; words that end there are less. */
+/* First word of [lo, hi) whose byte at `depth` is at least `byte`; words that end there are
+ * less. */
 static uint32_t lower(const tok_set *set, uint32_t lo, uint32_t hi, size_t depth, int byte) {
     while (lo < hi) {
         uint32_t mid = lo + (hi - lo) / 2;

@@ -8,10 +8,10 @@
 #include <string.h>
 
 enum {
-    SHORT_WORD = 48,          /* symbols; below, a scan is faster than a heap */
-    CACHED_BYTES = 48,        /* longest word that is remembered */
+    SHORT_WORD = 48,   /* symbols; below, a scan is faster than a heap */
+    CACHED_BYTES = 48, /* longest word that is remembered */
     CACHED_IDS = 12,
-    CACHE_FROM_BYTES = 4096   /* shorter texts have too few repeated words */
+    CACHE_FROM_BYTES = 4096 /* shorter texts have too few repeated words */
 };
 #define NO_RANK UINT32_MAX
 

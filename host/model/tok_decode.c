@@ -56,8 +56,9 @@ static int byte_token(const char *s, size_t n) {
     int v = 0;
     for (int i = 3; i < 5; i++) {
         int c = s[i];
-        int d = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 87
-                                                                                  : -1;
+        int d = c >= '0' && c <= '9'                 ? c - '0'
+                : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 87
+                                                     : -1;
         if (d < 0)
             return -1;
         v = v * 16 + d;
@@ -312,10 +313,10 @@ static weft_status on_metaspace(const chain *c, int i, int32_t id, const char *s
 }
 
 static void clean_up(buf *text) {
-    static const char *const rows[][2] = {
-        {" .", "."},     {" ?", "?"},            {" !", "!"},     {" ,", ","},
-        {" ' ", "'"},    {" n't", "n't"},        {" 'm", "'m"},   {" do not", " don't"},
-        {" 's", "'s"},   {" 've", "'ve"},        {" 're", "'re"}};
+    static const char *const rows[][2] = {{" .", "."},     {" ?", "?"},           {" !", "!"},
+                                          {" ,", ","},     {" ' ", "'"},          {" n't", "n't"},
+                                          {" 'm", "'m"},   {" do not", " don't"}, {" 's", "'s"},
+                                          {" 've", "'ve"}, {" 're", "'re"}};
     for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
         size_t from = strlen(rows[r][0]), to = strlen(rows[r][1]), at = 0;
         for (char *hit; (hit = memmem(text->data + at, text->len - at, rows[r][0], from));) {
@@ -508,12 +509,21 @@ typedef struct { /* the union of what decoders have */
 } dec_fields;
 
 static weft_status read_field(tokenizer *t, json *j, json_str key, dec_fields *f) {
-    struct { const char *name; json_str *s; bool *b; int64_t *n; } fields[] = {
-        {"type", &f->type, NULL, NULL}, {"content", &f->content, NULL, NULL},
-        {"replacement", &f->replacement, NULL, NULL}, {"prefix", &f->prefix, NULL, NULL},
-        {"suffix", &f->suffix, NULL, NULL}, {"prepend_scheme", &f->scheme, NULL, NULL},
-        {"add_prefix_space", NULL, &f->prefix_space, NULL}, {"cleanup", NULL, &f->cleanup, NULL},
-        {"start", NULL, NULL, &f->start}, {"stop", NULL, NULL, &f->stop}};
+    struct {
+        const char *name;
+        json_str *s;
+        bool *b;
+        int64_t *n;
+    } fields[] = {{"type", &f->type, NULL, NULL},
+                  {"content", &f->content, NULL, NULL},
+                  {"replacement", &f->replacement, NULL, NULL},
+                  {"prefix", &f->prefix, NULL, NULL},
+                  {"suffix", &f->suffix, NULL, NULL},
+                  {"prepend_scheme", &f->scheme, NULL, NULL},
+                  {"add_prefix_space", NULL, &f->prefix_space, NULL},
+                  {"cleanup", NULL, &f->cleanup, NULL},
+                  {"start", NULL, NULL, &f->start},
+                  {"stop", NULL, NULL, &f->stop}};
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (json_is(key, fields[i].name)) {
             if (fields[i].s)
@@ -543,14 +553,11 @@ static const struct {
     const char *type;
     tok_dec_kind kind;
     bool needs_from;
-} dec_rows[] = {{"ByteLevel", TOK_DEC_BYTELEVEL, false},
-                {"ByteFallback", TOK_DEC_BYTE_FALLBACK, false},
-                {"Fuse", TOK_DEC_FUSE, false},
-                {"Replace", TOK_DEC_REPLACE, true},
-                {"Strip", TOK_DEC_STRIP, true},
-                {"Metaspace", TOK_DEC_METASPACE, true},
-                {"WordPiece", TOK_DEC_WORDPIECE, false},
-                {"BPEDecoder", TOK_DEC_BPE, false}};
+} dec_rows[] = {
+    {"ByteLevel", TOK_DEC_BYTELEVEL, false}, {"ByteFallback", TOK_DEC_BYTE_FALLBACK, false},
+    {"Fuse", TOK_DEC_FUSE, false},           {"Replace", TOK_DEC_REPLACE, true},
+    {"Strip", TOK_DEC_STRIP, true},          {"Metaspace", TOK_DEC_METASPACE, true},
+    {"WordPiece", TOK_DEC_WORDPIECE, false}, {"BPEDecoder", TOK_DEC_BPE, false}};
 
 static json_str keep(tokenizer *t, json_str s) {
     return (json_str){arena_copy(&t->arena, s.s ? s.s : "", s.n), s.n};
@@ -574,11 +581,16 @@ static weft_status dec_add(tokenizer *t, const json *j, dec_fields *f) {
     if (row == nrows)
         return weft_fail(WEFT_UNSUPPORTED, "%s: decoder \"%.*s\" is not supported", j->name,
                          (int)(f->type.n < 40 ? f->type.n : 40), f->type.s ? f->type.s : "");
-    tok_dec op = {.kind = dec_rows[row].kind, .start = (uint32_t)f->start,
-                  .stop = (uint32_t)f->stop, .to = keep(t, f->content)};
-    json_str from[] = {[TOK_DEC_REPLACE] = f->literal, [TOK_DEC_STRIP] = f->content,
-                       [TOK_DEC_METASPACE] = f->replacement, [TOK_DEC_WORDPIECE] = f->prefix,
-                       [TOK_DEC_BPE] = f->suffix, [TOK_DEC_JOIN] = {NULL, 0}};
+    tok_dec op = {.kind = dec_rows[row].kind,
+                  .start = (uint32_t)f->start,
+                  .stop = (uint32_t)f->stop,
+                  .to = keep(t, f->content)};
+    json_str from[] = {[TOK_DEC_REPLACE] = f->literal,
+                       [TOK_DEC_STRIP] = f->content,
+                       [TOK_DEC_METASPACE] = f->replacement,
+                       [TOK_DEC_WORDPIECE] = f->prefix,
+                       [TOK_DEC_BPE] = f->suffix,
+                       [TOK_DEC_JOIN] = {NULL, 0}};
     op.from = keep(t, from[op.kind]);
     op.flag = op.kind == TOK_DEC_WORDPIECE ? f->cleanup
                                            : f->prefix_space && !json_is(f->scheme, "never");
@@ -596,8 +608,8 @@ weft_status tok_dec_parse(tokenizer *t, json *j) {
         json_null(j);
         return WEFT_OK;
     }
-    dec_fields f = {.prefix_space = true, .cleanup = true, .prefix = {"##", 2},
-                    .suffix = {"</w>", 4}};
+    dec_fields f = {
+        .prefix_space = true, .cleanup = true, .prefix = {"##", 2}, .suffix = {"</w>", 4}};
     weft_status s = WEFT_OK;
     json_str key;
     json_object(j);

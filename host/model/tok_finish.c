@@ -138,10 +138,10 @@ static int32_t first_known(const tokenizer *t, const char *const *names) {
 }
 
 static void guess_ends(tokenizer *t) {
-    static const char *const bos[] = {"<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "[CLS]",
-                                      "<|endoftext|>", NULL};
-    static const char *const eos[] = {"</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "[SEP]",
-                                      "<|endoftext|>", NULL};
+    static const char *const bos[] = {"<s>",   "<|begin_of_text|>", "<bos>", "<|startoftext|>",
+                                      "[CLS]", "<|endoftext|>",     NULL};
+    static const char *const eos[] = {"</s>",  "<|end_of_text|>", "<eos>", "<|im_end|>",
+                                      "[SEP]", "<|endoftext|>",   NULL};
     if (t->bos < 0)
         t->bos = t->nprefix ? t->prefix[0] : first_known(t, bos);
     if (t->eos < 0)
@@ -231,9 +231,14 @@ static void read_decoder(json *j, config *c) {
     json_object(j);
     while (json_key(j, &id)) {
         tok_added x = {.id = parse_id(j, id)};
-        struct { const char *name; bool *b; } rows[] = {
-            {"special", &x.special}, {"lstrip", &x.lstrip}, {"rstrip", &x.rstrip},
-            {"single_word", &x.single_word}, {"normalized", &x.normalized}};
+        struct {
+            const char *name;
+            bool *b;
+        } rows[] = {{"special", &x.special},
+                    {"lstrip", &x.lstrip},
+                    {"rstrip", &x.rstrip},
+                    {"single_word", &x.single_word},
+                    {"normalized", &x.normalized}};
         json_object(j);
         while (json_key(j, &key)) {
             size_t r = 0, n = sizeof rows / sizeof *rows;

@@ -105,11 +105,17 @@ static json_str keep(tokenizer *t, json_str s) {
 }
 
 static void read_model_key(tokenizer *t, json *j, json_str key, reader *r) {
-    struct { const char *name; json_str *s; bool *b; } rows[] = {
-        {"type", &r->type, NULL}, {"unk_token", &r->unk, NULL},
-        {"continuing_subword_prefix", &t->word_prefix, NULL},
-        {"end_of_word_suffix", &t->word_suffix, NULL}, {"fuse_unk", NULL, &t->fuse_unk},
-        {"byte_fallback", NULL, &t->byte_fallback}, {"ignore_merges", NULL, &t->whole_first}};
+    struct {
+        const char *name;
+        json_str *s;
+        bool *b;
+    } rows[] = {{"type", &r->type, NULL},
+                {"unk_token", &r->unk, NULL},
+                {"continuing_subword_prefix", &t->word_prefix, NULL},
+                {"end_of_word_suffix", &t->word_suffix, NULL},
+                {"fuse_unk", NULL, &t->fuse_unk},
+                {"byte_fallback", NULL, &t->byte_fallback},
+                {"ignore_merges", NULL, &t->whole_first}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (json_is(key, rows[i].name)) {
             if (rows[i].s)

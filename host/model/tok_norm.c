@@ -54,7 +54,8 @@ enum {
     MOST_GROWTH = 64            /* of a text by all rows; no honest file comes near */
 };
 
-static void normalize_run(const tok_norm *op, const char *s, size_t n, code_points *work, buf *out) {
+static void normalize_run(const tok_norm *op, const char *s, size_t n, code_points *work,
+                          buf *out) {
     int options = UTF8PROC_STABLE | (op->right ? UTF8PROC_COMPAT : 0);
     code_points *c = &work[0];
     c->n = 0;
@@ -213,8 +214,7 @@ static bool is_chinese(uint32_t c) {
 static bool is_other(uint32_t c) { /* category C, without the white space that is in Cc */
     int k = utf8proc_category((int32_t)c);
     return c != '\t' && c != '\n' && c != '\r' &&
-           (k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF ||
-            k == UTF8PROC_CATEGORY_CO);
+           (k == UTF8PROC_CATEGORY_CC || k == UTF8PROC_CATEGORY_CF || k == UTF8PROC_CATEGORY_CO);
 }
 
 static void bert_clean(const tok_norm *op, const char *s, size_t n, buf *out) {
@@ -268,7 +268,7 @@ static size_t charsmap_find(const tok_norm *op, const char *s, size_t n, bool lo
                             uint32_t *value) {
     uint32_t node = 0, unit = op->unit[0];
     size_t found = 0;
-#define OFFSET(u) (((u) >> 10) << (((u) & 0x200) >> 6))
+#define OFFSET(u) (((u) >> 10) << (((u)&0x200) >> 6))
     node ^= OFFSET(unit);
     for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char)s[i];
@@ -393,11 +393,18 @@ typedef struct { /* the union of what normalisers have */
 } norm_fields;
 
 static weft_status read_field(tokenizer *t, json *j, json_str key, norm_fields *f) {
-    struct { const char *name; json_str *s; bool *b; } rows[] = {
-        {"type", &f->type, NULL}, {"content", &f->content, NULL}, {"prepend", &f->prepend, NULL},
-        {"strip_left", NULL, &f->left}, {"strip_right", NULL, &f->right},
-        {"clean_text", NULL, &f->clean}, {"handle_chinese_chars", NULL, &f->chinese},
-        {"lowercase", NULL, &f->lowercase}};
+    struct {
+        const char *name;
+        json_str *s;
+        bool *b;
+    } rows[] = {{"type", &f->type, NULL},
+                {"content", &f->content, NULL},
+                {"prepend", &f->prepend, NULL},
+                {"strip_left", NULL, &f->left},
+                {"strip_right", NULL, &f->right},
+                {"clean_text", NULL, &f->clean},
+                {"handle_chinese_chars", NULL, &f->chinese},
+                {"lowercase", NULL, &f->lowercase}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (json_is(key, rows[i].name)) {
             if (rows[i].s)
@@ -491,8 +498,12 @@ weft_status tok_norm_parse(tokenizer *t, json *j) {
         json_null(j);
         return WEFT_OK;
     }
-    norm_fields f = {.left = true, .right = true, .clean = true, .chinese = true,
-                     .lowercase = true, .strip_accents = -1};
+    norm_fields f = {.left = true,
+                     .right = true,
+                     .clean = true,
+                     .chinese = true,
+                     .lowercase = true,
+                     .strip_accents = -1};
     weft_status s = WEFT_OK;
     json_str key;
     json_object(j);
@@ -509,8 +520,8 @@ weft_status tok_norm_parse(tokenizer *t, json *j) {
 void tok_norm_form(tokenizer *t, const char *form) {
     for (size_t i = 0; i < 4; i++)
         if (!strcmp(norm_rows[i].type, form))
-            t->norm[t->nnorm++] = (tok_norm){.apply = norm_form, .left = norm_rows[i].left,
-                                             .right = norm_rows[i].right};
+            t->norm[t->nnorm++] = (tok_norm){
+                .apply = norm_form, .left = norm_rows[i].left, .right = norm_rows[i].right};
 }
 
 weft_status tok_norm_apply(const tokenizer *t, tok_match *m, const char *s, size_t n, buf *out) {
@@ -525,7 +536,8 @@ weft_status tok_norm_apply(const tokenizer *t, tok_match *m, const char *s, size
         buf_clear(to);
         st = t->norm[i].apply(&t->norm[i], m, from->data, from->len, to);
         if (st == WEFT_OK && to->failed)
-            st = weft_fail(WEFT_BAD_FILE, "normalizer: the text grows more than %d times", MOST_GROWTH);
+            st = weft_fail(WEFT_BAD_FILE, "normalizer: the text grows more than %d times",
+                           MOST_GROWTH);
         buf *swap = from;
         from = to;
         to = swap;

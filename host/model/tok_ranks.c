@@ -31,26 +31,19 @@ static const special_row p50k_edit_special[] = {{"<|endoftext|>", 50256},
                                                 {"<|fim_middle|>", 50282},
                                                 {"<|fim_suffix|>", 50283},
                                                 {NULL, 0}};
-static const special_row cl100k_special[] = {{"<|endoftext|>", 100257},
-                                             {"<|fim_prefix|>", 100258},
-                                             {"<|fim_middle|>", 100259},
-                                             {"<|fim_suffix|>", 100260},
-                                             {"<|endofprompt|>", 100276},
-                                             {NULL, 0}};
-static const special_row o200k_special[] = {{"<|endoftext|>", 199999},
-                                            {"<|endofprompt|>", 200018},
-                                            {NULL, 0}};
+static const special_row cl100k_special[] = {
+    {"<|endoftext|>", 100257},  {"<|fim_prefix|>", 100258},  {"<|fim_middle|>", 100259},
+    {"<|fim_suffix|>", 100260}, {"<|endofprompt|>", 100276}, {NULL, 0}};
+static const special_row o200k_special[] = {
+    {"<|endoftext|>", 199999}, {"<|endofprompt|>", 200018}, {NULL, 0}};
 
 /* name: of NAME.tiktoken; special NULL: Llama 3's, which stand behind the ranks. */
 static const struct {
     const char *name, *pattern;
     const special_row *special;
-} encodings[] = {{"r50k_base", R50K, r50k_special},
-                 {"gpt2", R50K, r50k_special},
-                 {"p50k_base", R50K, r50k_special},
-                 {"p50k_edit", R50K, p50k_edit_special},
-                 {"cl100k_base", CL100K, cl100k_special},
-                 {"o200k_base", O200K, o200k_special},
+} encodings[] = {{"r50k_base", R50K, r50k_special},       {"gpt2", R50K, r50k_special},
+                 {"p50k_base", R50K, r50k_special},       {"p50k_edit", R50K, p50k_edit_special},
+                 {"cl100k_base", CL100K, cl100k_special}, {"o200k_base", O200K, o200k_special},
                  {"tokenizer.model", LLAMA3, NULL}};
 
 static int base64_value(unsigned char c) {
@@ -138,9 +131,9 @@ static weft_status check_bytes(const tokenizer *t, const char *name) {
 enum { LLAMA3_SPECIAL = 256 };
 
 static void llama3_special(tokenizer *t, tok_added *added) {
-    static const char *const named[] = {"<|begin_of_text|>", "<|end_of_text|>", NULL, NULL, NULL,
-                                        NULL, "<|start_header_id|>", "<|end_header_id|>", NULL,
-                                        "<|eot_id|>"};
+    static const char *const named[] = {
+        "<|begin_of_text|>",   "<|end_of_text|>",   NULL, NULL,        NULL, NULL,
+        "<|start_header_id|>", "<|end_header_id|>", NULL, "<|eot_id|>"};
     int reserved = 0;
     for (int i = 0; i < LLAMA3_SPECIAL; i++) {
         const char *s = i < 10 ? named[i] : NULL;
@@ -159,8 +152,8 @@ static weft_status add_special(tokenizer *t, const char *name, const special_row
         n = LLAMA3_SPECIAL;
     }
     for (; rows && rows[n].text; n++)
-        added[n] = (tok_added){.s = {rows[n].text, strlen(rows[n].text)}, .id = rows[n].id,
-                               .special = true};
+        added[n] = (tok_added){
+            .s = {rows[n].text, strlen(rows[n].text)}, .id = rows[n].id, .special = true};
     return tok_add_added(t, name, added, n);
 }
 

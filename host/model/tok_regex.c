@@ -12,11 +12,11 @@
 enum {
     PATTERN_BYTES = 1 << 16,
     MAX_GROUPS = 200,
-    STEPS = 1000000,         /* backtracking steps of one match, and per byte of the text: */
+    STEPS = 1000000, /* backtracking steps of one match, and per byte of the text: */
     STEPS_PER_BYTE = 64,
     HEAP_KIB = 256 << 10,
     JIT_STACK_BYTES = 8 << 20,
-    CLOCK_EVERY = 16         /* matches */
+    CLOCK_EVERY = 16 /* matches */
 };
 #define SECONDS 10.0 /* of one text, plus SECONDS_PER_BYTE: far above any honest expression */
 #define SECONDS_PER_BYTE 1e-5
@@ -49,9 +49,8 @@ typedef struct {
 } escape_row;
 
 static const escape_row ruby_escapes[] = {
-    {"s", "[" SPACES "]", SPACES},   {"S", "[^" SPACES "]", NOT_SPACES},
-    {"w", "[" WORDS "]", WORDS},     {"W", "[^" WORDS "]", NULL},
-    {"h", "[0-9a-fA-F]", "0-9a-fA-F"}, {"H", "[^0-9a-fA-F]", NULL}};
+    {"s", "[" SPACES "]", SPACES}, {"S", "[^" SPACES "]", NOT_SPACES}, {"w", "[" WORDS "]", WORDS},
+    {"W", "[^" WORDS "]", NULL},   {"h", "[0-9a-fA-F]", "0-9a-fA-F"},  {"H", "[^0-9a-fA-F]", NULL}};
 
 static const escape_row rust_escapes[] = {
     {"s", "[" SPACES "]", SPACES},
@@ -59,15 +58,32 @@ static const escape_row rust_escapes[] = {
     {"w", "[" WORDS "\\x{200c}\\x{200d}]", WORDS "\\x{200c}\\x{200d}"},
     {"W", "[^" WORDS "\\x{200c}\\x{200d}]", NULL}};
 
-static const char *const long_categories[][2] = {
-    {"Letter", "L"}, {"Mark", "M"}, {"Number", "N"}, {"Punctuation", "P"}, {"Symbol", "S"},
-    {"Separator", "Z"}, {"Other", "C"}, {"Uppercase_Letter", "Lu"}, {"Lowercase_Letter", "Ll"},
-    {"Titlecase_Letter", "Lt"}, {"Modifier_Letter", "Lm"}, {"Other_Letter", "Lo"},
-    {"Nonspacing_Mark", "Mn"}, {"Spacing_Mark", "Mc"}, {"Enclosing_Mark", "Me"},
-    {"Decimal_Number", "Nd"}, {"Letter_Number", "Nl"}, {"Other_Number", "No"},
-    {"Alphabetic", "Alphabetic"}, {"Lowercase", "Lowercase"}, {"Uppercase", "Uppercase"},
-    {"White_Space", "White_Space"}, {"Emoji", "Emoji"}, {"Any", "Any"},
-    {"Extended_Pictographic", "Extended_Pictographic"}, {"Ideographic", "Ideographic"}};
+static const char *const long_categories[][2] = {{"Letter", "L"},
+                                                 {"Mark", "M"},
+                                                 {"Number", "N"},
+                                                 {"Punctuation", "P"},
+                                                 {"Symbol", "S"},
+                                                 {"Separator", "Z"},
+                                                 {"Other", "C"},
+                                                 {"Uppercase_Letter", "Lu"},
+                                                 {"Lowercase_Letter", "Ll"},
+                                                 {"Titlecase_Letter", "Lt"},
+                                                 {"Modifier_Letter", "Lm"},
+                                                 {"Other_Letter", "Lo"},
+                                                 {"Nonspacing_Mark", "Mn"},
+                                                 {"Spacing_Mark", "Mc"},
+                                                 {"Enclosing_Mark", "Me"},
+                                                 {"Decimal_Number", "Nd"},
+                                                 {"Letter_Number", "Nl"},
+                                                 {"Other_Number", "No"},
+                                                 {"Alphabetic", "Alphabetic"},
+                                                 {"Lowercase", "Lowercase"},
+                                                 {"Uppercase", "Uppercase"},
+                                                 {"White_Space", "White_Space"},
+                                                 {"Emoji", "Emoji"},
+                                                 {"Any", "Any"},
+                                                 {"Extended_Pictographic", "Extended_Pictographic"},
+                                                 {"Ideographic", "Ideographic"}};
 
 /* \p{Name}: long names of categories, and scripts without Script_Extensions, PCRE2's default. */
 static void put_property(buf *out, const char *name, size_t n) {
@@ -124,8 +140,8 @@ typedef struct {
     const char *p, *end;
     buf *out;
     tok_dialect dialect;
-    bool in_class, nested;  /* nested: set operations, which PCRE2 does not have */
-    size_t atom;            /* where in `out` the last atom starts */
+    bool in_class, nested; /* nested: set operations, which PCRE2 does not have */
+    size_t atom;           /* where in `out` the last atom starts */
     size_t open[MAX_GROUPS];
     int depth;
 } rewriter;

@@ -33,7 +33,7 @@ typedef struct {
     bool invert, previous, open; /* open: out's last piece belongs to this text */
     size_t pend, pend_end;       /* MergedNext: a delimiter that waits for what follows */
     bool pending;
-    size_t base;                 /* where this piece starts in the text */
+    size_t base; /* where this piece starts in the text */
 } folder;
 
 static void fold_new(folder *f, size_t begin, size_t end) {
@@ -66,9 +66,7 @@ static void fold_next(folder *f, size_t begin, size_t end, bool match) {
 static void fold(folder *f, size_t begin, size_t end, bool match) {
     match ^= f->invert;
     switch (f->behavior) {
-    case TOK_ISOLATED:
-        fold_new(f, begin, end);
-        break;
+    case TOK_ISOLATED: fold_new(f, begin, end); break;
     case TOK_REMOVED:
         if (!match)
             fold_new(f, begin, end);
@@ -79,9 +77,7 @@ static void fold(folder *f, size_t begin, size_t end, bool match) {
         else
             fold_new(f, begin, end);
         break;
-    case TOK_MERGED_NEXT:
-        fold_next(f, begin, end, match);
-        break;
+    case TOK_MERGED_NEXT: fold_next(f, begin, end, match); break;
     case TOK_CONTIGUOUS:
         if (match == f->previous)
             fold_join(f, begin, end);
@@ -305,8 +301,7 @@ static bool is_char(uint32_t c, uint32_t arg) {
 typedef struct { /* the union of what pre-tokenizers have */
     json_str type, behavior, replacement, delimiter, scheme, literal;
     tok_regex *re;
-    bool prefix_space, prefix_given, use_regex, invert, individual, split, split_given,
-        has_pattern;
+    bool prefix_space, prefix_given, use_regex, invert, individual, split, split_given, has_pattern;
     int64_t length;
 } split_fields;
 
@@ -314,11 +309,18 @@ typedef struct { /* the union of what pre-tokenizers have */
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
 static weft_status read_field(tokenizer *t, json *j, json_str key, split_fields *f) {
-    struct { const char *name; json_str *s; bool *b; } rows[] = {
-        {"type", &f->type, NULL}, {"behavior", &f->behavior, NULL},
-        {"replacement", &f->replacement, NULL}, {"delimiter", &f->delimiter, NULL},
-        {"prepend_scheme", &f->scheme, NULL}, {"use_regex", NULL, &f->use_regex},
-        {"invert", NULL, &f->invert}, {"individual_digits", NULL, &f->individual}};
+    struct {
+        const char *name;
+        json_str *s;
+        bool *b;
+    } rows[] = {{"type", &f->type, NULL},
+                {"behavior", &f->behavior, NULL},
+                {"replacement", &f->replacement, NULL},
+                {"delimiter", &f->delimiter, NULL},
+                {"prepend_scheme", &f->scheme, NULL},
+                {"use_regex", NULL, &f->use_regex},
+                {"invert", NULL, &f->invert},
+                {"individual_digits", NULL, &f->individual}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (json_is(key, rows[i].name)) {
             if (rows[i].s)
@@ -565,8 +567,8 @@ weft_status tok_regex_parse(json *j, tok_dialect dialect, json_str *literal, tok
 weft_status tok_split_bytelevel(tokenizer *t, const char *key, bool prefix_space, bool use_regex) {
     tok_split op = {.kind = TOK_SPLIT_BYTES, .prefix_space = prefix_space};
     if (use_regex)
-        WEFT_TRY(tok_regex_open(key, (json_str){GPT2_PATTERN, strlen(GPT2_PATTERN)}, TOK_RUST,
-                                &op.re));
+        WEFT_TRY(
+            tok_regex_open(key, (json_str){GPT2_PATTERN, strlen(GPT2_PATTERN)}, TOK_RUST, &op.re));
     t->split[t->nsplit++] = op;
     return WEFT_OK;
 }

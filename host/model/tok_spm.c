@@ -16,8 +16,8 @@ typedef struct {
 
 typedef struct {
     uint32_t number, wire;
-    uint64_t value;  /* varint or fixed */
-    json_str bytes;  /* length-delimited */
+    uint64_t value; /* varint or fixed */
+    json_str bytes; /* length-delimited */
 } proto_field;
 
 static uint64_t proto_varint(proto *r) {
@@ -92,8 +92,8 @@ typedef struct {
 } model;
 
 /* The type numbers of the format, in its order from 1. */
-static const uint8_t piece_types[] = {TOK_ABSENT,  TOK_NORMAL, TOK_UNKNOWN, TOK_CONTROL,
-                                      TOK_USER,    TOK_UNUSED, TOK_BYTE};
+static const uint8_t piece_types[] = {TOK_ABSENT, TOK_NORMAL, TOK_UNKNOWN, TOK_CONTROL,
+                                      TOK_USER,   TOK_UNUSED, TOK_BYTE};
 
 static weft_status read_piece(const char *name, json_str bytes, model *m) {
     proto r = proto_open(name, bytes);
@@ -300,8 +300,7 @@ static weft_status build(tokenizer *t, const char *name, model *m) {
     }
     t->kind = m->model_type == BPE ? "SentencePiece BPE" : "SentencePiece unigram";
     if (m->charsmap.n)
-        WEFT_TRY(tok_charsmap_open(&t->sp.charsmap, &t->arena, name, m->charsmap.s,
-                                   m->charsmap.n));
+        WEFT_TRY(tok_charsmap_open(&t->sp.charsmap, &t->arena, name, m->charsmap.s, m->charsmap.n));
     surround(t, m);
     WEFT_TRY(tok_dec_add(t, (tok_dec){.kind = TOK_DEC_SENTENCEPIECE}));
     return tok_finish(t, name);

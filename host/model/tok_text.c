@@ -44,12 +44,14 @@ int tok_utf8_scan(const char *text, size_t n) {
 #define SAME8(b) b, b + 1, b + 2, b + 3, b + 4, b + 5, b + 6, b + 7
 #define UP8(u) SAME8(0x100 + u)
 const uint16_t tok_byte_to_char[256] = {
-    UP8(0), UP8(8), UP8(16), UP8(24), 0x120, 33, 34, 35, 36, 37, 38, 39,
-    SAME8(40), SAME8(48), SAME8(56), SAME8(64), SAME8(72), SAME8(80), SAME8(88), SAME8(96),
-    SAME8(104), SAME8(112), 120, 121, 122, 123, 124, 125, 126, 0x121,
-    UP8(34), UP8(42), UP8(50), UP8(58), 0x142, 161, 162, 163, 164, 165, 166, 167,
-    168, 169, 170, 171, 172, 0x143, 174, 175, SAME8(176), SAME8(184), SAME8(192), SAME8(200),
-    SAME8(208), SAME8(216), SAME8(224), SAME8(232), SAME8(240), SAME8(248)};
+    UP8(0),     UP8(8),     UP8(16),    UP8(24),    0x120,      33,         34,         35,
+    36,         37,         38,         39,         SAME8(40),  SAME8(48),  SAME8(56),  SAME8(64),
+    SAME8(72),  SAME8(80),  SAME8(88),  SAME8(96),  SAME8(104), SAME8(112), 120,        121,
+    122,        123,        124,        125,        126,        0x121,      UP8(34),    UP8(42),
+    UP8(50),    UP8(58),    0x142,      161,        162,        163,        164,        165,
+    166,        167,        168,        169,        170,        171,        172,        0x143,
+    174,        175,        SAME8(176), SAME8(184), SAME8(192), SAME8(200), SAME8(208), SAME8(216),
+    SAME8(224), SAME8(232), SAME8(240), SAME8(248)};
 
 int tok_char_to_byte(uint32_t cp) {
     if (cp < 256)
@@ -78,15 +80,21 @@ bool tok_is_word(uint32_t c) {
         return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
                c == '_';
     switch (utf8proc_category((utf8proc_int32_t)c)) {
-    case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL: case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM: case UTF8PROC_CATEGORY_LO: case UTF8PROC_CATEGORY_MN:
-    case UTF8PROC_CATEGORY_MC: case UTF8PROC_CATEGORY_ME: case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL: case UTF8PROC_CATEGORY_PC:
-        return true;
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC: return true;
     default: /* Other_Alphabetic symbols and the two joiners */
         return (c >= 0x24b6 && c <= 0x24e9) || (c >= 0x1f130 && c <= 0x1f149) ||
-               (c >= 0x1f150 && c <= 0x1f169) || (c >= 0x1f170 && c <= 0x1f189) ||
-               c == 0x200c || c == 0x200d;
+               (c >= 0x1f150 && c <= 0x1f169) || (c >= 0x1f170 && c <= 0x1f189) || c == 0x200c ||
+               c == 0x200d;
     }
 }
 

@@ -4,9 +4,9 @@
 #include <string.h>
 
 typedef struct {
-    double score;  /* of the best split of what ends here */
+    double score; /* of the best split of what ends here */
     uint32_t from;
-    int32_t id;    /* its last piece; -1: nothing ends here */
+    int32_t id; /* its last piece; -1: nothing ends here */
 } lattice;
 
 /* SentencePiece sums in float, the library behind tokenizer.json in double. */

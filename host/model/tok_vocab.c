@@ -181,8 +181,9 @@ static weft_status merge_one(tokenizer *t, const char *name, size_t i, json_str 
     b.n -= t->word_prefix.n;
     *last = find_joined(&t->vocab, a, b, *last, joined);
     if (*last < 0)
-        return weft_fail(WEFT_BAD_FILE, "%s: merge %zu: result \"%.*s%.*s\" is not in the vocabulary",
-                         name, i, shown(a), a.s, shown(b), b.s);
+        return weft_fail(WEFT_BAD_FILE,
+                         "%s: merge %zu: result \"%.*s%.*s\" is not in the vocabulary", name, i,
+                         shown(a), a.s, shown(b), b.s);
     tok_merges_set(&t->merges, left, right, (uint32_t)i, *last);
     return WEFT_OK;
 }

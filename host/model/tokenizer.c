@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Opening a tokenizer: which file of a folder speaks, and what others may ask of it. */
-#include "host/model/tok.h"
 #include "host/base/file.h"
+#include "host/model/tok.h"
 #include <string.h>
 
 enum { MAX_FILE_BYTES = 512 << 20, MAX_CONFIG_BYTES = 16 << 20 };
@@ -136,8 +136,10 @@ static weft_status read_config(tokenizer *t, arena *a, const char *folder, bool 
 
 static const struct {
     const char *file, *beside; /* beside: vocab.json needs its merges */
-} folder_rows[] = {{"tokenizer.json", NULL},      {"tokenizer.model", NULL},
-                   {"spiece.model", NULL},        {"vocab.json", "merges.txt"},
+} folder_rows[] = {{"tokenizer.json", NULL},
+                   {"tokenizer.model", NULL},
+                   {"spiece.model", NULL},
+                   {"vocab.json", "merges.txt"},
                    {"encoder.json", "vocab.bpe"}};
 
 static weft_status read_folder(tokenizer *t, arena *a, const char *folder) {

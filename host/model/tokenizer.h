@@ -46,8 +46,8 @@ bool tokenizer_is_special(const tokenizer *t, int32_t id);
 /* Does tokenizer_encode(TOK_SPECIAL) put BOS in front of a text? */
 bool tokenizer_adds_bos(const tokenizer *t);
 
-/* Bytes of a token as the vocabulary spells them for text: byte-level tokens as bytes, SentencePiece
- * pieces with U+2581, byte pieces as their byte. NULL if there is no such id. */
+/* Bytes of a token as the vocabulary spells them for text: byte-level tokens as bytes,
+ * SentencePiece pieces with U+2581, byte pieces as their byte. NULL if there is no such id. */
 const char *tokenizer_piece(const tokenizer *t, int32_t id, size_t *n);
 /* Id of a token by its spelling in the file (an added token, or a vocabulary entry); -1: none. */
 int32_t tokenizer_find(const tokenizer *t, const char *s, size_t n);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weights: from names in files to tensors a plan can use. Every slot is found, its shape held against
- * the config's, cut to the rank's slice, and either left where the file has it or put on a list of
- * pieces that are converted in parallel into one block. */
+ * weights: from names in files to tensors a plan can use. Every slot is found, its shape held
+ * against the config's, cut to the rank's slice, and either left where the file has it or put on a
+ * list of pieces that are converted in parallel into one block. */
 #include "host/model/weights.h"
 #include "host/base/err.h"
 #include "host/base/thread.h"
@@ -248,7 +248,8 @@ static weft_status place_all(loader *l) {
 
 enum { TILE_ROWS = 32, TILE_COLS = 256 };
 
-/* n elements, `step` apart. One loop per type: the compiler keeps the contiguous ones in vectors. */
+/* n elements, `step` apart. One loop per type: the compiler keeps the contiguous ones in
+ * vectors. */
 static void load(const source *f, int64_t at, int64_t step, float *to, int64_t n) {
     const char *p = f->data + weft_dtype_bytes(f->dtype, at);
     uint16_t h;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weights: the tensors of a model under weft's own names (slots), resolved through the family's map,
- * checked against the config's shapes, sliced for one rank. A slice that a kernel can read where it
- * lies in the mapped file is a view; everything else is converted into one block of device memory. */
+ * weights: the tensors of a model under weft's own names (slots), resolved through the family's
+ * map, checked against the config's shapes, sliced for one rank. A slice that a kernel can read
+ * where it lies in the mapped file is a view; everything else is converted into one block of device
+ * memory. */
 #pragma once
 #include "host/model/config.h"
 #include "host/model/safetensors.h"
@@ -41,8 +42,9 @@ typedef enum {
     WEIGHT_MODEL_SLOTS(WEIGHT_ENUM_) WEIGHT_LAYER_SLOTS(WEIGHT_ENUM_) WEIGHT_SLOTS
 } weight_slot;
 
-/* Where a family keeps a slot. name has one %d for the layer (layer slots). transposed: stored [K, N].
- * part of parts: this slot is rows [part/parts, (part+1)/parts) of a fused tensor (GPT-2's c_attn). */
+/* Where a family keeps a slot. name has one %d for the layer (layer slots). transposed: stored [K,
+ * N]. part of parts: this slot is rows [part/parts, (part+1)/parts) of a fused tensor (GPT-2's
+ * c_attn). */
 typedef struct {
     int slot;
     const char *name;
@@ -65,7 +67,7 @@ typedef struct {
     uint64_t bytes;      /* of this rank's slices: what the plan shows */
     uint64_t owned;      /* of which converted or copied into `block`: its exact size */
     void *block;
-    const char *unused;  /* name of a tensor of the files that nothing asked for; NULL: none */
+    const char *unused; /* name of a tensor of the files that nothing asked for; NULL: none */
     int n_unused;
     device *dev;
     arena mem;
@@ -76,8 +78,8 @@ weft_status weights_describe(const model_config *c, int dtype, int tp, int rank,
 /* dtype: the engine's. no_mmap copies everything. Missing and misshapen tensors are WEFT_BAD_FILE
  * naming file and tensor; a tensor nothing asks for is only counted in `unused`. st stays open as
  * long as the weights. */
-weft_status weights_open(const model_config *c, const safetensors *st, device *dev, int dtype, int tp,
-                         int rank, bool no_mmap, weights *out);
+weft_status weights_open(const model_config *c, const safetensors *st, device *dev, int dtype,
+                         int tp, int rank, bool no_mmap, weights *out);
 void weights_close(weights *w);
 /* layer -1 for model slots. A tied head is the embedding. */
 weft_tensor weights_get(const weights *w, int slot, int layer);

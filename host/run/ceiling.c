@@ -1,189 +1,193 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The machine's ceilings: reads from memory, multiply-adds from registers. The loops are as plain as
- * they can be, so that nothing but the hardware limits them; the best of several passes counts. */
+ * Ceilings: loops that only read, or only multiply and add in independent chains, at each level of
+ * instructions. Results are stored, so that nothing can be left out. */
 #include "host/run/ceiling.h"
 #include "host/base/clock.h"
-#include "host/base/thread.h"
-#include "weft/kernel.h"
-#include <immintrin.h>
-#include <math.h>
-#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
-#define AVX2_CODE __attribute__((target("avx2,fma"), noinline))
-#define AVX512_CODE __attribute__((target("avx512f"), noinline))
-#define BF16_CODE __attribute__((target("avx512f,avx512bf16"), noinline))
-
-enum { MOST_BYTES = 512 << 20, LEAST_BYTES = 1 << 20, SPINS = 1 << 16, CHAINS = 10 };
-static const double READ_SECONDS = 0.3, FMA_SECONDS = 0.2;
-
-/* ---- reads ---- */
-
-static int64_t read_portable(const char *p, int64_t n) {
-    int64_t sum[4] = {0}, v[4];
-    for (int64_t i = 0; i + 32 <= n; i += 32) {
-        memcpy(v, p + i, sizeof v);
-        for (int k = 0; k < 4; k++)
-            sum[k] ^= v[k];
-    }
-    return sum[0] ^ sum[1] ^ sum[2] ^ sum[3];
-}
-
-AVX2_CODE static int64_t read_avx2(const char *p, int64_t n) {
-    __m256i s[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
-                    _mm256_setzero_si256()};
-    for (int64_t i = 0; i + 128 <= n; i += 128)
-        for (int k = 0; k < 4; k++)
-            s[k] = _mm256_xor_si256(s[k], _mm256_loadu_si256((const void *)(p + i + 32 * k)));
-    s[0] = _mm256_xor_si256(_mm256_xor_si256(s[0], s[1]), _mm256_xor_si256(s[2], s[3]));
-    return _mm256_extract_epi64(s[0], 0) ^ _mm256_extract_epi64(s[0], 3);
-}
-
-AVX512_CODE static int64_t read_avx512(const char *p, int64_t n) {
-    __m512i s[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
-                    _mm512_setzero_si512()};
-    for (int64_t i = 0; i + 256 <= n; i += 256)
-        for (int k = 0; k < 4; k++)
-            s[k] = _mm512_xor_si512(s[k], _mm512_loadu_si512((const void *)(p + i + 64 * k)));
-    s[0] = _mm512_xor_si512(_mm512_xor_si512(s[0], s[1]), _mm512_xor_si512(s[2], s[3]));
-    return _mm512_reduce_add_epi64(s[0]);
-}
-
-/* ---- multiply-adds: CHAINS independent ones hide the latency of each ---- */
-
-static float fma_portable(float x) {
-    float a[CHAINS] = {0};
-    for (int i = 0; i < SPINS / 16; i++)
-        for (int k = 0; k < CHAINS; k++)
-            a[k] = fmaf(a[k], x, x);
-    float sum = 0;
-    for (int k = 0; k < CHAINS; k++)
-        sum += a[k];
-    return sum;
-}
-
-AVX2_CODE static float fma_avx2(float x) {
-    __m256 v = _mm256_set1_ps(x), a[CHAINS];
-    for (int k = 0; k < CHAINS; k++)
-        a[k] = v;
-    for (int i = 0; i < SPINS; i++)
-#pragma GCC unroll 10
-        for (int k = 0; k < CHAINS; k++)
-            a[k] = _mm256_fmadd_ps(a[k], v, v);
-    for (int k = 1; k < CHAINS; k++)
-        a[0] = _mm256_add_ps(a[0], a[k]);
-    return _mm256_cvtss_f32(a[0]);
-}
-
-AVX512_CODE static float fma_avx512(float x) {
-    __m512 v = _mm512_set1_ps(x), a[CHAINS];
-    for (int k = 0; k < CHAINS; k++)
-        a[k] = v;
-    for (int i = 0; i < SPINS; i++)
-#pragma GCC unroll 10
-        for (int k = 0; k < CHAINS; k++)
-            a[k] = _mm512_fmadd_ps(a[k], v, v);
-    for (int k = 1; k < CHAINS; k++)
-        a[0] = _mm512_add_ps(a[0], a[k]);
-    return _mm512_reduce_add_ps(a[0]);
-}
-
-BF16_CODE static float dot_bf16(float x) {
-    __m512 a[CHAINS];
-    __m512bh v = _mm512_cvtne2ps_pbh(_mm512_set1_ps(x), _mm512_set1_ps(x));
-    for (int k = 0; k < CHAINS; k++)
-        a[k] = _mm512_set1_ps(x);
-    for (int i = 0; i < SPINS; i++)
-#pragma GCC unroll 10
-        for (int k = 0; k < CHAINS; k++)
-            a[k] = _mm512_dpbf16_ps(a[k], v, v);
-    for (int k = 1; k < CHAINS; k++)
-        a[0] = _mm512_add_ps(a[0], a[k]);
-    return _mm512_reduce_add_ps(a[0]);
-}
-
-/* ---- timing ---- */
+enum {
+    PIECE = 128 << 10, /* bytes read at once */
+    AHEAD = 2048,      /* bytes between a prefetch and its load */
+    CHAINS = 12,       /* hides the latency of two units with four cycles */
+    TURNS = 4000       /* of the chains in one piece of work */
+};
 
 typedef struct {
-    int64_t (*read)(const char *, int64_t);
-    float (*spin)(float);
     const char *data;
-    int64_t part;                   /* bytes of each worker */
-    volatile int64_t sink[WEFT_MAX_THREADS]; /* keeps the loops */
-} probe;
+    int64_t pieces; /* in data */
+    float *sink;    /* one line for each worker */
+    void (*read)(const char *p, int64_t n, float *sink);
+    double (*chains)(float *sink); /* returns the operations done */
+} ceiling_job;
 
-static void do_read(const void *ctx, int64_t begin, int64_t end, int worker) {
-    probe *p = (probe *)(uintptr_t)ctx;
-    (void)worker;
-    for (int64_t i = begin; i < end; i++)
-        p->sink[i] = p->read(p->data + i * p->part, p->part);
-}
+/* ---- loops ---------------------------------------------------------------------------------- */
 
-static void do_spin(const void *ctx, int64_t begin, int64_t end, int worker) {
-    probe *p = (probe *)(uintptr_t)ctx;
-    (void)worker;
-    for (int64_t i = begin; i < end; i++)
-        p->sink[i] = p->spin(1e-3f) > 0;
-}
-
-/* Most work units a second of regions with one item a thread. */
-static double best_rate(int threads, probe *p, weft_range_fn *fn, double units, double seconds) {
-    weft_stream *s;
-    if (threads < 1 || thread_pool_open(threads, &s) != WEFT_OK)
-        return 0;
-    double best = 0, start = clock_seconds(), now = start;
-    while (now - start < seconds || best == 0) {
-        double t = now;
-        weft_parallel(s, threads, 1, fn, p);
-        now = clock_seconds();
-        double rate = now > t ? units * threads / (now - t) : 0;
-        best = rate > best ? rate : best;
+static void read_portable(const char *p, int64_t n, float *sink) {
+    uint64_t sum[8] = {0}, v[8];
+    for (int64_t i = 0; i + 64 <= n; i += 64) {
+        memcpy(v, p + i, 64);
+        for (int l = 0; l < 8; l++)
+            sum[l] ^= v[l];
     }
-    thread_pool_close(s);
+    memcpy(sink, sum, 64);
+}
+
+static double chains_portable(float *sink) {
+    float acc[CHAINS * 4];
+    for (int i = 0; i < CHAINS * 4; i++)
+        acc[i] = sink[i & 15];
+    for (int t = 0; t < TURNS; t++)
+        for (int i = 0; i < CHAINS * 4; i++)
+            acc[i] = acc[i] * 0.999f + 0.001f;
+    for (int i = 0; i < CHAINS * 4; i++)
+        sink[i & 15] = acc[i];
+    return 2.0 * 4 * CHAINS * TURNS;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) static void read_avx2(const char *p, int64_t n, float *sink) {
+    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
+    for (int64_t i = 0; i + 128 <= n; i += 128) {
+        _mm_prefetch(p + i + AHEAD, _MM_HINT_T0);
+        _mm_prefetch(p + i + AHEAD + 64, _MM_HINT_T0);
+        a = _mm256_xor_si256(a, _mm256_loadu_si256((const __m256i *)(p + i)));
+        b = _mm256_xor_si256(b, _mm256_loadu_si256((const __m256i *)(p + i + 32)));
+        c = _mm256_xor_si256(c, _mm256_loadu_si256((const __m256i *)(p + i + 64)));
+        d = _mm256_xor_si256(d, _mm256_loadu_si256((const __m256i *)(p + i + 96)));
+    }
+    a = _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_xor_si256(c, d));
+    _mm256_storeu_si256((__m256i *)sink, a);
+}
+
+__attribute__((target("avx512f"))) static void read_avx512(const char *p, int64_t n, float *sink) {
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
+    for (int64_t i = 0; i + 256 <= n; i += 256) {
+        for (int64_t l = 0; l < 256; l += 64)
+            _mm_prefetch(p + i + AHEAD + l, _MM_HINT_T0);
+        a = _mm512_xor_si512(a, _mm512_loadu_si512(p + i));
+        b = _mm512_xor_si512(b, _mm512_loadu_si512(p + i + 64));
+        c = _mm512_xor_si512(c, _mm512_loadu_si512(p + i + 128));
+        d = _mm512_xor_si512(d, _mm512_loadu_si512(p + i + 192));
+    }
+    a = _mm512_xor_si512(_mm512_xor_si512(a, b), _mm512_xor_si512(c, d));
+    _mm512_storeu_si512(sink, a);
+}
+
+__attribute__((target("avx2,fma"))) static double chains_avx2(float *sink) {
+    __m256 acc[CHAINS], m = _mm256_set1_ps(0.999f), c = _mm256_set1_ps(0.001f);
+    for (int i = 0; i < CHAINS; i++)
+        acc[i] = _mm256_loadu_ps(sink);
+    for (int t = 0; t < TURNS; t++)
+#pragma GCC unroll 12
+        for (int i = 0; i < CHAINS; i++)
+            acc[i] = _mm256_fmadd_ps(acc[i], m, c);
+    for (int i = 0; i < CHAINS; i++)
+        _mm256_storeu_ps(sink, _mm256_add_ps(_mm256_loadu_ps(sink), acc[i]));
+    return 2.0 * 8 * CHAINS * TURNS;
+}
+
+__attribute__((target("avx512f"))) static double chains_avx512(float *sink) {
+    __m512 acc[CHAINS], m = _mm512_set1_ps(0.999f), c = _mm512_set1_ps(0.001f);
+    for (int i = 0; i < CHAINS; i++)
+        acc[i] = _mm512_loadu_ps(sink);
+    for (int t = 0; t < TURNS; t++)
+#pragma GCC unroll 12
+        for (int i = 0; i < CHAINS; i++)
+            acc[i] = _mm512_fmadd_ps(acc[i], m, c);
+    for (int i = 0; i < CHAINS; i++)
+        _mm512_storeu_ps(sink, _mm512_add_ps(_mm512_loadu_ps(sink), acc[i]));
+    return 2.0 * 16 * CHAINS * TURNS;
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16"))) static double chains_bf16(
+    float *sink) {
+    __m512 acc[CHAINS];
+    __m512bh a = (__m512bh)_mm512_set1_epi16(0x3c00), b = (__m512bh)_mm512_set1_epi16(0x3c01);
+    for (int i = 0; i < CHAINS; i++)
+        acc[i] = _mm512_loadu_ps(sink);
+    for (int t = 0; t < TURNS; t++)
+#pragma GCC unroll 12
+        for (int i = 0; i < CHAINS; i++)
+            acc[i] = _mm512_dpbf16_ps(acc[i], a, b);
+    for (int i = 0; i < CHAINS; i++)
+        _mm512_storeu_ps(sink, _mm512_add_ps(_mm512_loadu_ps(sink), acc[i]));
+    return 4.0 * 16 * CHAINS * TURNS;
+}
+#define LEVELS_(portable, avx2, avx512) \
+    { portable, avx2, avx512, avx512 }
+#else
+#define LEVELS_(portable, avx2, avx512) \
+    { portable, portable, portable, portable }
+static double chains_bf16(float *sink) {
+    (void)sink;
+    return 0;
+}
+#endif
+
+/* ---- passes --------------------------------------------------------------------------------- */
+
+static void read_pieces(const void *ctx, int64_t begin, int64_t end, int worker) {
+    const ceiling_job *j = ctx;
+    for (int64_t i = begin; i < end; i++)
+        j->read(j->data + i % j->pieces * PIECE, PIECE, j->sink + worker * 16);
+}
+
+static void chain_pieces(const void *ctx, int64_t begin, int64_t end, int worker) {
+    const ceiling_job *j = ctx;
+    for (int64_t i = begin; i < end; i++)
+        j->chains(j->sink + worker * 16);
+}
+
+/* Best of the passes that fit into `seconds`, at least three: work per second. */
+static double best_of(weft_stream *s, weft_range_fn *fn, const ceiling_job *j, int64_t n,
+                      double work, double seconds) {
+    double until = clock_seconds() + seconds, best = 0;
+    for (int pass = 0; pass < 3 || clock_seconds() < until; pass++) {
+        double from = clock_seconds();
+        weft_parallel(s, n, 1, fn, j);
+        double took = clock_seconds() - from;
+        if (took > 0 && work / took > best)
+            best = work / took;
+    }
     return best;
 }
 
-static int have_level(int level) {
-    __builtin_cpu_init();
-    bool fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    int most = !fma ? WEFT_CPU_PORTABLE
-                    : !__builtin_cpu_supports("avx512f") ? WEFT_CPU_AVX2
-                    : !__builtin_cpu_supports("avx512bf16") ? WEFT_CPU_AVX512
-                                                            : WEFT_CPU_AVX512BF16;
-    return level < most ? level : most;
-}
-
-double ceiling_read_gbs(int threads, uint64_t bytes) {
-    uint64_t n = bytes < LEAST_BYTES ? LEAST_BYTES : bytes > MOST_BYTES ? MOST_BYTES : bytes;
-    int level = have_level(WEFT_CPU_LEVELS);
-    probe p = {.read = level >= WEFT_CPU_AVX512 ? read_avx512
-                       : level == WEFT_CPU_AVX2 ? read_avx2
-                                                : read_portable};
-    void *data = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data == MAP_FAILED || threads < 1)
+double ceiling_read(weft_stream *s, int cpu_level, int64_t bytes, double seconds) {
+    static void (*const loops[WEFT_CPU_LEVELS])(const char *, int64_t, float *) = LEVELS_(
+        read_portable, read_avx2, read_avx512);
+    float sink[WEFT_MAX_THREADS * 16];
+    int64_t n = bytes < PIECE ? 1 : bytes / PIECE;
+    size_t size = (size_t)(n * PIECE);
+    char *data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED)
         return 0;
-    madvise(data, n, MADV_HUGEPAGE);
-    memset(data, 1, n);
-    p.data = data;
-    p.part = (int64_t)(n / (uint64_t)threads / 256 * 256);
-    double rate = best_rate(threads, &p, do_read, (double)p.part, READ_SECONDS);
-    munmap(data, n);
-    return rate / 1e9;
+    madvise(data, size, MADV_HUGEPAGE);
+    memset(data, 1, size);
+    ceiling_job j = {.data = data, .pieces = n, .sink = sink, .read = loops[cpu_level]};
+    int64_t pass = n < 64 ? 64 / n * n : n; /* outweighs waking the threads */
+    double best = best_of(s, read_pieces, &j, pass, (double)(pass * PIECE), seconds);
+    munmap(data, size);
+    return best;
 }
 
-double ceiling_fma_gflops(int threads, int level) {
-    static const int lanes[] = {1, 8, 16};
-    static float (*const spins[])(float) = {fma_portable, fma_avx2, fma_avx512};
-    int at = have_level(level) > WEFT_CPU_AVX512 ? WEFT_CPU_AVX512 : have_level(level);
-    probe p = {.spin = spins[at]};
-    double flops = 2.0 * CHAINS * lanes[at] * (at ? SPINS : SPINS / 16);
-    return best_rate(threads, &p, do_spin, flops, FMA_SECONDS) / 1e9;
+static double chains_per_second(weft_stream *s, double (*chains)(float *), double seconds) {
+    float sink[WEFT_MAX_THREADS * 16] = {0};
+    ceiling_job j = {.sink = sink, .chains = chains};
+    int64_t n = 16 * (int64_t)s->threads;
+    return best_of(s, chain_pieces, &j, n, (double)n * chains(sink), seconds);
 }
 
-double ceiling_bf16_gflops(int threads, int level) {
-    if (have_level(level) < WEFT_CPU_AVX512BF16)
-        return 0;
-    probe p = {.spin = dot_bf16};
-    return best_rate(threads, &p, do_spin, 4.0 * CHAINS * 16 * SPINS, FMA_SECONDS) / 1e9;
+double ceiling_fma(weft_stream *s, int cpu_level, double seconds) {
+    static double (*const loops[WEFT_CPU_LEVELS])(float *) = LEVELS_(chains_portable, chains_avx2,
+                                                                     chains_avx512);
+    return chains_per_second(s, loops[cpu_level], seconds);
+}
+
+double ceiling_bf16(weft_stream *s, int cpu_level, double seconds) {
+    return cpu_level < WEFT_CPU_AVX512BF16 ? 0 : chains_per_second(s, chains_bf16, seconds);
 }

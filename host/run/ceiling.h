@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What this machine can do at most, measured: speeds are reported as shares of it. */
+ * What this machine can do at most, measured in the run that reports a share of it: the best of
+ * several passes of loops that do nothing else. Each takes about `seconds`. */
 #pragma once
-#include <stdint.h>
+#include "weft/kernel.h"
 
-/* Best rate in 1e9 bytes a second at which `threads` threads read a working set of `bytes` bytes (more
- * than 512 MiB is measured as 512 MiB), over about 0.3 s; 0 if memory or threads cannot be had. */
-double ceiling_read_gbs(int threads, uint64_t bytes);
-/* Best rate in 1e9 fp32 operations a second (a fused multiply-add is two) of `threads` threads with the
- * instructions of a weft_cpu_level, from registers, over about 0.2 s. */
-double ceiling_fma_gflops(int threads, int level);
-/* The same for pairs of bf16 (VDPBF16PS); 0 where the level lacks them. */
-double ceiling_bf16_gflops(int threads, int level);
+/* Bytes per second read by the stream's threads from a working set of that many bytes, over and
+ * over. 0 if there is no memory for it. */
+double ceiling_read(weft_stream *s, int cpu_level, int64_t bytes, double seconds);
+
+/* fp32 operations per second of fused multiply-adds (each counts two) at a weft_cpu_level. */
+double ceiling_fma(weft_stream *s, int cpu_level, double seconds);
+
+/* The same for pair products of bf16; 0 below WEFT_CPU_AVX512BF16. */
+double ceiling_bf16(weft_stream *s, int cpu_level, double seconds);

@@ -93,7 +93,8 @@ static int64_t contiguous_from(const weft_tensor *a, const weft_tensor *b, int *
 /* dst = src element by element, equal shapes, in the longest runs both have in one piece. */
 static void copy_tensor(const weft_tensor *dst, const weft_tensor *src) {
     int axis;
-    int64_t run = contiguous_from(dst, src, &axis), total = weft_tensor_count(dst) / (run ? run : 1);
+    int64_t run = contiguous_from(dst, src, &axis),
+            total = weft_tensor_count(dst) / (run ? run : 1);
     int64_t index[WEFT_DIMS] = {0};
     for (int64_t n = 0; n < total; n++) {
         memcpy(element(dst, index), element(src, index), (size_t)weft_dtype_bytes(dst->dtype, run));
@@ -206,21 +207,19 @@ static int reduce_scatter_ok(const weft_args *a) {
 #define ROW(o, ok_) \
     {.op = WEFT_OP_##o, .backend = "local", .name = "local", .ok = ok_, .run = o##_run}
 const weft_kernel comm_local_kernels[] = {
-    ROW(all_gather, all_gather_ok), ROW(reduce_scatter, reduce_scatter_ok), ROW(all_to_all, NULL),
-    ROW(broadcast, NULL),           {.name = NULL},
+    ROW(all_gather, all_gather_ok),
+    ROW(reduce_scatter, reduce_scatter_ok),
+    ROW(all_to_all, NULL),
+    ROW(broadcast, NULL),
+    {.name = NULL},
 };
 
 int64_t comm_sent_bytes(weft_op op, const weft_args *a, int ranks) {
     switch (op) {
-    case WEFT_OP_all_gather:
-        return ops_bytes(&a->all_gather.x) * (ranks - 1);
-    case WEFT_OP_reduce_scatter:
-        return ops_bytes(&a->reduce_scatter.x) / ranks * (ranks - 1);
-    case WEFT_OP_all_to_all:
-        return ops_bytes(&a->all_to_all.x) / ranks * (ranks - 1);
-    case WEFT_OP_broadcast:
-        return ops_bytes(&a->broadcast.x) * (ranks - 1);
-    default:
-        return 0;
+    case WEFT_OP_all_gather: return ops_bytes(&a->all_gather.x) * (ranks - 1);
+    case WEFT_OP_reduce_scatter: return ops_bytes(&a->reduce_scatter.x) / ranks * (ranks - 1);
+    case WEFT_OP_all_to_all: return ops_bytes(&a->all_to_all.x) / ranks * (ranks - 1);
+    case WEFT_OP_broadcast: return ops_bytes(&a->broadcast.x) * (ranks - 1);
+    default: return 0;
     }
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * device: memory, copies and streams behind one interface; host code never assumes that kernels read
- * host addresses unless host_memory says so. device_cpu.c serves the backends ref and cpu. */
+ * device: memory, copies and streams behind one interface; host code never assumes that kernels
+ * read host addresses unless host_memory says so. device_cpu.c serves the backends ref and cpu. */
 #pragma once
 #include "weft/kernel.h"
 #include "weft/status.h"
@@ -12,11 +12,11 @@ typedef struct device device;
 typedef enum { DEVICE_TO, DEVICE_FROM, DEVICE_WITHIN } device_copy_kind;
 
 struct device {
-    const char *backend;   /* whose kernel rows run here: "ref", "cpu" */
-    int level;             /* weft_cpu_level, or the GPU's sm */
-    bool host_memory;      /* kernels read host addresses: mapped files need no copy */
-    bool kv_transposed;    /* K pages are kept [D, page_size] for this device's attention */
-    uint64_t allocated;    /* bytes held now, exactly as asked for */
+    const char *backend; /* whose kernel rows run here: "ref", "cpu" */
+    int level;           /* weft_cpu_level, or the GPU's sm */
+    bool host_memory;    /* kernels read host addresses: mapped files need no copy */
+    bool kv_transposed;  /* K pages are kept [D, page_size] for this device's attention */
+    uint64_t allocated;  /* bytes held now, exactly as asked for */
     uint64_t peak;
     /* 64-byte aligned; contents are unspecified. `what` names it in WEFT_NO_MEMORY's message. */
     weft_status (*alloc)(device *d, uint64_t bytes, const char *what, void **out);

@@ -13,7 +13,8 @@
 
 enum { MAP_FROM = 1 << 20, ALIGNMENT = 64 };
 
-static const char *const level_names[WEFT_CPU_LEVELS] = {"portable", "avx2", "avx512", "avx512bf16"};
+static const char *const level_names[WEFT_CPU_LEVELS] = {"portable", "avx2", "avx512",
+                                                         "avx512bf16"};
 
 const char *device_cpu_level_name(int level) {
     return level >= 0 && level < WEFT_CPU_LEVELS ? level_names[level] : "?";
@@ -50,8 +51,9 @@ static uint64_t available_bytes(void) {
 }
 
 static weft_status cpu_no_memory(uint64_t bytes, const char *what, uint64_t available) {
-    return weft_fail(WEFT_NO_MEMORY, "%s: %.1f MiB needed, %.1f MiB available; lower --ctx-size, "
-                                     "--ubatch-size or --dtype (`weft plan` shows the bytes)",
+    return weft_fail(WEFT_NO_MEMORY,
+                     "%s: %.1f MiB needed, %.1f MiB available; lower --ctx-size, "
+                     "--ubatch-size or --dtype (`weft plan` shows the bytes)",
                      what, (double)bytes / 1048576, (double)available / 1048576);
 }
 
@@ -134,7 +136,8 @@ static weft_status parse_level(const char *level, int *out) {
             return WEFT_OK;
         }
     }
-    return weft_fail(WEFT_USAGE, "--cpu-level: no level '%s'; auto, portable, avx2, avx512 or avx512bf16",
+    return weft_fail(WEFT_USAGE,
+                     "--cpu-level: no level '%s'; auto, portable, avx2, avx512 or avx512bf16",
                      level);
 }
 
@@ -161,7 +164,8 @@ static weft_status parse_backend(const char *name, const char **out) {
     else if (strcmp(name, "ref") == 0)
         *out = "ref";
     else if (strcmp(name, "cuda") == 0 || strcmp(name, "emu") == 0)
-        return weft_fail(WEFT_DEVICE, "--device: this build has no %s backend; use cpu or ref", name);
+        return weft_fail(WEFT_DEVICE, "--device: this build has no %s backend; use cpu or ref",
+                         name);
     else
         return weft_fail(WEFT_USAGE, "--device: no device '%s'; auto, cpu or ref", name);
     return WEFT_OK;
@@ -173,8 +177,8 @@ weft_status device_open(const char *name, const char *level, device **out) {
     WEFT_TRY(parse_backend(name, &backend));
     WEFT_TRY(parse_level(level, &lv));
     if (lv > device_cpu_level())
-        return weft_fail(WEFT_USAGE, "--cpu-level: this machine has no %s; at most %s", level_names[lv],
-                         level_names[device_cpu_level()]);
+        return weft_fail(WEFT_USAGE, "--cpu-level: this machine has no %s; at most %s",
+                         level_names[lv], level_names[device_cpu_level()]);
     *out = cpu_new(backend, lv);
     return WEFT_OK;
 }

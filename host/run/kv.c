@@ -32,8 +32,9 @@ weft_status kv_reserve(kv_pool *kv, int32_t slot, int64_t tokens) {
     int32_t need = kv_missing(kv, slot, tokens);
     WEFT_ASSERT(pages_for(tokens) <= kv->slot_pages);
     if (need > kv->free_count)
-        return weft_fail(WEFT_AGAIN, "kv cache: %d pages needed, %d free; close or truncate a sequence",
-                         need, kv->free_count);
+        return weft_fail(WEFT_AGAIN,
+                         "kv cache: %d pages needed, %d free; close or truncate a sequence", need,
+                         kv->free_count);
     int32_t *row = kv->table + (int64_t)slot * kv->slot_pages;
     while (need-- > 0)
         row[kv->held[slot]++] = kv->free_list[--kv->free_count];

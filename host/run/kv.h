@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * kv: which pages of the KV cache belong to which sequence. Pages are the same on every rank, so one
- * table serves all; the bytes themselves are values of space KV. */
+ * kv: which pages of the KV cache belong to which sequence. Pages are the same on every rank, so
+ * one table serves all; the bytes themselves are values of space KV. */
 #pragma once
 #include "weft/status.h"
 #include <stdint.h>
@@ -9,10 +9,10 @@ enum { KV_PAGE = 16 }; /* tokens of a page; divides every kernel's key block */
 
 typedef struct {
     int32_t pages, free_count;
-    int32_t *free_list; /* [pages], a stack */
+    int32_t *free_list;        /* [pages], a stack */
     int32_t slots, slot_pages; /* sequences; most pages of one */
-    int32_t *table;     /* [slots, slot_pages]: physical pages in order */
-    int32_t *held;      /* [slots] pages held */
+    int32_t *table;            /* [slots, slot_pages]: physical pages in order */
+    int32_t *held;             /* [slots] pages held */
 } kv_pool;
 
 /* A pool of `pages` pages for `slots` sequences of at most slot_pages each. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The catalogue's rows as data: fields with their offsets, tolerances, flags and costs, and the text
- * of one step's arguments. Costs are compulsory: every operand once, at the bucket's size. */
+ * The catalogue's rows as data: fields with their offsets, tolerances, flags and costs, and the
+ * text of one step's arguments. Costs are compulsory: every operand once, at the bucket's size. */
 #include "host/run/ops.h"
 #include <string.h>
 

@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-void plan_begin(plan_builder *b, arena *mem, const device *dev, weft_phase phase, int rank, int ranks,
-                int bucket_tokens, int bucket_rows) {
+void plan_begin(plan_builder *b, arena *mem, const device *dev, weft_phase phase, int rank,
+                int ranks, int bucket_tokens, int bucket_rows) {
     *b = (plan_builder){.dev = dev, .mem = mem};
     weft_plan *p = b->plan = ARENA_NEW(mem, weft_plan, 1);
     p->phase = phase;
@@ -53,8 +53,8 @@ weft_tensor plan_fixed(plan_builder *b, weft_space space, const char *name, int6
                        weft_tensor layout) {
     layout.space = (uint8_t)space;
     layout.data = NULL;
-    weft_value v = {.bytes = (uint64_t)ops_bytes(&layout), .off = off, .space = (uint8_t)space,
-                    .name = name};
+    weft_value v = {
+        .bytes = (uint64_t)ops_bytes(&layout), .off = off, .space = (uint8_t)space, .name = name};
     layout.id = 1;
     v.bytes = (uint64_t)weft_dtype_bytes(layout.dtype, weft_tensor_count(&layout));
     layout.id = add_value(b, v);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * plan: steps are pushed by a model's builder, memory is laid out (plan_mem.c), addresses are bound,
- * and the whole is replayed by sched.c. Plans are SSA: every output is a new value, views share their
- * base's id, only accumulate-role operands are written in place. */
+ * plan: steps are pushed by a model's builder, memory is laid out (plan_mem.c), addresses are
+ * bound, and the whole is replayed by sched.c. Plans are SSA: every output is a new value, views
+ * share their base's id, only accumulate-role operands are written in place. */
 #pragma once
 #include "host/base/buf.h"
 #include "host/base/mem.h"
@@ -12,14 +12,14 @@
 typedef struct {
     weft_plan *plan;
     const device *dev;
-    arena *mem;         /* steps, values and names live here */
+    arena *mem; /* steps, values and names live here */
     int cap_step, cap_value;
     weft_status status; /* sticky: the first failure of a push; later calls do nothing */
 } plan_builder;
 
 /* An empty plan in `mem`, which owns everything of it. */
-void plan_begin(plan_builder *b, arena *mem, const device *dev, weft_phase phase, int rank, int ranks,
-                int bucket_tokens, int bucket_rows);
+void plan_begin(plan_builder *b, arena *mem, const device *dev, weft_phase phase, int rank,
+                int ranks, int bucket_tokens, int bucket_rows);
 /* A new activation. */
 weft_tensor plan_new(plan_builder *b, int dtype, int ndim, const int64_t *shape);
 /* A value whose place is known: `off` inside the arena of `space`, the same in every plan. */

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const weft_kernel *const registry_tables[] = {weft_kernels_cpu, weft_kernels_ref, comm_local_kernels,
-                                              NULL};
+const weft_kernel *const registry_tables[] = {weft_kernels_cpu, weft_kernels_ref,
+                                              comm_local_kernels, NULL};
 
 const char *registry_arith_name(uint32_t arith) {
     static const char *const names[WEFT_ARITHS] = {"-", "ref", "lane16", "bf16dot"};
@@ -24,7 +24,8 @@ static weft_status parse_forced(const char *item, size_t n, const char *op, forc
     const char *eq = memchr(item, '=', n);
     char name[32];
     if (!eq || (size_t)(eq - item) >= sizeof name || n - (size_t)(eq - item) - 1 >= sizeof f->row)
-        return weft_fail(WEFT_USAGE, "WEFT_KERNEL: '%.*s' is not OP=ROW; try matmul=ref", (int)n, item);
+        return weft_fail(WEFT_USAGE, "WEFT_KERNEL: '%.*s' is not OP=ROW; try matmul=ref", (int)n,
+                         item);
     memcpy(name, item, (size_t)(eq - item));
     name[eq - item] = 0;
     if (ops_find(name) < 0)
@@ -63,7 +64,8 @@ static int preference(const weft_kernel *k, const device *d) {
     return k->rank + (strcmp(k->backend, d->backend) == 0 ? 1000 : 0);
 }
 
-weft_status registry_find(const device *d, weft_op op, const weft_args *a, const weft_kernel **out) {
+weft_status registry_find(const device *d, weft_op op, const weft_args *a,
+                          const weft_kernel **out) {
     forced_row forced;
     WEFT_TRY(read_forced(weft_op_table[op].name, &forced));
     const weft_kernel *best = NULL;
@@ -80,8 +82,8 @@ weft_status registry_find(const device *d, weft_op op, const weft_args *a, const
         buf_init(&text, 4096);
         ops_print(&text, op, a);
         weft_status s = weft_fail(WEFT_UNSUPPORTED, "%s: no kernel row of backend %s does this%s%s",
-                                  text.data, d->backend, forced.row[0] ? "; WEFT_KERNEL asks for " : "",
-                                  forced.row);
+                                  text.data, d->backend,
+                                  forced.row[0] ? "; WEFT_KERNEL asks for " : "", forced.row);
         buf_fini(&text);
         return s;
     }

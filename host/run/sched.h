@@ -10,5 +10,6 @@ void sched_run(const weft_plan *p, weft_stream *stream);
 typedef struct sched_team sched_team;
 typedef void sched_rank_fn(void *ctx, int rank);
 weft_status sched_team_open(int ranks, sched_team **out);
-void sched_team_run(sched_team *t, sched_rank_fn *fn, void *ctx); /* returns when all ranks are done */
+void sched_team_run(sched_team *t, sched_rank_fn *fn,
+                    void *ctx); /* returns when all ranks are done */
 void sched_team_close(sched_team *t);

@@ -23,10 +23,11 @@ typedef struct {
     int64_t begin, end; /* along axis */
 } shard_slice;
 
-/* Leaves of a row-split matrix with K columns: the largest of 8, 4, 2, 1 that cuts K into equal slices
- * of at least 16. */
+/* Leaves of a row-split matrix with K columns: the largest of 8, 4, 2, 1 that cuts K into equal
+ * slices of at least 16. */
 int shard_leaves(int64_t k);
-/* WEFT_USAGE naming the limit unless tp divides n_heads and the leaves of both row-split matrices. */
+/* WEFT_USAGE naming the limit unless tp divides n_heads and the leaves of both row-split
+ * matrices. */
 weft_status shard_check(const shard_dims *d, int tp);
 shard_slice shard_of(const shard_dims *d, shard_kind kind, int tp, int rank);
 /* Rows of the vocabulary each rank owns, the last one perhaps fewer: ceil(V / tp). */

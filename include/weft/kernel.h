@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weft_kernel: one row of the registry. A backend is a table of rows (kernels/<backend>/table.c). */
+ * weft_kernel: one row of the registry. A backend is a table of rows
+ * (kernels/<backend>/table.c). */
 #pragma once
 #include "weft/ops.h"
 #include "weft/stream.h"
@@ -9,11 +10,12 @@ extern "C" {
 
 typedef struct weft_step weft_step;
 
-/* Numerics classes (docs/NUMERICS.md). Rows of one class give the same bits for the same operands. */
+/* Numerics classes (docs/NUMERICS.md). Rows of one class give the same bits for the same
+ * operands. */
 typedef enum {
-    WEFT_ARITH_NONE,   /* moves data: no arithmetic to disagree on */
-    WEFT_ARITH_REF,    /* double accumulators, in order */
-    WEFT_ARITH_LANE16, /* one virtual vector of 16 fp32 lanes, fma, fixed tree */
+    WEFT_ARITH_NONE,    /* moves data: no arithmetic to disagree on */
+    WEFT_ARITH_REF,     /* double accumulators, in order */
+    WEFT_ARITH_LANE16,  /* one virtual vector of 16 fp32 lanes, fma, fixed tree */
     WEFT_ARITH_BF16DOT, /* AVX512-BF16 pair products (VDPBF16PS) */
     WEFT_ARITHS
 } weft_arith;
@@ -33,10 +35,12 @@ typedef struct weft_kernel {
     uint32_t arith;             /* weft_arith: one per (op, weight) in all plans of an engine */
     int16_t rank;               /* preference among rows that agree; the highest wins */
     int16_t cap;                /* least cpu level or sm */
-    /* Whether this row can do it. May look at K, N, D, dtypes and strides; T must not change arith. */
+    /* Whether this row can do it. May look at K, N, D, dtypes and strides; T must not change
+     * arith. */
     int (*ok)(const weft_args *);
-    size_t (*scratch)(const weft_args *);          /* plan memory during this step; NULL = 0 */
-    int (*bind)(const weft_step *, void *state);   /* once, after addresses are known; NULL = nothing */
+    size_t (*scratch)(const weft_args *); /* plan memory during this step; NULL = 0 */
+    int (*bind)(const weft_step *,
+                void *state); /* once, after addresses are known; NULL = nothing */
     void (*run)(const weft_step *, weft_stream *); /* enqueue only: no allocation, no error path */
     uint16_t state_bytes;
 } weft_kernel;

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The catalogue of ops. One X-macro row declares an op: its operands with their roles, its tolerances
- * and its traits. The argument structs, the checker, the planner, the tracer and backward all read it.
+ * The catalogue of ops. One X-macro row declares an op: its operands with their roles, its
+ * tolerances and its traits. The argument structs, the checker, the planner, the tracer and
+ * backward all read it.
  *
  * Letters: T tokens (rows) of a step, B sequences, S sequences in a step, H width of the residual
  * stream or number of heads, D head width, V vocabulary, L leaves; y[T,N] = x[T,K] w[N,K]'.
  *
- * Roles: I input, Q optional input (id 0: absent), O output (id 0: not wanted), A accumulated in place,
- * S constant. What may change between two replays (ids, positions, lengths, seeds) is a feed tensor,
- * never an S. `rows` is an i32[1] with the true number of leading rows; shapes hold the bucket's size
- * and rows past the true number are neither read nor written. Absent: every row is true.
+ * Roles: I input, Q optional input (id 0: absent), O output (id 0: not wanted), A accumulated in
+ * place, S constant. What may change between two replays (ids, positions, lengths, seeds) is a feed
+ * tensor, never an S. `rows` is an i32[1] with the true number of leading rows; shapes hold the
+ * bucket's size and rows past the true number are neither read nor written. Absent: every row is
+ * true.
  *
  * Floating operands may be fp32, fp16 or bf16; arithmetic is fp32 and a result is rounded once, to
  * nearest even, where it is stored. Only the innermost stride of activations must be 1. */
@@ -34,15 +36,15 @@ typedef enum {
  * ids i32[T], w[V,H], last i32[slots], y[T,H]. */
 #define WEFT_EMBED(I, Q, O, A, S) I(ids) I(w) Q(last) Q(rows) O(y) S(int32_t, row0)
 
-/* y[t,i] = mscale * (cos, sin)(pos[t] * f_i), f_i = freq[i,0] + freq[i,1] (fp32 high and low parts).
- * Dynamic NTK (ntk_ctx > 0): where pos[t] >= ntk_ctx, with g = ntk_factor (pos[t] + 1) / ntk_ctx -
- * (ntk_factor - 1), f_i becomes f_i g^(-2i / (2R - 2)): a function of the position alone.
+/* y[t,i] = mscale * (cos, sin)(pos[t] * f_i), f_i = freq[i,0] + freq[i,1] (fp32 high and low
+ * parts). Dynamic NTK (ntk_ctx > 0): where pos[t] >= ntk_ctx, with g = ntk_factor (pos[t] + 1) /
+ * ntk_ctx - (ntk_factor - 1), f_i becomes f_i g^(-2i / (2R - 2)): a function of the position alone.
  * pos i32[T], freq f32[R,2], y f32[T,R,2]. */
 #define WEFT_ROPE_TABLE(I, Q, O, A, S) \
     I(pos) I(freq) Q(rows) O(y) S(float, mscale) S(float, ntk_factor) S(int32_t, ntk_ctx)
 
-/* Rotary embedding of the first 2R of D features of each head (Su et al., 2021); the rest is copied.
- * interleaved 0: pairs (i, i + R), as Hugging Face; 1: pairs (2i, 2i + 1), as GPT-J.
+/* Rotary embedding of the first 2R of D features of each head (Su et al., 2021); the rest is
+ * copied. interleaved 0: pairs (i, i + R), as Hugging Face; 1: pairs (2i, 2i + 1), as GPT-J.
  * x[T,H,D], table f32[T,R,2], y[T,H,D]. */
 #define WEFT_ROPE(I, Q, O, A, S) I(x) I(table) Q(rows) O(y) S(int32_t, interleaved)
 
@@ -55,13 +57,15 @@ typedef enum {
 #define WEFT_LAYERNORM(I, Q, O, A, S) \
     I(x) Q(res) I(g) Q(b) Q(rows) O(y) O(r) O(mean) O(inv) S(float, eps)
 
-/* y[T,N] = x[T,K] w[N,K]': `leaves` chains over equal K slices, combined by the fixed tree; then each
- * of + bias[N], act, + res[T,N] rounds where its own op would store. partial: y is f32 [leaves,T,N],
- * one plane a leaf, and there is no bias, act or res. w may have any row stride (a column slice). */
+/* y[T,N] = x[T,K] w[N,K]': `leaves` chains over equal K slices, combined by the fixed tree; then
+ * each of + bias[N], act, + res[T,N] rounds where its own op would store. partial: y is f32
+ * [leaves,T,N], one plane a leaf, and there is no bias, act or res. w may have any row stride (a
+ * column slice). */
 #define WEFT_MATMUL(I, Q, O, A, S) \
     I(x) I(w) Q(bias) Q(res) Q(rows) O(y) S(int32_t, act) S(int32_t, leaves) S(int32_t, partial)
 
-/* y = tree sum over x[L,T,N] (fp32), then + bias[N] and + res[T,N] as in matmul. L is 1, 2, 4 or 8. */
+/* y = tree sum over x[L,T,N] (fp32), then + bias[N] and + res[T,N] as in matmul. L is 1, 2, 4 or
+ * 8. */
 #define WEFT_LEAF_SUM(I, Q, O, A, S) I(x) Q(bias) Q(res) Q(rows) O(y)
 
 /* Writes k[T,Hkv,D], v[T,Hkv,Dv] into pages, rounding to the cache's type. slot i32[T] = page *
@@ -70,13 +74,12 @@ typedef enum {
 
 /* Ragged attention. q[T,H,D] holds the tokens of S sequences, sequence s in rows [qstart[s],
  * qstart[s+1]), its first at absolute position qpos[s]; it sees keys [0, kvlen[s]).
- * With pages i32[S,P]: k[pages,Hkv,page_size,D], v[pages,Hkv,page_size,Dv]; key j of sequence s is in
- * page pages[s, j / page_size]. Without: k[Tk,Hkv,D], v[Tk,Hkv,Dv] are this batch's own, key j of
- * sequence s is row qstart[s] + j (self-attention only).
- * work i32[W,4]: {sequence, first query, queries, local kv head}; nwork i32[1] items are true. Every
- * (query, head) is covered once. A kernel may ignore the list.
- * Query head h reads local kv head (h + head0) / group.
- * score = softcap(scale q.k) + slopes[h] (j - i) + bias[h, clamp(j - i, -R, R) + R], bias f32[H,2R+1];
+ * With pages i32[S,P]: k[pages,Hkv,page_size,D], v[pages,Hkv,page_size,Dv]; key j of sequence s is
+ * in page pages[s, j / page_size]. Without: k[Tk,Hkv,D], v[Tk,Hkv,Dv] are this batch's own, key j
+ * of sequence s is row qstart[s] + j (self-attention only). work i32[W,4]: {sequence, first query,
+ * queries, local kv head}; nwork i32[1] items are true. Every (query, head) is covered once. A
+ * kernel may ignore the list. Query head h reads local kv head (h + head0) / group. score =
+ * softcap(scale q.k) + slopes[h] (j - i) + bias[h, clamp(j - i, -R, R) + R], bias f32[H,2R+1];
  * softcap(x) = c tanh(x / c) if c > 0. causal: j <= i only; window w > 0: also j > i - w.
  * sinks f32[H]: one more logit in the denominator. A query that sees no key gives zeros.
  * Splits of 512 keys at absolute positions, ascending inside, combined left to right in fp32.
@@ -86,7 +89,8 @@ typedef enum {
     Q(sinks) O(y) O(lse) S(float, scale) S(float, softcap) S(int32_t, causal)              \
     S(int32_t, window) S(int32_t, group) S(int32_t, head0)
 
-/* y = act(gate) * up, rounded once. All [T,N]. (Shazeer, "GLU variants improve transformer", 2020) */
+/* y = act(gate) * up, rounded once. All [T,N]. (Shazeer, "GLU variants improve transformer",
+ * 2020) */
 #define WEFT_GLU(I, Q, O, A, S) I(gate) I(up) Q(rows) O(y) S(int32_t, act)
 
 #define WEFT_ACTIVATION(I, Q, O, A, S) I(x) Q(rows) O(y) S(int32_t, act)
@@ -96,7 +100,8 @@ typedef enum {
 /* Over the last axis of [T,N]; a row of -inf only gives zeros. */
 #define WEFT_SOFTMAX(I, Q, O, A, S) I(x) Q(rows) O(y)
 
-/* id i32[T]: the lowest index of the largest element of x[T,N] (NaN never wins; -1 if all are NaN). */
+/* id i32[T]: the lowest index of the largest element of x[T,N] (NaN never wins; -1 if all are
+ * NaN). */
 #define WEFT_ARGMAX(I, Q, O, A, S) I(x) Q(rows) O(id) O(max)
 
 /* y[t] = log softmax(x[t])[target[t]]; x[T,V], target i32[T] (negative: 0), y f32[T]. */
@@ -109,19 +114,20 @@ typedef enum {
 #define WEFT_CAST(I, Q, O, A, S) I(x) Q(rows) O(y)
 
 /* The sampling chain, one row a sequence, in the order of docs/NUMERICS.md. Row r reads
- * params[r] (weft_sample_params as i32[R, WEFT_SAMPLE_WORDS]), its slot's history i32[slots,C] and its
- * slot's bias list (bias_id i32[slots,B], bias f32[slots,B]); it writes id[r], appends the token to the
- * history and sets last[slot]. logprob f32[R] and top_id i32[R,n], top_logprob f32[R,n] (descending, ties to the
- * lower id) are of the raw logits. probs f32[R,V]: what the token was drawn from. A row whose every token
- * is masked or NaN gives id -1 and leaves history and last alone. logits f32[R,V]. */
+ * params[r] (weft_sample_params as i32[R, WEFT_SAMPLE_WORDS]), its slot's history i32[slots,C] and
+ * its slot's bias list (bias_id i32[slots,B], bias f32[slots,B]); it writes id[r], appends the
+ * token to the history and sets last[slot]. logprob f32[R] and top_id i32[R,n], top_logprob
+ * f32[R,n] (descending, ties to the lower id) are of the raw logits. probs f32[R,V]: what the token
+ * was drawn from. A row whose every token is masked or NaN gives id -1 and leaves history and last
+ * alone. logits f32[R,V]. */
 #define WEFT_SAMPLE(I, Q, O, A, S)                                                      \
     I(logits) I(params) Q(bias_id) Q(bias) Q(rows) O(id) O(logprob) O(top_id)           \
     O(top_logprob) O(probs) A(history) A(last)
 
 /* Collectives. Every rank of the group calls them in plan order; data moves, sums are our own ops.
- * all_gather: y is the ranks' x in rank order along `axis`. reduce_scatter: y is this rank's part along
- * `axis` of the fp32 sum over ranks in rank order. all_to_all: part p along axis 0 of x goes to rank p.
- * broadcast, send, recv: from or to `peer`. */
+ * all_gather: y is the ranks' x in rank order along `axis`. reduce_scatter: y is this rank's part
+ * along `axis` of the fp32 sum over ranks in rank order. all_to_all: part p along axis 0 of x goes
+ * to rank p. broadcast, send, recv: from or to `peer`. */
 #define WEFT_ALL_GATHER(I, Q, O, A, S) I(x) O(y) S(int32_t, axis)
 #define WEFT_REDUCE_SCATTER(I, Q, O, A, S) I(x) O(y) S(int32_t, axis)
 #define WEFT_ALL_TO_ALL(I, Q, O, A, S) I(x) O(y)
@@ -130,10 +136,11 @@ typedef enum {
 #define WEFT_RECV(I, Q, O, A, S) O(y) S(int32_t, peer)
 
 enum {
-    WEFT_BWD = 1,      /* has a backward: op_bwd rows follow with training */
-    WEFT_COMM = 2,     /* a collective: runs on the comm lane */
-    WEFT_ROWLOCAL = 4, /* a row's result depends on that row only: the checker permutes and splits */
-    WEFT_EXACT = 8     /* moves or selects values: candidates must equal ref bit for bit */
+    WEFT_BWD = 1,  /* has a backward: op_bwd rows follow with training */
+    WEFT_COMM = 2, /* a collective: runs on the comm lane */
+    WEFT_ROWLOCAL =
+        4,         /* a row's result depends on that row only: the checker permutes and splits */
+    WEFT_EXACT = 8 /* moves or selects values: candidates must equal ref bit for bit */
 };
 
 /* X(name, fields, tolerance fp32, fp16, bf16, fp8, int8, flags): this row is the whole declaration.
@@ -172,7 +179,9 @@ enum {
 #define WEFT_UNION_(name, F, a, b, c, d, e, fl) weft_##name##_args name;
 WEFT_OPS(WEFT_ARGS_)
 typedef enum { WEFT_OPS(WEFT_ENUM_) WEFT_OP_COUNT } weft_op;
-typedef union weft_args { WEFT_OPS(WEFT_UNION_) } weft_args;
+typedef union weft_args {
+    WEFT_OPS(WEFT_UNION_)
+} weft_args;
 
 typedef struct {
     const char *name;
@@ -197,21 +206,22 @@ extern const weft_op_info weft_op_table[WEFT_OP_COUNT]; /* host/run/ops.c: same 
  * A parameter's neutral value switches its stage off. */
 enum { WEFT_SAMPLE_WORDS = 64, WEFT_TOP_LOGPROBS = 20 };
 typedef struct weft_sample_params {
-    int32_t slot;                /* row of history, bias and last */
-    int32_t history_len;         /* tokens in the slot's history, prompt included */
-    int32_t prompt_len;          /* of which prompt */
-    int32_t n_bias;              /* entries of the slot's bias list */
-    uint32_t seed[2], stream[2]; /* Philox key and stream, low word first; position is history_len */
-    float temperature;           /* 0: arg-max; neutral 1 */
-    int32_t top_k;               /* neutral 0; tokens equal to the k-th stay */
-    float top_p;                 /* neutral 1 */
-    float min_p;                 /* neutral 0 */
-    float typical_p;             /* neutral 1 (Meister et al., 2022) */
-    float repetition_penalty;    /* neutral 1; over the whole history (Keskar et al., 2019) */
-    float frequency_penalty;     /* neutral 0; over what was generated, as OpenAI defines it */
-    float presence_penalty;      /* neutral 0 */
-    int32_t no_repeat_ngram;     /* neutral 0 */
-    int32_t n_top;               /* alternatives to report, <= WEFT_TOP_LOGPROBS */
+    int32_t slot;        /* row of history, bias and last */
+    int32_t history_len; /* tokens in the slot's history, prompt included */
+    int32_t prompt_len;  /* of which prompt */
+    int32_t n_bias;      /* entries of the slot's bias list */
+    uint32_t seed[2],
+        stream[2];            /* Philox key and stream, low word first; position is history_len */
+    float temperature;        /* 0: arg-max; neutral 1 */
+    int32_t top_k;            /* neutral 0; tokens equal to the k-th stay */
+    float top_p;              /* neutral 1 */
+    float min_p;              /* neutral 0 */
+    float typical_p;          /* neutral 1 (Meister et al., 2022) */
+    float repetition_penalty; /* neutral 1; over the whole history (Keskar et al., 2019) */
+    float frequency_penalty;  /* neutral 0; over what was generated, as OpenAI defines it */
+    float presence_penalty;   /* neutral 0 */
+    int32_t no_repeat_ngram;  /* neutral 0 */
+    int32_t n_top;            /* alternatives to report, <= WEFT_TOP_LOGPROBS */
     int32_t reserved[46];
 } weft_sample_params;
 

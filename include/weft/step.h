@@ -13,11 +13,12 @@ enum { WEFT_TAG_BYTES = 24 };
 
 struct weft_step {
     const weft_kernel *kernel;
-    void *state, *scratch;  /* state: the row's own, filled by bind; scratch: valid during run only */
-    int64_t bytes, flops;   /* compulsory traffic and arithmetic at the bucket's size */
+    void *state,
+        *scratch;         /* state: the row's own, filled by bind; scratch: valid during run only */
+    int64_t bytes, flops; /* compulsory traffic and arithmetic at the bucket's size */
     uint16_t lane, layer;
-    uint32_t wait[2];       /* 1 + index of steps on other lanes to wait for; 0 = none */
-    uint32_t segment;       /* recompute segment */
+    uint32_t wait[2];         /* 1 + index of steps on other lanes to wait for; 0 = none */
+    uint32_t segment;         /* recompute segment */
     char tag[WEFT_TAG_BYTES]; /* "L12.attn.o" */
     weft_args args;
 };
@@ -27,7 +28,7 @@ typedef struct weft_value {
     int64_t off;          /* inside the arena of its space; -1 until laid out */
     uint32_t first, last; /* steps between which it is live */
     uint8_t space;
-    const char *name;     /* weights, feeds and state: their name; NULL for activations */
+    const char *name; /* weights, feeds and state: their name; NULL for activations */
 } weft_value;
 
 typedef enum { WEFT_PHASE_GENERATE, WEFT_PHASE_SCORE, WEFT_PHASE_TRAIN } weft_phase;

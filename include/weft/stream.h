@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * weft_stream: where a step runs. On CPU backends it is a thread pool; every other backend derives
- * its own stream from this head (a cudaStream_t, the emulator's queue) and leaves `parallel` NULL. */
+ * its own stream from this head (a cudaStream_t, the emulator's queue) and leaves `parallel`
+ * NULL. */
 #pragma once
 #include <stdint.h>
 #ifdef __cplusplus

@@ -20,7 +20,7 @@ typedef enum {
     WEFT_SPACE_OUT,    /* results the host reads after a replay */
     WEFT_SPACE_SAVED,  /* activations kept for backward */
     WEFT_SPACE_GRAD,
-    WEFT_SPACE_STATE,  /* lives between replays: sampled tokens, histories, optimizer moments */
+    WEFT_SPACE_STATE,   /* lives between replays: sampled tokens, histories, optimizer moments */
     WEFT_SPACE_SCRATCH, /* one step's own */
     WEFT_SPACES
 } weft_space;
@@ -29,13 +29,13 @@ typedef enum {
  * the view inside its value; binding replaces it by the address. */
 typedef struct weft_tensor {
     void *data;
-    void *scale, *zero;          /* value = (q - zero) * scale; NULL for plain dtypes */
-    int64_t shape[WEFT_DIMS];    /* outermost first; shape[ndim..] = 1 */
-    int64_t stride[WEFT_DIMS];   /* in elements; sub-byte types: innermost stride 1 */
-    int32_t group;               /* elements of the last axis per scale; 0 = whole row */
-    uint32_t id;                 /* value number in its plan, shared by views; 0 = absent */
+    void *scale, *zero;        /* value = (q - zero) * scale; NULL for plain dtypes */
+    int64_t shape[WEFT_DIMS];  /* outermost first; shape[ndim..] = 1 */
+    int64_t stride[WEFT_DIMS]; /* in elements; sub-byte types: innermost stride 1 */
+    int32_t group;             /* elements of the last axis per scale; 0 = whole row */
+    uint32_t id;               /* value number in its plan, shared by views; 0 = absent */
     uint8_t dtype, sdtype, pack, ndim;
-    uint8_t space;               /* weft_space */
+    uint8_t space;                    /* weft_space */
     uint8_t leaf_axis, leaf0, leaves; /* this rank holds leaves [leaf0, leaf0 + leaves) */
 } weft_tensor;
 

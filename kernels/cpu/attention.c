@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * attention: lanes are keys. Blocks of 64 keys and splits of 512 begin at absolute positions; a row,
- * one query of one head, sees of each block one run of keys and is a function of those alone:
+ * attention: lanes are keys. Blocks of 64 keys and splits of 512 begin at absolute positions; a
+ * row, one query of one head, sees of each block one run of keys and is a function of those alone:
  *   score  one chain of fma over d ascending a key, then scale, softcap, slope, bias
  *   block  m' = max(m, scores); l and acc scale by e^(m - m'); l takes e^(s - m') as 16 lanes,
  *          acc[d] takes p v[d] by fma, keys ascending. A masked value is never touched.
@@ -43,7 +43,7 @@ _Static_assert(sizeof(att_memory) <= WEFT_WORKER_BYTES, "worker memory");
 typedef struct {
     const char *base;
     const int32_t *pages;
-    int64_t page_step;                /* between entries of pages */
+    int64_t page_step;                 /* between entries of pages */
     int64_t page, key, d, size, bytes; /* strides in bytes; keys in a page; bytes of an element */
     int dtype;
 } att_keys;
@@ -79,8 +79,8 @@ V16 void att_product(int nc, int nr, int dtype, const att_outer *o) {
     WEFT_UNROLL
     for (int r = 0; r < nr; r++)
         WEFT_UNROLL
-        for (int c = 0; c < nc; c++)
-            acc[r][c] = o->first ? v16_zero() : v16_load(o->out + r * o->ostride + c * 16);
+    for (int c = 0; c < nc; c++)
+        acc[r][c] = o->first ? v16_zero() : v16_load(o->out + r * o->ostride + c * 16);
     for (int64_t i = 0; i < o->n; i++) {
         WEFT_UNROLL
         for (int c = 0; c < nc; c++)
@@ -96,8 +96,8 @@ V16 void att_product(int nc, int nr, int dtype, const att_outer *o) {
     WEFT_UNROLL
     for (int r = 0; r < nr; r++)
         WEFT_UNROLL
-        for (int c = 0; c < nc; c++)
-            v16_store(o->out + r * o->ostride + c * 16, acc[r][c]);
+    for (int c = 0; c < nc; c++)
+        v16_store(o->out + r * o->ostride + c * 16, acc[r][c]);
 }
 
 #define ATT_OUTER(type, name, c, r)                         \
@@ -169,7 +169,7 @@ typedef struct {
 
 static void att_pack_key(const att_item *it, const char *from, int64_t column) {
     int64_t width = it->a->q.shape[2];
-    float (*to)[ATT_BLOCK] = it->mem->k, f[16];
+    float(*to)[ATT_BLOCK] = it->mem->k, f[16];
     if (it->k.d != it->k.bytes) {
         for (int64_t d = 0; d < width; d++) {
             v16_store(f, v16_get(it->k.dtype, from + d * it->k.d, 0, 1));
@@ -193,8 +193,7 @@ static void att_pack(const att_item *it, const att_block *b) {
             att_pack_key(it, att_key(&it->k, j), j - b->j0);
     }
     for (int64_t j = b->lo; j < b->hi && ragged; j++)
-        v16_store(it->mem->v[j - b->j0],
-                  v16_get(it->v.dtype, att_key(&it->v, j), at, (int)ragged));
+        v16_store(it->mem->v[j - b->j0], v16_get(it->v.dtype, att_key(&it->v, j), at, (int)ragged));
 }
 
 /* q.k of nr rows from r for all keys of the block that any row sees. */
@@ -389,7 +388,7 @@ static void att_start(const weft_attention_args *a, att_row *row, int64_t kvlen)
     row->all.m = -INFINITY;
     const void *q = cpu_at(&a->q, row->token * a->q.stride[0] + row->head * a->q.stride[1]);
     CPU_EACH16(i, n, a->q.shape[2])
-        v16_store(row->q + i, v16_get(a->q.dtype, q, i, (int)n));
+    v16_store(row->q + i, v16_get(a->q.dtype, q, i, (int)n));
 }
 
 static void att_split(const att_item *it, int64_t start) {

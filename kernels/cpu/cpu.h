@@ -7,7 +7,8 @@
 #define CPU_NAME_(op, level, part) weft_cpu_##op##_##level##_##part
 #define CPU_NAME(op, level, part) CPU_NAME_(op, level, part)
 #define CPU_OK(op) int CPU_NAME(op, WEFT_CPU_LEVEL, ok)(const weft_args *args)
-#define CPU_RUN(op) void CPU_NAME(op, WEFT_CPU_LEVEL, run)(const weft_step *step, weft_stream *stream)
+#define CPU_RUN(op) \
+    void CPU_NAME(op, WEFT_CPU_LEVEL, run)(const weft_step *step, weft_stream *stream)
 #define CPU_SCRATCH(op) size_t CPU_NAME(op, WEFT_CPU_LEVEL, scratch)(const weft_args *args)
 
 enum { CPU_REGION_ELEMENTS = 16 << 10 }; /* below this much work waking threads costs more */
@@ -63,7 +64,8 @@ V16 int64_t cpu_rows(const weft_tensor *rows, const weft_tensor *x) {
 }
 
 /* Runs fn over n rows of `width` elements: in pieces of about a region's worth, inline when few. */
-V16 void cpu_each_row(weft_stream *s, int64_t n, int64_t width, weft_range_fn *fn, const void *ctx) {
+V16 void cpu_each_row(weft_stream *s, int64_t n, int64_t width, weft_range_fn *fn,
+                      const void *ctx) {
     int64_t grain = cpu_max(1, CPU_REGION_ELEMENTS / 4 / cpu_max(1, width));
     if (n > 0 && (n * width < CPU_REGION_ELEMENTS || n <= grain))
         fn(ctx, 0, n, 0);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * gather and cast: rows moved, converted where the types differ. Equal types move bytes, so integers
- * and NaN payloads survive. */
+ * gather and cast: rows moved, converted where the types differ. Equal types move bytes, so
+ * integers and NaN payloads survive. */
 #include "cpu.h"
 
 static int move_ok(const weft_tensor *x, const weft_tensor *y) {
@@ -16,7 +16,7 @@ static void move_row(const weft_tensor *x, const void *from, const weft_tensor *
         return;
     }
     CPU_EACH16(i, n, cpu_width(y))
-        v16_put(y->dtype, to, i, (int)n, v16_get(x->dtype, from, i, (int)n));
+    v16_put(y->dtype, to, i, (int)n, v16_get(x->dtype, from, i, (int)n));
 }
 
 CPU_OK(gather) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * kv_append: keys and values into their pages, rounded to the cache's type. Keys of one page lie
- * side by side ([D][page_size]), so that attention reads sixteen at once: here they are scattered. */
+ * side by side ([D][page_size]), so that attention reads sixteen at once: here they are
+ * scattered. */
 #include "cpu.h"
 
 CPU_OK(kv_append) {
@@ -40,8 +41,8 @@ static void kv_token(const weft_tensor *x, const weft_tensor *cache, int64_t t, 
     int64_t page = slot / cache->shape[2], place = slot % cache->shape[2];
     for (int64_t h = 0; h < x->shape[1]; h++)
         kv_head(x, cpu_at(x, t * x->stride[0] + h * x->stride[1]), cache,
-                cpu_at(cache, page * cache->stride[0] + h * cache->stride[1] +
-                                  place * cache->stride[2]));
+                cpu_at(cache,
+                       page * cache->stride[0] + h * cache->stride[1] + place * cache->stride[2]));
 }
 
 static void kv_rows(const void *ctx, int64_t begin, int64_t end, int worker) {
@@ -58,6 +59,6 @@ static void kv_rows(const void *ctx, int64_t begin, int64_t end, int worker) {
 
 CPU_RUN(kv_append) {
     const weft_kv_append_args *a = &step->args.kv_append;
-    cpu_each_row(stream, cpu_true_rows(&a->rows, &a->k), 2 * a->k.shape[1] * a->k.shape[2],
-                 kv_rows, a);
+    cpu_each_row(stream, cpu_true_rows(&a->rows, &a->k), 2 * a->k.shape[1] * a->k.shape[2], kv_rows,
+                 a);
 }

@@ -13,7 +13,7 @@ CPU_OK(layernorm) {
 static float layernorm_mean(const norm_row *in) {
     v16 sum = v16_zero();
     CPU_EACH16(i, n, in->width)
-        sum = v16_add(sum, norm_get(in, i, (int)n));
+    sum = v16_add(sum, norm_get(in, i, (int)n));
     return v16_sum(sum) / (float)in->width;
 }
 

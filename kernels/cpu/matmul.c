@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * matmul, class LANE16: lane l adds products k = l, l + 16, ... of its slice in ascending order, by
- * fma from +0; the last granule is padded with +0 on both sides. Decode is bound by reading w; prefill
- * by the fma units: a tile of TILE_T tokens by TILE_N rows takes TILE_T + TILE_N loads for their
- * product of fmas, out of packed fp32 stretches in L1 and L2. */
+ * fma from +0; the last granule is padded with +0 on both sides. Decode is bound by reading w;
+ * prefill by the fma units: a tile of TILE_T tokens by TILE_N rows takes TILE_T + TILE_N loads for
+ * their product of fmas, out of packed fp32 stretches in L1 and L2. */
 #include "matmul.h"
 
 static void mm_copy(int dtype, const void *from, void *to, int64_t n, int64_t padded) {
@@ -37,7 +37,7 @@ V16 int64_t mm_step_bytes(int dtype) {
     return dtype == WEFT_F32 ? 64 : 32;
 }
 
-#define MM_STEP(dtype, k, n) mm_step(nt, nn, dtype, x, w, (k) * 16, n, acc)
+#define MM_STEP(dtype, k, n) mm_step(nt, nn, dtype, x, w, (k)*16, n, acc)
 enum { MM_GRANULE = 16 };
 #include "matmul_tile.h"
 

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What the classes of matmul share: cutting y into pieces, the walk over tiles, the epilogue. A class
- * gives its tiles, which add one stretch of k to a tile's accumulators, and its way to copy rows.
+ * What the classes of matmul share: cutting y into pieces, the walk over tiles, the epilogue. A
+ * class gives its tiles, which add one stretch of k to a tile's accumulators, and its way to copy
+ * rows.
  *
  * An output is 16 lane accumulators over its leaf's slice, folded by the fixed tree; leaves combine
- * by theirs: a function of its own row of x and of w alone. Tiles, blocks of k (accumulators wait in
- * memory), pieces and threads only choose when a lane's next product is added, never which. */
+ * by theirs: a function of its own row of x and of w alone. Tiles, blocks of k (accumulators wait
+ * in memory), pieces and threads only choose when a lane's next product is added, never which. */
 #pragma once
 #include "cpu.h"
 
-/* One tile's stretch of k: rows of x and w at byte strides. `next` is fetched ahead, walked like w. */
+/* One tile's stretch of k: rows of x and w at byte strides. `next` is fetched ahead, walked like
+ * w. */
 typedef struct {
     const char *x, *w, *next;
     int64_t xstride, wstride;
@@ -23,17 +25,17 @@ typedef void mm_copy_fn(int dtype, const void *from, void *to, int64_t n, int64_
 
 typedef struct {
     mm_tile_fn *const *tile[WEFT_BF16 + 1]; /* by w's dtype: [tokens - 1][rows - 1] */
-    mm_copy_fn *copy;     /* a row of x or w as packed tiles read it, zero-padded */
-    int packed;           /* dtype of packed rows */
-    int granule;          /* k of a step */
+    mm_copy_fn *copy; /* a row of x or w as packed tiles read it, zero-padded */
+    int packed;       /* dtype of packed rows */
+    int granule;      /* k of a step */
 } mm_class;
 
 enum {
-    MM_TOKENS = 64, /* tokens of a piece: what a packed block of w is used for */
-    MM_NEAR = 16,   /* tokens whose stretch of x stays in L1 while w passes */
-    MM_ROWS = 96,   /* rows of w in a piece: its packed stretch stays in L2 */
-    MM_THIN = 16,   /* up to here w comes from memory, a panel of rows at a time */
-    MM_STRETCH = 2048, /* bytes of a packed row's stretch */
+    MM_TOKENS = 64,           /* tokens of a piece: what a packed block of w is used for */
+    MM_NEAR = 16,             /* tokens whose stretch of x stays in L1 while w passes */
+    MM_ROWS = 96,             /* rows of w in a piece: its packed stretch stays in L2 */
+    MM_THIN = 16,             /* up to here w comes from memory, a panel of rows at a time */
+    MM_STRETCH = 2048,        /* bytes of a packed row's stretch */
     MM_ACC = TILE_T * TILE_N, /* v16 of a tile */
     MM_FOLD = (MM_ACC + 7) / 8 * 8,
     MM_PANELS = (MM_ROWS + TILE_N - 1) / TILE_N,
@@ -43,7 +45,7 @@ enum {
 /* A worker's memory. */
 typedef struct {
     v16 acc[MM_TOKENS / TILE_T * MM_PANELS * MM_ACC + 8]; /* folding reads whole eights */
-    float sum[MM_LEAVES][MM_TOKENS][MM_ROWS]; /* by leaf */
+    float sum[MM_LEAVES][MM_TOKENS][MM_ROWS];             /* by leaf */
     char w[MM_ROWS * MM_STRETCH];
 } mm_memory;
 _Static_assert(sizeof(mm_memory) <= WEFT_WORKER_BYTES, "worker memory");
@@ -55,7 +57,7 @@ typedef struct {
     int64_t tokens, rows, slice; /* T, N, K of a leaf */
     int64_t chunk, chunks;       /* k of a stretch; stretches of a slice */
     int64_t row_block, token_block;
-    char *x;      /* packed: [leaf][stretch][token][k]; NULL: x as it lies */
+    char *x; /* packed: [leaf][stretch][token][k]; NULL: x as it lies */
     int pack_w;
 } mm_job;
 
@@ -191,7 +193,8 @@ static void mm_blocks(const void *ctx, int64_t begin, int64_t end, int worker) {
     }
 }
 
-/* Rows of w in a block: one panel while w streams from memory, else enough blocks for all threads. */
+/* Rows of w in a block: one panel while w streams from memory, else enough blocks for all
+ * threads. */
 static int64_t mm_row_block(const mm_job *j, int threads) {
     if (j->tokens <= MM_THIN)
         return TILE_N;
@@ -200,7 +203,8 @@ static int64_t mm_row_block(const mm_job *j, int threads) {
     return cpu_max(4, cpu_min(panels, MM_ROWS / TILE_N)) * TILE_N;
 }
 
-/* Panels a thread takes at once: at least 16 KiB of w, at most a 128th of it where there is enough. */
+/* Panels a thread takes at once: at least 16 KiB of w, at most a 128th of it where there is
+ * enough. */
 static int64_t mm_grain(const mm_job *j) {
     if (j->tokens > MM_THIN)
         return 1;
@@ -232,8 +236,8 @@ static void mm_run(const weft_step *step, weft_stream *stream, const mm_class *c
         j.x = step->scratch;
         cpu_each_row(stream, j.tokens, a->x.shape[1], mm_pack_x, &j);
     }
-    weft_parallel(stream, cpu_ceil(j.rows, j.row_block) * cpu_ceil(j.tokens, j.token_block), mm_grain(&j),
-                  mm_blocks, &j);
+    weft_parallel(stream, cpu_ceil(j.rows, j.row_block) * cpu_ceil(j.tokens, j.token_block),
+                  mm_grain(&j), mm_blocks, &j);
 }
 
 static int mm_ok(const weft_matmul_args *a) {

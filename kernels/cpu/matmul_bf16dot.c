@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * matmul, class BF16DOT: bf16 by bf16 on AVX512-BF16. Lane l takes the pairs k = 2l, 2l + 1 of every
- * 32 of its slice in ascending order; VDPBF16PS adds a pair's two products to the lane one after the
- * other, odd k first, denormals as zeros. The last granule is padded with +0 on both sides. The fixed tree folds
- * the lanes and combines leaves. */
+ * matmul, class BF16DOT: bf16 by bf16 on AVX512-BF16. Lane l takes the pairs k = 2l, 2l + 1 of
+ * every 32 of its slice in ascending order; VDPBF16PS adds a pair's two products to the lane one
+ * after the other, odd k first, denormals as zeros. The last granule is padded with +0 on both
+ * sides. The fixed tree folds the lanes and combines leaves. */
 #include "matmul.h"
 
 static void mm_copy(int dtype, const void *from, void *to, int64_t n, int64_t padded) {
@@ -40,7 +40,7 @@ V16 int64_t mm_step_bytes(int dtype) {
     return 64;
 }
 
-#define MM_STEP(dtype, k, n) mm_step(nt, nn, x, w, (k) * 32, n, acc)
+#define MM_STEP(dtype, k, n) mm_step(nt, nn, x, w, (k)*32, n, acc)
 enum { MM_GRANULE = 32 };
 #include "matmul_tile.h"
 

@@ -13,8 +13,8 @@ V16 void mm_tile(int nt, int nn, int dtype, const mm_stretch *s, v16 *out) {
     WEFT_UNROLL
     for (int t = 0; t < nt; t++)
         WEFT_UNROLL
-        for (int r = 0; r < nn; r++)
-            acc[t][r] = s->first ? v16_zero() : out[t * nn + r];
+    for (int r = 0; r < nn; r++)
+        acc[t][r] = s->first ? v16_zero() : out[t * nn + r];
     int64_t ahead = s->next - s->w;
     for (int64_t i = 0; i < s->steps; i++) {
         MM_STEP(dtype, i, MM_GRANULE);
@@ -27,8 +27,8 @@ V16 void mm_tile(int nt, int nn, int dtype, const mm_stretch *s, v16 *out) {
     WEFT_UNROLL
     for (int t = 0; t < nt; t++)
         WEFT_UNROLL
-        for (int r = 0; r < nn; r++)
-            out[t * nn + r] = acc[t][r];
+    for (int r = 0; r < nn; r++)
+        out[t * nn + r] = acc[t][r];
 }
 
 /* Every size of tile for one type of w, and their table. */

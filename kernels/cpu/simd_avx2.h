@@ -4,8 +4,10 @@
 #include <immintrin.h>
 
 enum {
-    TILE_T = 2, TILE_N = 2, /* 8 accumulators, 4 of x and 2 of w in 16 registers */
-    TILE_R = 2, TILE_C = 2,
+    TILE_T = 2,
+    TILE_N = 2, /* 8 accumulators, 4 of x and 2 of w in 16 registers */
+    TILE_R = 2,
+    TILE_C = 2,
 };
 
 /* Sizes of tile a kernel is built in: X(..., tokens, rows). */

@@ -4,8 +4,10 @@
 #include <immintrin.h>
 
 enum {
-    TILE_T = 4, TILE_N = 6, /* matmul: 24 accumulators, 4 of x and one of w in 32 registers */
-    TILE_R = 6, TILE_C = 4, /* attention: the same, rows x vectors */
+    TILE_T = 4,
+    TILE_N = 6, /* matmul: 24 accumulators, 4 of x and one of w in 32 registers */
+    TILE_R = 6,
+    TILE_C = 4, /* attention: the same, rows x vectors */
 };
 
 /* Sizes of tile a kernel is built in: X(..., tokens, rows). */
@@ -136,7 +138,8 @@ V16 v16 v16_pair8(v16 a, v16 b) {
 }
 V16 v16 v16_pair4(v16 a, v16 b) {
     v16 keep = _mm512_mask_blend_ps(0xf0f0, a, b);
-    v16 give = _mm512_castpd_ps(_mm512_permutex_pd(_mm512_castps_pd(_mm512_mask_blend_ps(0xf0f0, b, a)), 0x4e));
+    v16 give = _mm512_castpd_ps(
+        _mm512_permutex_pd(_mm512_castps_pd(_mm512_mask_blend_ps(0xf0f0, b, a)), 0x4e));
     return _mm512_add_ps(keep, give);
 }
 V16 v16 v16_pair2(v16 a, v16 b) {

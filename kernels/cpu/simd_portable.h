@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * v16 in plain C: a struct of sixteen floats, for any machine. Correctly rounded fmaf is all it asks. */
+ * v16 in plain C: a struct of sixteen floats, for any machine. Correctly rounded fmaf is all it
+ * asks. */
 #pragma once
 
 enum {
-    TILE_T = 1, TILE_N = 2,
-    TILE_R = 1, TILE_C = 2,
+    TILE_T = 1,
+    TILE_N = 2,
+    TILE_R = 1,
+    TILE_C = 2,
 };
 
 /* Sizes of tile a kernel is built in: X(..., tokens, rows). */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The fast CPU backend's rows. Levels of one op give the same bits (class LANE16): the machine takes
- * the highest it has. AVX512-BF16's pair products are a class of their own, for bf16 by bf16. */
+ * The fast CPU backend's rows. Levels of one op give the same bits (class LANE16): the machine
+ * takes the highest it has. AVX512-BF16's pair products are a class of their own, for bf16 by
+ * bf16. */
 #include "rows.h"
 
 #define SCRATCH_MATMUL(n) weft_cpu_matmul_##n##_scratch

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * sample: logit bias, penalties, no-repeat n-grams, temperature, top-k, top-p, min-p, typical-p,
  * draw, in this order and with the semantics of Hugging Face's processors. A row is one worker's;
- * it costs O(V) and a heap of the few tokens that can pass a filter, never a sort of V. */
+ * it costs O(V), with top-k O(V log k), whatever the logits: the vocabulary is never sorted. */
 #include "kernels/ref/ref.h"
 #include "weft/rng.h"
 
@@ -89,6 +89,62 @@ static int32_t heap_pop(sample_heap *h) {
         heap_sift(h, 0);
     }
     return first;
+}
+
+/* ---- selection by mass ---- */
+
+enum { SELECT_BUCKETS = 1024, SELECT_FEW = 128 };
+
+static bool select_range(const sample_heap *h, double *best, double *worst) {
+    *best = *worst = heap_key(h, h->index[0]);
+    for (int64_t i = 1; i < h->n; i++) {
+        double key = heap_key(h, h->index[i]);
+        *best = key > *best ? key : *best;
+        *worst = key < *worst ? key : *worst;
+    }
+    return *best > *worst;
+}
+
+static int select_bucket(const sample_heap *h, int32_t id, double best, double worst) {
+    return (int)((best - heap_key(h, id)) / (best - worst) * (SELECT_BUCKETS - 1));
+}
+
+/* Leaves the tokens of the bucket in which the mass passes `need`; returns the mass before it. */
+static double select_narrow(sample_heap *h, double best, double worst, double above, double need) {
+    double mass[SELECT_BUCKETS] = {0};
+    int64_t kept = 0;
+    int at = 0;
+    for (int64_t i = 0; i < h->n; i++)
+        mass[select_bucket(h, h->index[i], best, worst)] += weft_exp(h->x[h->index[i]]);
+    while (at < SELECT_BUCKETS - 1 && above + mass[at] < need)
+        above += mass[at++];
+    for (int64_t i = 0; i < h->n; i++)
+        if (select_bucket(h, h->index[i], best, worst) == at)
+            h->index[kept++] = h->index[i];
+    h->n = kept;
+    return above;
+}
+
+/* The token at which the mass of those before it in h's order, and its own, reaches `need`. Only
+ * the bucket that holds it is sorted; many equal keys are already in the order of their ids. */
+static int32_t select_at_mass(sample_heap *h, double need) {
+    double best, worst, above = 0;
+    int32_t id = -1;
+    while (h->n > SELECT_FEW && select_range(h, &best, &worst))
+        above = select_narrow(h, best, worst, above, need);
+    if (h->n > SELECT_FEW) {
+        for (int64_t i = 0; i < h->n && (i == 0 || above < need); i++) {
+            id = h->index[i];
+            above += weft_exp(h->x[id]);
+        }
+        return id;
+    }
+    heap_make(h);
+    do {
+        id = heap_pop(h);
+        above += weft_exp(h->x[id]);
+    } while (above < need && h->n > 0);
+    return id;
 }
 
 /* ---- processors: they touch few tokens ---- */
@@ -183,23 +239,17 @@ static void sample_top_k(const sample_row *s) {
 }
 
 /* A token stays if the mass above it is less than top_p. All tokens below `floor` together weigh
- * less than the 1 - top_p that goes, so they need not enter the heap. */
+ * less than the 1 - top_p that goes, so they need not be looked at. */
 static void sample_top_p(const sample_row *s) {
-    double p = s->p.top_p, total = 0, above = 0;
+    double p = s->p.top_p;
     sample_heap h = {.x = s->x, .order = HEAP_LARGEST, .index = s->index};
     if (!(p < 1))
         return;
-    total = sample_mass(s);
-    double floor = weft_log((1 - p) / (double)s->vocab) - 1;
+    double total = sample_mass(s), floor = weft_log((1 - p) / (double)s->vocab) - 1;
     for (int64_t i = 0; i < s->vocab; i++)
         if (s->x[i] >= floor)
             h.index[h.n++] = (int32_t)i;
-    heap_make(&h);
-    int32_t last;
-    do {
-        last = heap_pop(&h);
-        above += weft_exp(s->x[last]);
-    } while (above < p * total && h.n > 0);
+    int32_t last = select_at_mass(&h, p * total);
     double least = s->x[last];
     sample_cut_below(s, least);
     for (int64_t i = last + 1; i < s->vocab; i++) /* equal ones: the lower ids stay */
@@ -215,12 +265,11 @@ static void sample_min_p(const sample_row *s) {
 /* Keeps the tokens whose surprise is nearest to the entropy until they weigh typical_p; those as
  * near as the last one stay too. */
 static void sample_typical(const sample_row *s) {
-    double total, entropy = 0, seen = 0, p = s->p.typical_p;
+    double entropy = 0, p = s->p.typical_p;
     sample_heap h = {.x = s->x, .order = HEAP_TYPICAL, .index = s->index};
     if (!(p < 1))
         return;
-    total = sample_mass(s);
-    double log_total = weft_log(total);
+    double total = sample_mass(s), log_total = weft_log(total);
     for (int64_t i = 0; i < s->vocab; i++) {
         if (s->x[i] == -INFINITY)
             continue;
@@ -228,13 +277,7 @@ static void sample_typical(const sample_row *s) {
         h.index[h.n++] = (int32_t)i;
     }
     h.centre = log_total - entropy;
-    heap_make(&h);
-    double least;
-    do {
-        int32_t id = heap_pop(&h);
-        seen += weft_exp(s->x[id]) / total;
-        least = heap_key(&h, id);
-    } while (seen < p && h.n > 0);
+    double least = heap_key(&h, select_at_mass(&h, p * total));
     for (int64_t i = 0; i < s->vocab; i++)
         s->x[i] = heap_key(&h, (int32_t)i) < least ? -INFINITY : s->x[i];
 }

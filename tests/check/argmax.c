@@ -28,10 +28,10 @@ static void build(check_set *s) {
         check_add(s, &a->max, (check_spec){WEFT_F32, 1, {T}, .row = 1});
 }
 
-static const char *const shapes[] = {"T=1,N=1",   "T=5,N=2",   "T=9,N=17",   "T=8,N=33",
+static const char *const shapes[] = {"T=1,N=1",   "T=5,N=2",   "T=9,N=17",    "T=8,N=33",
                                      "T=12,N=64", "T=33,N=65", "T=4,N=32003", NULL};
-static const char *const variants[] = {"", "ties=1,max=1", "fill=1,max=1", "fill=2", "fill=4",
-                                       "ties=1,pad=3", NULL};
+static const char *const variants[] = {
+    "", "ties=1,max=1", "fill=1,max=1", "fill=2", "fill=4", "ties=1,pad=3", NULL};
 static const char *const few[] = {"T=9,N=40", NULL};
 static const char *const bucket[] = {"rows=1,max=1", "rows=8,pad=3,ties=1", NULL};
 static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false},

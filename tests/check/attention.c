@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Cases of attention. A story says which queries of which sequences are asked for and how the cache
- * lies in memory; every number is a function of (sequence, position, head, feature). Stories that ask
- * for the same query must get the same bits, whatever else they say: that is every invariance here. */
+ * lies in memory; every number is a function of (sequence, position, head, feature). Stories that
+ * ask for the same query must get the same bits, whatever else they say: that is every invariance
+ * here. */
 #include "tests/check/check.h"
 #include <math.h>
 #include <string.h>
@@ -30,8 +31,10 @@ typedef struct {
 
 /* ---- numbers -------------------------------------------------------------------------------- */
 
-static float number(const check_set *s, uint64_t what, int64_t seq, int64_t pos, int64_t head, int64_t d) {
-    uint64_t key = ((uint64_t)seq << 48) ^ ((uint64_t)pos << 24) ^ ((uint64_t)head << 12) ^ (uint64_t)d;
+static float number(const check_set *s, uint64_t what, int64_t seq, int64_t pos, int64_t head,
+                    int64_t d) {
+    uint64_t key = ((uint64_t)seq << 48) ^ ((uint64_t)pos << 24) ^ ((uint64_t)head << 12) ^
+                   (uint64_t)d;
     return check_normal(check_hash(s->seed + what, key));
 }
 
@@ -70,10 +73,9 @@ static float value_kv(const check_set *s, const int64_t i[WEFT_DIMS], uint64_t w
         return NAN;
     if (what != 3 || a->fill == FILL_NORMAL)
         return number(s, what, u->id, pos, a->kv_off + i[1], d);
-    return check_fill_value(a->fill, a->type,
-                            check_hash((uint64_t)(pos * 4099 + d),
-                                       (uint64_t)(u->id * 64 + a->kv_off + i[1])),
-                            1);
+    return check_fill_value(
+        a->fill, a->type,
+        check_hash((uint64_t)(pos * 4099 + d), (uint64_t)(u->id * 64 + a->kv_off + i[1])), 1);
 }
 
 static float value_k(const check_set *s, const int64_t i[WEFT_DIMS]) {
@@ -141,7 +143,8 @@ static int32_t *work_list(check_set *s, const att_story *a, int64_t slack, int32
 
 static void add_batch(check_set *s, att_story *a, int64_t seqs) {
     weft_attention_args *t = &s->args.attention;
-    int32_t *start = arena_alloc(&s->mem, 4 * (MOST_SEQS + 1)), *pos = arena_alloc(&s->mem, 4 * MOST_SEQS);
+    int32_t *start = arena_alloc(&s->mem, 4 * (MOST_SEQS + 1)),
+            *pos = arena_alloc(&s->mem, 4 * MOST_SEQS);
     int32_t *len = arena_alloc(&s->mem, 4 * MOST_SEQS), *n = arena_alloc(&s->mem, 4);
     int64_t slack = check_get(&s->c, "slack");
     for (int64_t q = 0; q < seqs; q++) {
@@ -166,8 +169,11 @@ static void add_cache(check_set *s, att_story *a, int64_t rows, int64_t seqs, in
     int type = a->type;
     if (!a->paged) {
         int64_t pad = check_get(c, "pad");
-        check_add(s, &t->k, (check_spec){type, 3, {rows, a->Hkv, D}, .row = 1, .pad = pad, .value = value_k});
-        check_add(s, &t->v, (check_spec){type, 3, {rows, a->Hkv, Dv}, .row = 1, .pad = pad, .value = value_v});
+        check_add(s, &t->k,
+                  (check_spec){type, 3, {rows, a->Hkv, D}, .row = 1, .pad = pad, .value = value_k});
+        check_add(
+            s, &t->v,
+            (check_spec){type, 3, {rows, a->Hkv, Dv}, .row = 1, .pad = pad, .value = value_v});
         return;
     }
     a->pages = 3; /* nobody's */
@@ -175,11 +181,13 @@ static void add_cache(check_set *s, att_story *a, int64_t rows, int64_t seqs, in
         int64_t n = (a->seq[q].keys + page - 1) / page;
         a->seq[q].page = a->pages - 2;
         a->pages += n;
-        P = n + 1 > P ? n + 1 : P;
+        P = n + !s->aligned > P ? n + !s->aligned : P;
     }
     const int32_t *pages = shuffled_pages(s, a, page, P);
     check_add(s, &t->pages, (check_spec){WEFT_I32, 2, {seqs, P}, .ints = pages});
-    check_add(s, &t->k, (check_spec){type, 4, {a->pages, a->Hkv, page, D}, .swap = a->swap, .value = value_k});
+    check_add(
+        s, &t->k,
+        (check_spec){type, 4, {a->pages, a->Hkv, page, D}, .swap = a->swap, .value = value_k});
     check_add(s, &t->v, (check_spec){type, 4, {a->pages, a->Hkv, page, Dv}, .value = value_v});
 }
 
@@ -197,7 +205,8 @@ static void set_scalars(check_set *s, const att_story *a) {
 static void build_story(check_set *s, att_story *a) {
     const check_case *c = &s->c;
     weft_attention_args *t = &s->args.attention;
-    int64_t slack = check_get(c, "slack"), D = check_get(c, "D"), R = check_get(c, "R"), rows = slack;
+    int64_t slack = check_get(c, "slack"), D = check_get(c, "D"), R = check_get(c, "R"),
+            rows = slack;
     int64_t Dv = check_get(c, "Dv") ? check_get(c, "Dv") : D, seqs = a->seqs + (slack ? 1 : 0);
     s->story = a;
     a->tokens = 0;
@@ -208,7 +217,10 @@ static void build_story(check_set *s, att_story *a) {
     rows += a->tokens;
     set_scalars(s, a);
     s->rows = a->tokens;
-    check_add(s, &t->q, (check_spec){c->dtype, 3, {rows, a->H, D}, .row = 1, .pad = check_get(c, "pad"), .value = value_q});
+    check_add(
+        s, &t->q,
+        (check_spec){
+            c->dtype, 3, {rows, a->H, D}, .row = 1, .pad = check_get(c, "pad"), .value = value_q});
     add_cache(s, a, rows, seqs, Dv);
     add_batch(s, a, seqs);
     if (check_get(c, "alibi"))
@@ -253,7 +265,9 @@ static void build(check_set *s) {
     for (int64_t q = 0; q < a->seqs; q++) {
         att_seq *u = &a->seq[q];
         u->id = q;
-        u->keys = q == 0 || s->aligned ? keys : 1 + (int64_t)(check_hash(s->seed, (uint64_t)q) % (uint64_t)keys);
+        u->keys = q == 0 || s->aligned
+                      ? keys
+                      : 1 + (int64_t)(check_hash(s->seed, (uint64_t)q) % (uint64_t)keys);
         choose_queries(s, u, q);
     }
     build_story(s, a);
@@ -264,7 +278,8 @@ static double magnitude(const check_set *s, const weft_tensor *out, int64_t row)
     double large = check_get(&s->c, "fill") == FILL_LARGE ? (s->c.dtype == WEFT_F16 ? 30 : 300) : 1;
     double tiny = check_get(&s->c, "fill") == FILL_TINY ? 0 : 1;
     (void)row;
-    return out == &s->args.attention.lse ? 4 : tiny * large / sqrt((double)check_get(&s->c, "keys"));
+    return out == &s->args.attention.lse ? 4
+                                         : tiny * large / sqrt((double)check_get(&s->c, "keys"));
 }
 
 /* ---- invariances ---------------------------------------------------------------------------- */
@@ -327,8 +342,9 @@ static void alone(check_state *k, const check_set *s, int64_t which) {
             b.seq[0].count = n - piece * size < size ? n - piece * size : size;
             if (s->args.attention.causal)
                 b.seq[0].keys = b.seq[0].first + b.seq[0].count;
-            tell(k, s, &b, size == 1 ? "decoding a token differs from its prefill"
-                                     : "a chunk of queries differs from the whole");
+            tell(k, s, &b,
+                 size == 1 ? "decoding a token differs from its prefill"
+                           : "a chunk of queries differs from the whole");
         }
     }
 }
@@ -385,24 +401,41 @@ static void invariants(check_state *k, const check_set *s) {
     }
 }
 
-static const char *const shapes[] = {
-    "S=1,H=1,D=16,keys=1,page=16,q=1",          "S=3,H=2,D=64,keys=33,page=16",
-    "S=2,H=4,group=2,D=33,keys=70,page=16,q=1", "S=5,H=4,group=4,D=64,keys=100,page=16,q=-1",
-    "S=2,H=6,group=3,D=80,keys=65,page=64,q=9", "S=1,H=2,D=128,keys=129,page=4,q=17",
-    "S=2,H=2,D=256,keys=40,page=16",            "S=4,H=3,D=40,Dv=24,keys=63,page=16,q=-1",
-    "S=3,H=2,D=24,keys=50",                     "S=1,H=5,group=5,D=1,keys=17,page=1", NULL};
-static const char *const variants[] = {"swap=1,lse=1",      "slack=5,pad=3",         "window=9,swap=1",
-                                       "cap=300,lse=1",     "alibi=1",               "R=8",
-                                       "sinks=1,lse=1",     "fill=1,swap=1",         "window=20,cap=200,sinks=1",
-                                       "kv=2,swap=1",       "kv=3",                  "kv=1,fill=2",
-                                       "slack=2,swap=1,alibi=1,window=33", NULL};
+static const char *const shapes[] = {"S=1,H=1,D=16,keys=1,page=16,q=1",
+                                     "S=3,H=2,D=64,keys=33,page=16",
+                                     "S=2,H=4,group=2,D=33,keys=70,page=16,q=1",
+                                     "S=5,H=4,group=4,D=64,keys=100,page=16,q=-1",
+                                     "S=2,H=6,group=3,D=80,keys=65,page=64,q=9",
+                                     "S=1,H=2,D=128,keys=129,page=4,q=17",
+                                     "S=2,H=2,D=256,keys=40,page=16",
+                                     "S=4,H=3,D=40,Dv=24,keys=63,page=16,q=-1",
+                                     "S=3,H=2,D=24,keys=50",
+                                     "S=1,H=5,group=5,D=1,keys=17,page=1",
+                                     NULL};
+static const char *const variants[] = {"swap=1,lse=1",
+                                       "slack=5,pad=3",
+                                       "window=9,swap=1",
+                                       "cap=300,lse=1",
+                                       "alibi=1",
+                                       "R=8",
+                                       "sinks=1,lse=1",
+                                       "fill=1,swap=1",
+                                       "window=20,cap=200,sinks=1",
+                                       "kv=2,swap=1",
+                                       "kv=3",
+                                       "kv=1,fill=2",
+                                       "slack=2,swap=1,alibi=1,window=33",
+                                       NULL};
 static const char *const long_shapes[] = {"S=2,H=2,group=2,D=64,keys=1100,page=16,swap=1,q=3",
                                           "S=1,H=1,D=32,keys=600,page=16,swap=1",
                                           "S=1,H=2,D=16,keys=530,page=64", NULL};
-static const char *const long_variants[] = {"", "window=513,lse=1", "sinks=1,lse=1", "window=40", NULL};
-static const char *const both[] = {"S=3,H=2,D=64,keys=40,both=1", "S=2,H=2,D=32,keys=70,page=16,both=1", NULL};
+static const char *const long_variants[] = {"", "window=513,lse=1", "sinks=1,lse=1", "window=40",
+                                            NULL};
+static const char *const both[] = {"S=3,H=2,D=64,keys=40,both=1",
+                                   "S=2,H=2,D=32,keys=70,page=16,both=1", NULL};
 static const char *const both_variants[] = {"", "R=5,lse=1", "window=9", "slack=3,fill=1", NULL};
-static const char *const ranks[] = {"S=2,H=2,group=4,head0=2,D=32,keys=30,page=16", "S=3,H=3,group=4,head0=2,D=20,keys=40,page=16,q=-1", NULL};
+static const char *const ranks[] = {"S=2,H=2,group=4,head0=2,D=32,keys=30,page=16",
+                                    "S=3,H=3,group=4,head0=2,D=20,keys=40,page=16,q=-1", NULL};
 static const char *const rank_variants[] = {"", "swap=1,alibi=1,sinks=1,R=3", NULL};
 static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false},
                                      {"fp32 bf16", long_shapes, long_variants, false},
@@ -412,13 +445,14 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
 static const char *const bench[] = {"bf16:S=1,H=32,group=4,D=128,keys=4096,page=16,swap=1,q=1",
                                     "bf16:S=8,H=32,group=4,D=128,keys=1024,page=16,swap=1,q=1",
                                     "bf16:S=1,H=8,group=4,D=128,keys=512,page=16,swap=1,both=1",
-                                    "fp32:S=1,H=8,group=1,D=64,keys=512,page=16,swap=1,both=1", NULL};
+                                    "fp32:S=1,H=8,group=1,D=64,keys=512,page=16,swap=1,both=1",
+                                    NULL};
 
-const check_op check_attention = {
-    .op = WEFT_OP_attention,
-    .keys = "S H group head0 D Dv keys page q both window cap alibi R sinks kv swap lse slack tile pad fill",
-    .groups = groups,
-    .bench = bench,
-    .build = build,
-    .magnitude = magnitude,
-    .invariants = invariants};
+const check_op check_attention = {.op = WEFT_OP_attention,
+                                  .keys = "S H group head0 D Dv keys page q both window cap alibi "
+                                          "R sinks kv swap lse slack tile pad fill",
+                                  .groups = groups,
+                                  .bench = bench,
+                                  .build = build,
+                                  .magnitude = magnitude,
+                                  .invariants = invariants};

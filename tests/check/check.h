@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * checkkernels: the one tool that judges kernels. A case is a string; from it and a seed an op's file
- * builds a set of operands; the engine runs reference and candidate on copies of the set and compares.
+ * checkkernels: the one tool that judges kernels. A case is a string; from it and a seed an op's
+ * file builds a set of operands; the engine runs reference and candidate on copies of the set and
+ * compares.
  *
- * Every operand lives in an image: its elements, the gaps its strides leave and a guard on each side,
- * all NaN where nothing may be read. An execution copies the images to the device, runs one row and
- * copies them back, so "guards intact", "inputs unchanged" and "rows past the true number untouched"
- * are one comparison: whatever may not be written has the bytes it had. */
+ * Every operand lives in an image: its elements, the gaps its strides leave and a guard on each
+ * side, all NaN where nothing may be read. An execution copies the images to the device, runs one
+ * row and copies them back, so "guards intact", "inputs unchanged" and "rows past the true number
+ * untouched" are one comparison: whatever may not be written has the bytes it had. */
 #pragma once
 #include "host/base/buf.h"
 #include "host/base/mem.h"
@@ -45,7 +46,7 @@ typedef struct {
 
 /* Every dtype with every shape with every variant; each is text such as "T=1,N=33". */
 typedef struct {
-    const char *dtypes; /* "fp32 fp16 bf16" */
+    const char *dtypes;                          /* "fp32 fp16 bf16" */
     const char *const *shapes, *const *variants; /* ended by NULL */
     bool only_long;
 } check_group;
@@ -56,8 +57,8 @@ struct check_op {
     const check_group *groups; /* ended by dtypes NULL */
     const char *const *bench;  /* "bf16:T=1,N=4096,K=4096", ended by NULL; NULL: none */
     void (*build)(check_set *s);
-    /* Magnitude that one row of an output is computed from, where the row's own largest element does
-     * not bound the rounding (sums that cancel); 0: nothing to add. */
+    /* Magnitude that one row of an output is computed from, where the row's own largest element
+     * does not bound the rounding (sums that cancel); 0: nothing to add. */
     double (*magnitude)(const check_set *s, const weft_tensor *out, int64_t row);
     void (*invariants)(check_state *k, const check_set *s);
     bool rows_alone; /* rows are independent although the catalogue does not say ROWLOCAL */
@@ -93,9 +94,9 @@ typedef struct {
     weft_tensor *at; /* in the set's args */
     char role;
     check_spec spec;
-    char *image;     /* initial bytes */
-    size_t bytes;    /* of the image */
-    size_t first;    /* offset of element 0 */
+    char *image;  /* initial bytes */
+    size_t bytes; /* of the image */
+    size_t first; /* offset of element 0 */
 } check_operand;
 
 struct check_set {
@@ -104,7 +105,7 @@ struct check_set {
     weft_args args;
     check_operand operand[CHECK_OPERANDS];
     int n;
-    int64_t rows;          /* true rows, -1: all; set before operands that have a row axis */
+    int64_t rows; /* true rows, -1: all; set before operands that have a row axis */
     weft_tensor *rows_at;
     bool aligned; /* no odd addresses and no gaps: for measuring */
     void *story;  /* the op's own, in `mem` */
@@ -113,7 +114,8 @@ struct check_set {
 
 void check_set_init(check_set *s, const check_case *c, uint64_t seed);
 void check_set_fini(check_set *s);
-/* Adds the operand at `at`, a member of s->args, and fills it. The spec's pointers must outlive s. */
+/* Adds the operand at `at`, a member of s->args, and fills it. The spec's pointers must outlive
+ * s. */
 check_operand *check_add(check_set *s, weft_tensor *at, check_spec spec);
 /* Adds an i32[1] `rows` that says n of the bucket's rows are true. */
 void check_add_rows(check_set *s, weft_tensor *at, int64_t n);
@@ -129,8 +131,8 @@ float check_round(int dtype, float x); /* to the storage type and back */
 /* Steps i through the elements of shape, last axis fastest; start from {0}. false: none left. */
 bool check_next(const int64_t shape[WEFT_DIMS], int64_t i[WEFT_DIMS]);
 
-/* The same set with only these rows, in this order. Images without a row axis are shared: `from` must
- * outlive `to`. */
+/* The same set with only these rows, in this order. Images without a row axis are shared: `from`
+ * must outlive `to`. */
 void check_pick(const check_set *from, const int64_t *row, int64_t n, check_set *to);
 /* A set with the same operands, sharing images, to be changed; outputs too. */
 void check_share(const check_set *from, check_set *to);
@@ -149,7 +151,7 @@ typedef struct {
     const char *name; /* "cpu" */
     device *device;
     weft_stream *stream[CHECK_THREADS + 1]; /* by number of threads */
-    char *block; /* device memory of one execution */
+    char *block;                            /* device memory of one execution */
     size_t bytes;
 } check_backend;
 
@@ -187,8 +189,8 @@ bool check_map_same(const void *ctx, const int64_t i[WEFT_DIMS], int64_t base[WE
 void check_same_bits(check_state *k, const char *what, const check_operand *a, const char *image_a,
                      const check_operand *b, const char *image_b, int64_t rows, check_map *map,
                      const void *ctx);
-/* Runs the candidate on a variant of its set; every output, or only `out` (a tensor of the variant),
- * must have the bits of the first run. */
+/* Runs the candidate on a variant of its set; every output, or only `out` (a tensor of the
+ * variant), must have the bits of the first run. */
 void check_variant(check_state *k, const check_set *variant, const char *what,
                    const weft_tensor *out, check_map *map, const void *ctx);
 

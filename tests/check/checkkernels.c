@@ -35,14 +35,15 @@ static const arg_spec specs[] = {
      OPT(one)},
     {"seed", "", NULL, ARG_INT, "N", 0, 9e15, "1", "of the inputs and of the sample of --quick",
      OPT(seed)},
-    {"threads", "", NULL, ARG_INT, "N", 1, CHECK_THREADS, "3", "most threads to compare", OPT(threads)},
+    {"threads", "", NULL, ARG_INT, "N", 1, CHECK_THREADS, "3", "most threads to compare",
+     OPT(threads)},
     {"quick", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "a sample of the cases, under 40 seconds",
      OPT(quick)},
     {"long", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "also the cases that need gigabytes",
      OPT(all_long)},
     {"list", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print the cases and run none", OPT(list)},
-    {"bench", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "measure instead, against this machine's ceilings",
-     OPT(bench)},
+    {"bench", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
+     "measure instead, against this machine's ceilings", OPT(bench)},
     {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
      "end with one line {\"cases\", \"failed\", \"skipped\"}; words go to stderr", OPT(json)},
     {"self-test", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "check the checker with broken kernels",
@@ -93,7 +94,8 @@ static void report(session *s, const check_case *c, const weft_kernel *row) {
     buf text;
     buf_init(&text, 4096);
     check_case_print(&text, c);
-    fprintf(s->words, "FAIL %s/%s %s\n  replay: checkkernels --backend %s --case '%s%srow=%s' --seed %lld\n",
+    fprintf(s->words,
+            "FAIL %s/%s %s\n  replay: checkkernels --backend %s --case '%s%srow=%s' --seed %lld\n",
             row->backend, row->name, s->k.why, row->backend, text.data,
             text.data[text.len - 1] == ':' ? "" : ",", row->name, (long long)s->o->seed);
     fflush(s->words);
@@ -113,7 +115,8 @@ static void compare_class(session *s, const check_set *set, class_results *seen,
         char what[96];
         if (!check_same_arith(seen->row[i], row) || strcmp(seen->row[i]->backend, row->backend))
             continue;
-        snprintf(what, sizeof what, "row %s of the same numerics class differs", seen->row[i]->name);
+        snprintf(what, sizeof what, "row %s of the same numerics class differs",
+                 seen->row[i]->name);
         check_results_equal(&s->k, set, base, &seen->result[i], what);
     }
 }

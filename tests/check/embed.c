@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Cases of embed: ids inside, outside and negative; a part of the vocabulary; zeros of both signs. */
+ * Cases of embed: ids inside, outside and negative; a part of the vocabulary; zeros of both
+ * signs. */
 #include "tests/check/check.h"
 
 static void build(check_set *s) {
@@ -18,7 +19,8 @@ static void build(check_set *s) {
             ids[t] = -1 - (int32_t)(h >> 32 & 0xff) % (int32_t)slots;
     }
     for (int64_t i = 0; i < slots; i++)
-        last[i] = (int32_t)(a->row0 + (int64_t)(check_hash(s->seed, 99 + (uint64_t)i) % (uint64_t)(V + 1)));
+        last[i] = (int32_t)(a->row0 +
+                            (int64_t)(check_hash(s->seed, 99 + (uint64_t)i) % (uint64_t)(V + 1)));
     if (check_get(c, "rows"))
         check_add_rows(s, &a->rows, check_get(c, "rows"));
     check_add(s, &a->ids, (check_spec){WEFT_I32, 1, {T}, .row = 1, .ints = ids});
@@ -28,11 +30,16 @@ static void build(check_set *s) {
     check_add(s, &a->y, (check_spec){y ? (int)y - 1 : c->dtype, 2, {T, H}, .row = 1, .pad = pad});
 }
 
-static const char *const shapes[] = {"T=1,V=1,H=1",      "T=1,V=7,H=33",   "T=3,V=50,H=129",
-                                     "T=17,V=101,H=64",  "T=33,V=300,H=257", "T=128,V=32,H=512", NULL};
-static const char *const variants[] = {"",       "fill=4",          "pad=3,fill=4",  "last=4",
-                                       "row0=9", "row0=5,last=3",   "y=1,fill=2",    "y=2,pad=1,fill=4",
-                                       "y=3,fill=1", NULL};
+static const char *const shapes[] = {"T=1,V=1,H=1",
+                                     "T=1,V=7,H=33",
+                                     "T=3,V=50,H=129",
+                                     "T=17,V=101,H=64",
+                                     "T=33,V=300,H=257",
+                                     "T=128,V=32,H=512",
+                                     NULL};
+static const char *const variants[] = {
+    "",           "fill=4",           "pad=3,fill=4", "last=4", "row0=9", "row0=5,last=3",
+    "y=1,fill=2", "y=2,pad=1,fill=4", "y=3,fill=1",   NULL};
 static const char *const few[] = {"T=9,V=20,H=40", "T=33,V=64,H=128", NULL};
 static const char *const bucket[] = {"rows=1", "rows=5,last=2,row0=3", "rows=9,pad=5", NULL};
 static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false},

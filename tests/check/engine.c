@@ -143,8 +143,8 @@ static void run_row(check_state *k, check_backend *b, const weft_kernel *row, co
     step->scratch = b->block + l->scratch;
     step->state = row->state_bytes ? arena_alloc(a, row->state_bytes) : NULL;
     for (int i = 0; i < s->n; i++) {
-        weft_tensor *t =
-            (weft_tensor *)((char *)&step->args + ((char *)s->operand[i].at - (char *)&s->args));
+        weft_tensor *t = (weft_tensor *)((char *)&step->args +
+                                         ((char *)s->operand[i].at - (char *)&s->args));
         t->data = b->block + l->operand[i] + s->operand[i].first;
     }
     weft_op_table[row->op].cost(&step->args, &step->bytes, &step->flops);
@@ -428,8 +428,11 @@ static void check_rows(check_state *k, const check_set *s) {
     for (int64_t i = 0; i < n; i++)
         row[i] = i;
     for (int64_t i = 0; i < 3 && i < n && n > 1; i++)
-        check_picked(k, &row[i == 0 ? 0 : i == 1 ? n - 1 : (int64_t)(s->seed % (uint64_t)n)], 1,
-                     "a row alone differs from the row in its batch");
+        check_picked(k,
+                     &row[i == 0   ? 0
+                          : i == 1 ? n - 1
+                                   : (int64_t)(s->seed % (uint64_t)n)],
+                     1, "a row alone differs from the row in its batch");
     int64_t size = sizes[s->seed / 7 % 3], from = size < n ? (int64_t)(s->seed % 5) * size % n : n;
     if (from < n)
         check_picked(k, row + from, n - from < size ? n - from : size,

@@ -9,7 +9,8 @@ static void build(check_set *s) {
     int64_t pad = check_get(c, "pad"), y = check_get(c, "y");
     int32_t *index = arena_alloc(&s->mem, (size_t)R * 4);
     for (int64_t r = 0; r < R; r++)
-        index[r] = r == 0 ? (int32_t)T - 1 : (int32_t)(check_hash(s->seed, (uint64_t)r) % (uint64_t)T);
+        index[r] = r == 0 ? (int32_t)T - 1
+                          : (int32_t)(check_hash(s->seed, (uint64_t)r) % (uint64_t)T);
     if (check_get(c, "rows"))
         check_add_rows(s, &a->rows, check_get(c, "rows"));
     check_add(s, &a->x, (check_spec){c->dtype, 2, {T, N}, .pad = pad});
@@ -17,7 +18,7 @@ static void build(check_set *s) {
     check_add(s, &a->y, (check_spec){y ? (int)y - 1 : c->dtype, 2, {R, N}, .row = 1, .pad = pad});
 }
 
-static const char *const shapes[] = {"T=1,R=1,N=1",    "T=1,R=5,N=33",  "T=9,R=3,N=129",
+static const char *const shapes[] = {"T=1,R=1,N=1",    "T=1,R=5,N=33",   "T=9,R=3,N=129",
                                      "T=33,R=40,N=64", "T=7,R=2,N=4097", NULL};
 static const char *const variants[] = {"", "pad=3", "fill=2", "fill=4,pad=1", NULL};
 static const char *const few[] = {"T=9,R=9,N=40", NULL};

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Cases of kv_append: tokens into shuffled places, skipped tokens, both layouts of a K page, caches of
- * another type. Every byte of the cache is compared: only the slots named may change. */
+ * Cases of kv_append: tokens into shuffled places, skipped tokens, both layouts of a K page, caches
+ * of another type. Every byte of the cache is compared: only the slots named may change. */
 #include "tests/check/check.h"
 
 static void build(check_set *s) {
@@ -22,15 +22,21 @@ static void build(check_set *s) {
     check_add(s, &a->k, (check_spec){c->dtype, 3, {T, H, D}, .row = 1, .pad = pad});
     check_add(s, &a->v, (check_spec){c->dtype, 3, {T, H, Dv}, .row = 1, .pad = pad});
     check_add(s, &a->slot, (check_spec){WEFT_I32, 1, {T}, .row = 1, .ints = slot});
-    check_add(s, &a->kcache, (check_spec){cache, 4, {pages, H, page, D}, .swap = check_get(c, "swap"), .pad = pad});
+    check_add(
+        s, &a->kcache,
+        (check_spec){cache, 4, {pages, H, page, D}, .swap = check_get(c, "swap"), .pad = pad});
     check_add(s, &a->vcache, (check_spec){cache, 4, {pages, H, page, Dv}, .pad = pad});
 }
 
-static const char *const shapes[] = {"T=1,H=1,D=1,page=1",   "T=1,H=2,D=64,page=16", "T=7,H=3,D=33,page=4",
-                                     "T=33,H=2,D=80,page=16", "T=50,H=1,D=128,page=64",
-                                     "T=5,H=4,D=24,Dv=40,page=16", NULL};
-static const char *const variants[] = {"", "swap=1", "pad=3", "kv=1", "kv=2,swap=1,fill=1", "kv=3,fill=2",
-                                       "swap=1,fill=4", NULL};
+static const char *const shapes[] = {"T=1,H=1,D=1,page=1",
+                                     "T=1,H=2,D=64,page=16",
+                                     "T=7,H=3,D=33,page=4",
+                                     "T=33,H=2,D=80,page=16",
+                                     "T=50,H=1,D=128,page=64",
+                                     "T=5,H=4,D=24,Dv=40,page=16",
+                                     NULL};
+static const char *const variants[] = {
+    "", "swap=1", "pad=3", "kv=1", "kv=2,swap=1,fill=1", "kv=3,fill=2", "swap=1,fill=4", NULL};
 static const char *const few[] = {"T=9,H=2,D=40,page=4", NULL};
 static const char *const bucket[] = {"rows=1", "rows=8,swap=1", NULL};
 static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false},

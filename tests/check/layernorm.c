@@ -14,7 +14,8 @@ static void build(check_set *s) {
     int64_t T = check_get(c, "T"), H = check_get(c, "H"), res = check_get(c, "res");
     int64_t g = check_get(c, "g");
     check_spec x = {c->dtype, 2, {T, H}, .row = 1, .pad = check_get(c, "pad")}, y = x;
-    check_spec gain = {g ? (int)g - 1 : c->dtype, 1, {H}, .row = 0}, one = {WEFT_F32, 1, {T}, .row = 1};
+    check_spec gain = {g ? (int)g - 1 : c->dtype, 1, {H}, .row = 0},
+               one = {WEFT_F32, 1, {T}, .row = 1};
     x.value = check_get(c, "mean") ? far_from_zero : NULL;
     a->eps = 1e-5f;
     if (check_get(c, "rows"))
@@ -72,11 +73,13 @@ static void invariants(check_state *k, const check_set *s) {
     check_set_fini(&v);
 }
 
-static const char *const shapes[] = {"T=1,H=1",   "T=1,H=33",  "T=7,H=16",   "T=3,H=15",  "T=5,H=129",
-                                     "T=33,H=64", "T=2,H=3072", "T=17,H=257", "T=64,H=511", NULL};
-static const char *const variants[] = {"",       "res=1",      "res=1,pad=3,stats=1", "nobias=1,stats=1",
-                                       "g=1",    "pad=7,mean=1", "res=1,fill=1",      "res=1,fill=2",
-                                       "fill=3", "res=1,fill=4", "mean=1,stats=1", NULL};
+static const char *const shapes[] = {"T=1,H=1",    "T=1,H=33",  "T=7,H=16",   "T=3,H=15",
+                                     "T=5,H=129",  "T=33,H=64", "T=2,H=3072", "T=17,H=257",
+                                     "T=64,H=511", NULL};
+static const char *const variants[] = {
+    "",       "res=1",        "res=1,pad=3,stats=1", "nobias=1,stats=1",
+    "g=1",    "pad=7,mean=1", "res=1,fill=1",        "res=1,fill=2",
+    "fill=3", "res=1,fill=4", "mean=1,stats=1",      NULL};
 static const char *const few[] = {"T=9,H=48", NULL};
 static const char *const bucket[] = {"rows=1,res=1,stats=1", "rows=8,pad=2", NULL};
 static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false},

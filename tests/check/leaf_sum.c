@@ -53,9 +53,14 @@ static void invariants(check_state *k, const check_set *s) {
     } while (check_next(y->at->shape, i));
 }
 
-static const char *const shapes[] = {"L=1,T=1,N=1", "L=2,T=3,N=33",  "L=4,T=7,N=15",
-                                     "L=8,T=5,N=129", "L=8,T=1,N=4096", "L=4,T=33,N=300", NULL};
-static const char *const variants[] = {"",        "bias=1", "res=1,pad=3", "bias=1,res=1",
+static const char *const shapes[] = {"L=1,T=1,N=1",
+                                     "L=2,T=3,N=33",
+                                     "L=4,T=7,N=15",
+                                     "L=8,T=5,N=129",
+                                     "L=8,T=1,N=4096",
+                                     "L=4,T=33,N=300",
+                                     NULL};
+static const char *const variants[] = {"",       "bias=1", "res=1,pad=3",  "bias=1,res=1",
                                        "fill=1", "fill=2", "fill=4,pad=1", NULL};
 static const char *const few[] = {"L=8,T=9,N=40", NULL};
 static const char *const bucket[] = {"rows=1,bias=1", "rows=8,pad=3,res=1", NULL};

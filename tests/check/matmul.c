@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Cases of matmul, and what one arithmetic demands of it: leaves stored apart and summed by the tree
- * are the matmul; a rank's leaves and a rank's columns are the whole's; an epilogue rounds where its
- * own ops would store. */
+ * Cases of matmul, and what one arithmetic demands of it: leaves stored apart and summed by the
+ * tree are the matmul; a rank's leaves and a rank's columns are the whole's; an epilogue rounds
+ * where its own ops would store. */
 #include "tests/check/check.h"
 #include <math.h>
 #include <string.h>
@@ -34,7 +34,8 @@ static void build(check_set *s) {
     if (check_get(c, "rows"))
         check_add_rows(s, &a->rows, check_get(c, "rows"));
     check_add(s, &a->x, (check_spec){c->dtype, 2, {T, K}, .row = 1, .pad = pad});
-    check_operand *weight = check_add(s, &a->w, (check_spec){wtype, 2, {N, K}, .pad = pad, .twin = true});
+    check_operand *weight = check_add(s, &a->w,
+                                      (check_spec){wtype, 2, {N, K}, .pad = pad, .twin = true});
     for (int64_t n = 0; n < N; n++)
         story->w = fmax(story->w, norm(weight, n));
     if (check_get(c, "bias"))
@@ -73,7 +74,8 @@ static void sum_of_leaves(check_state *k, const check_set *s, const check_set *p
     const weft_matmul_args *a = &s->args.matmul;
     const check_operand *y = check_find(s, &a->y), *p = check_same(partial, s, &a->y);
     extern const check_op check_leaf_sum;
-    check_set v = {.c = {.op = &check_leaf_sum, .dtype = a->y.dtype}, .seed = s->seed, .rows = s->rows};
+    check_set v = {
+        .c = {.op = &check_leaf_sum, .dtype = a->y.dtype}, .seed = s->seed, .rows = s->rows};
     weft_leaf_sum_args *l = &v.args.leaf_sum;
     check_result r = {0};
     if (s->rows >= 0)
@@ -120,7 +122,8 @@ static void rank_leaves(check_state *k, const check_set *partial, const char *pl
     check_result r;
     check_share(partial, &v);
     weft_matmul_args *a = &v.args.matmul;
-    check_operand *x = check_find(&v, &a->x), *w = check_find(&v, &a->w), *y = check_find(&v, &a->y);
+    check_operand *x = check_find(&v, &a->x), *w = check_find(&v, &a->w),
+                  *y = check_find(&v, &a->y);
     int64_t cut = a->x.shape[1] / ranks;
     a->leaves /= ranks;
     a->x.shape[1] = a->w.shape[1] = cut;
@@ -132,7 +135,8 @@ static void rank_leaves(check_state *k, const check_set *partial, const char *pl
         const check_operand *whole = check_same(partial, &v, &a->y);
         check_exec(k, k->row, &v, 1, false, &r);
         check_same_bits(k, "a rank's leaves differ from the whole's", y, r.image[y - v.operand],
-                        whole, planes, v.rows, map_slice, &(slice_map){(int64_t)rank * a->leaves, 0});
+                        whole, planes, v.rows, map_slice,
+                        &(slice_map){(int64_t)rank * a->leaves, 0});
         check_result_fini(&r);
     }
     check_set_fini(&v);
@@ -151,8 +155,9 @@ static void leaves(check_state *k, const check_set *s) {
     check_exec(k, k->row, &p, 1, false, &r);
     const char *planes = r.image[y - p.operand];
     if (s->args.matmul.partial)
-        check_same_bits(k, "partial leaves differ between runs", y, planes, check_same(s, &p, y->at),
-                        k->base->image[y - p.operand], p.rows, check_map_same, NULL);
+        check_same_bits(k, "partial leaves differ between runs", y, planes,
+                        check_same(s, &p, y->at), k->base->image[y - p.operand], p.rows,
+                        check_map_same, NULL);
     else if (!s->args.matmul.act)
         sum_of_leaves(k, s, &p, planes);
     for (int ranks = 2; ranks <= s->args.matmul.leaves && !k->bad; ranks *= 2) {
@@ -202,7 +207,8 @@ static void columns(check_state *k, const check_set *s, int64_t n0, int64_t n) {
 static void unfused(check_state *k, const check_set *s, const check_operand *plain, char *image) {
     const weft_matmul_args *a = &s->args.matmul;
     extern const check_op check_activation;
-    check_set v = {.c = {.op = &check_activation, .dtype = a->y.dtype}, .seed = s->seed, .rows = -1};
+    check_set v = {
+        .c = {.op = &check_activation, .dtype = a->y.dtype}, .seed = s->seed, .rows = -1};
     weft_activation_args *t = &v.args.activation;
     const check_operand *bias = check_find(s, &a->bias), *res = check_find(s, &a->res);
     int64_t i[WEFT_DIMS] = {0}, rows = s->rows < 0 ? a->y.shape[0] : s->rows;
@@ -213,7 +219,8 @@ static void unfused(check_state *k, const check_set *s, const check_operand *pla
     do {
         float z = (float)check_load(plain, image, i);
         if (bias)
-            z = check_round(a->y.dtype, z + (float)check_load(bias, bias->image, (int64_t[4]){i[1]}));
+            z = check_round(a->y.dtype,
+                            z + (float)check_load(bias, bias->image, (int64_t[4]){i[1]}));
         check_store(x, x->image, i, z);
     } while (check_next(x->at->shape, i));
     const weft_kernel *row = check_row_for(k, WEFT_OP_activation, &v.args);
@@ -261,22 +268,26 @@ static void invariants(check_state *k, const check_set *s) {
         epilogue(k, s);
 }
 
-static const char *const shapes[] = {"T=1,N=1,K=1",      "T=1,N=33,K=129",  "T=3,N=5,K=15",
-                                     "T=4,N=6,K=16",     "T=5,N=7,K=17",    "T=7,N=64,K=128",
-                                     "T=16,N=65,K=64",   "T=17,N=31,K=63",  "T=33,N=100,K=255",
-                                     "T=65,N=97,K=127",  "T=2,N=300,K=1031", "T=129,N=33,K=96",
+static const char *const shapes[] = {"T=1,N=1,K=1",      "T=1,N=33,K=129",
+                                     "T=3,N=5,K=15",     "T=4,N=6,K=16",
+                                     "T=5,N=7,K=17",     "T=7,N=64,K=128",
+                                     "T=16,N=65,K=64",   "T=17,N=31,K=63",
+                                     "T=33,N=100,K=255", "T=65,N=97,K=127",
+                                     "T=2,N=300,K=1031", "T=129,N=33,K=96",
                                      "T=64,N=130,K=320", NULL};
-static const char *const variants[] = {"", "pad=3", "w=1", "w=3,y=1", "fill=1", "fill=2", "fill=3", "fill=4", NULL};
+static const char *const variants[] = {"",       "pad=3",  "w=1",    "w=3,y=1", "fill=1",
+                                       "fill=2", "fill=3", "fill=4", NULL};
 static const char *const leafy[] = {"T=1,N=64,K=1024,leaves=8", "T=5,N=17,K=128,leaves=8",
                                     "T=33,N=20,K=144,leaves=8", "T=7,N=31,K=34,leaves=2",
                                     "T=16,N=40,K=68,leaves=4",  "T=1,N=33,K=136,leaves=8",
                                     "T=6,N=13,K=16,leaves=1",   NULL};
-static const char *const leaf_variants[] = {"", "bias=1,res=1", "partial=1", "pad=5,res=1", "w=1,bias=1",
-                                            "fill=3", "fill=1,partial=1", NULL};
+static const char *const leaf_variants[] = {
+    "",           "bias=1,res=1", "partial=1",        "pad=5,res=1",
+    "w=1,bias=1", "fill=3",       "fill=1,partial=1", NULL};
 static const char *const tall[] = {"T=9,N=40,K=80", "T=33,N=17,K=272,leaves=8", NULL};
-static const char *const epilogues[] = {"bias=1,act=1", "bias=1,act=2,res=1", "act=3,res=1,y=1", "act=4",
-                                        "bias=1,rows=8", "rows=1,pad=2", "res=1,rows=7", "bias=1,y=3", "w=2,y=1",
-                                        NULL};
+static const char *const epilogues[] = {
+    "bias=1,act=1", "bias=1,act=2,res=1", "act=3,res=1,y=1", "act=4",   "bias=1,rows=8",
+    "rows=1,pad=2", "res=1,rows=7",       "bias=1,y=3",      "w=2,y=1", NULL};
 static const char *const wide[] = {"T=1,N=257,K=4096", "T=64,N=129,K=2048,leaves=8", NULL};
 static const char *const none[] = {"", NULL};
 static const char *const huge[] = {"T=2,N=140000,K=4096", NULL};
@@ -286,10 +297,15 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
                                      {"fp32 bf16", wide, none, false},
                                      {"fp32", huge, none, true},
                                      {.dtypes = NULL}};
-static const char *const bench[] = {
-    "fp32:T=1,N=4096,K=4096",   "bf16:T=1,N=4096,K=4096",  "bf16:T=1,N=14336,K=4096",
-    "bf16:T=16,N=4096,K=4096",  "fp32:T=512,N=2048,K=2048", "bf16:T=512,N=2048,K=2048",
-    "fp16:T=512,N=2048,K=2048", "bf16:T=512,N=2048,K=2048,leaves=8", NULL};
+static const char *const bench[] = {"fp32:T=1,N=4096,K=4096",
+                                    "bf16:T=1,N=4096,K=4096",
+                                    "bf16:T=1,N=14336,K=4096",
+                                    "bf16:T=16,N=4096,K=4096",
+                                    "fp32:T=512,N=2048,K=2048",
+                                    "bf16:T=512,N=2048,K=2048",
+                                    "fp16:T=512,N=2048,K=2048",
+                                    "bf16:T=512,N=2048,K=2048,leaves=8",
+                                    NULL};
 
 const check_op check_matmul = {.op = WEFT_OP_matmul,
                                .keys = "T N K leaves w bias res act partial y rows pad fill",

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Cases of rmsnorm: with and without the residual sum, [T,H] and [T,heads,D], every optional result.
- * The fused sum must have the bits of the sum stored first. */
+ * Cases of rmsnorm: with and without the residual sum, [T,H] and [T,heads,D], every optional
+ * result. The fused sum must have the bits of the sum stored first. */
 #include "tests/check/check.h"
 
 static void build(check_set *s) {
@@ -49,12 +49,13 @@ static void invariants(check_state *k, const check_set *s) {
     check_set_fini(&v);
 }
 
-static const char *const shapes[] = {"T=1,H=1",   "T=1,H=33",   "T=7,H=16",          "T=3,H=15",
-                                     "T=5,H=129", "T=33,H=64",  "T=2,H=4096",        "T=17,H=257",
-                                     "T=4,H=64,heads=3", "T=6,H=17,heads=2", "T=64,H=511", NULL};
-static const char *const variants[] = {"",        "res=1",         "res=1,pad=3,inv=1", "offset=1,inv=1",
-                                       "g=1",     "pad=7,g=3",     "res=1,fill=1",  "res=1,fill=2,inv=1",
-                                       "fill=3",  "res=1,fill=4", NULL};
+static const char *const shapes[] = {
+    "T=1,H=1",    "T=1,H=33",   "T=7,H=16",         "T=3,H=15",         "T=5,H=129",  "T=33,H=64",
+    "T=2,H=4096", "T=17,H=257", "T=4,H=64,heads=3", "T=6,H=17,heads=2", "T=64,H=511", NULL};
+static const char *const variants[] = {
+    "",          "res=1",        "res=1,pad=3,inv=1",  "offset=1,inv=1", "g=1",
+    "pad=7,g=3", "res=1,fill=1", "res=1,fill=2,inv=1", "fill=3",         "res=1,fill=4",
+    NULL};
 static const char *const few[] = {"T=9,H=48", "T=33,H=100,heads=2", NULL};
 static const char *const bucket[] = {"rows=1,res=1,inv=1", "rows=8,pad=2", NULL};
 static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false},

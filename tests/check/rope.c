@@ -30,7 +30,7 @@ static void build_table(check_set *s) {
 }
 
 static const char *const table_shapes[] = {"T=1,R=2", "T=5,R=32", "T=33,R=64", "T=100,R=17", NULL};
-static const char *const table_variants[] = {"", "mscale=139", "ntk=64", "ntk=1000,mscale=80",
+static const char *const table_variants[] = {"",       "mscale=139", "ntk=64", "ntk=1000,mscale=80",
                                              "rows=1", NULL};
 static const check_group table_groups[] = {{"fp32", table_shapes, table_variants, false},
                                            {.dtypes = NULL}};
@@ -61,11 +61,17 @@ static void build(check_set *s) {
     check_add(s, &a->y, (check_spec){y ? (int)y - 1 : c->dtype, 3, {T, H, D}, .row = 1});
 }
 
-static const char *const shapes[] = {"T=1,H=1,D=2,R=1",    "T=1,H=3,D=64,R=32", "T=7,H=2,D=80,R=16",
-                                     "T=17,H=5,D=96,R=48", "T=33,H=1,D=5,R=2",  "T=4,H=8,D=128,R=64",
-                                     "T=3,H=2,D=256,R=37", NULL};
-static const char *const variants[] = {"",     "interleaved=1", "interleaved=1,pad=3,fill=1",
-                                       "pad=5,fill=3", "fill=2", "fill=4,interleaved=1", "y=1", NULL};
+static const char *const shapes[] = {
+    "T=1,H=1,D=2,R=1",  "T=1,H=3,D=64,R=32",  "T=7,H=2,D=80,R=16",  "T=17,H=5,D=96,R=48",
+    "T=33,H=1,D=5,R=2", "T=4,H=8,D=128,R=64", "T=3,H=2,D=256,R=37", NULL};
+static const char *const variants[] = {"",
+                                       "interleaved=1",
+                                       "interleaved=1,pad=3,fill=1",
+                                       "pad=5,fill=3",
+                                       "fill=2",
+                                       "fill=4,interleaved=1",
+                                       "y=1",
+                                       NULL};
 static const char *const few[] = {"T=9,H=3,D=64,R=32", "T=16,H=2,D=20,R=5", NULL};
 static const char *const bucket[] = {"rows=1", "rows=8,interleaved=1", NULL};
 static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false},

@@ -44,21 +44,26 @@ static weft_sample_params params(const check_set *s, int64_t r, int64_t rows) {
 static void build(check_set *s) {
     const check_case *c = &s->c;
     weft_sample_args *a = &s->args.sample;
-    int64_t R = check_get(c, "R"), V = check_get(c, "V"), C = check_get(c, "C"), B = check_get(c, "B");
+    int64_t R = check_get(c, "R"), V = check_get(c, "V"), C = check_get(c, "C"),
+            B = check_get(c, "B");
     int64_t slots = R + 1, top = check_get(c, "top");
     weft_sample_params *p = arena_alloc(&s->mem, (size_t)R * sizeof *p);
     int32_t *history = arena_alloc(&s->mem, (size_t)(slots * C) * 4);
-    int32_t *last = arena_alloc(&s->mem, (size_t)slots * 4), *bias = arena_alloc(&s->mem, (size_t)(slots * B + 1) * 4);
+    int32_t *last = arena_alloc(&s->mem, (size_t)slots * 4),
+            *bias = arena_alloc(&s->mem, (size_t)(slots * B + 1) * 4);
     for (int64_t r = 0; r < R; r++)
         p[r] = params(s, r, R);
     for (int64_t i = 0; i < slots * C; i++)
         history[i] = (int32_t)(check_hash(s->seed, 9000 + (uint64_t)i) % (uint64_t)V);
     for (int64_t i = 0; i < slots * B; i++)
-        bias[i] = (int32_t)((check_hash(s->seed, (uint64_t)(i / B)) + (uint64_t)(i % B) * 3) % (uint64_t)V);
+        bias[i] = (int32_t)((check_hash(s->seed, (uint64_t)(i / B)) + (uint64_t)(i % B) * 3) %
+                            (uint64_t)V);
     if (check_get(c, "rows"))
         check_add_rows(s, &a->rows, check_get(c, "rows"));
     check_add(s, &a->logits, (check_spec){WEFT_F32, 2, {R, V}, .row = 1, .value = logit});
-    check_add(s, &a->params, (check_spec){WEFT_I32, 2, {R, WEFT_SAMPLE_WORDS}, .row = 1, .ints = (const int32_t *)p});
+    check_add(
+        s, &a->params,
+        (check_spec){WEFT_I32, 2, {R, WEFT_SAMPLE_WORDS}, .row = 1, .ints = (const int32_t *)p});
     if (B) {
         check_add(s, &a->bias_id, (check_spec){WEFT_I32, 2, {slots, B}, .ints = bias});
         check_add(s, &a->bias, (check_spec){WEFT_F32, 2, {slots, B}, .size = 3});
@@ -80,16 +85,23 @@ static double magnitude(const check_set *s, const weft_tensor *out, int64_t row)
     return out == &s->args.sample.probs ? 0 : 20;
 }
 
-static const char *const shapes[] = {"R=1,V=7,C=9", "R=5,V=101,C=30", "R=17,V=64,C=16", "R=3,V=4001,C=50", NULL};
-static const char *const variants[] = {"mode=0,top=5",  "mode=1,probs=1",       "mode=2,probs=1,top=3",
-                                       "mode=3,probs=1", "mode=4,probs=1",      "mode=5,B=4,probs=1,top=7",
-                                       "mode=5,mask=1,top=2,probs=1", "mode=0,B=3", NULL};
+static const char *const shapes[] = {"R=1,V=7,C=9", "R=5,V=101,C=30", "R=17,V=64,C=16",
+                                     "R=3,V=4001,C=50", NULL};
+static const char *const variants[] = {"mode=0,top=5",
+                                       "mode=1,probs=1",
+                                       "mode=2,probs=1,top=3",
+                                       "mode=3,probs=1",
+                                       "mode=4,probs=1",
+                                       "mode=5,B=4,probs=1,top=7",
+                                       "mode=5,mask=1,top=2,probs=1",
+                                       "mode=0,B=3",
+                                       NULL};
 static const char *const few[] = {"R=9,V=50,C=12", NULL};
 static const char *const bucket[] = {"rows=1,mode=5", "rows=8,mode=5,probs=1,top=3", NULL};
-static const check_group groups[] = {{"fp32", shapes, variants, false},
-                                     {"fp32", few, bucket, false},
-                                     {.dtypes = NULL}};
-static const char *const bench[] = {"fp32:R=1,V=128256,C=64,mode=0", "fp32:R=16,V=128256,C=64,mode=2", NULL};
+static const check_group groups[] = {
+    {"fp32", shapes, variants, false}, {"fp32", few, bucket, false}, {.dtypes = NULL}};
+static const char *const bench[] = {"fp32:R=1,V=128256,C=64,mode=0",
+                                    "fp32:R=16,V=128256,C=64,mode=2", NULL};
 
 const check_op check_sample = {.op = WEFT_OP_sample,
                                .keys = "R V C B mode mask top probs rows",

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The checker is checked: rows broken on purpose, one fault each, around the fast backend's own. Every
- * fault must be found, and for its own reason; the rows they are made from must pass. */
+ * The checker is checked: rows broken on purpose, one fault each, around the fast backend's own.
+ * Every fault must be found, and for its own reason; the rows they are made from must pass. */
 #include "host/run/registry.h"
 #include "tests/check/check.h"
 #include <math.h>
@@ -177,7 +177,8 @@ static void leaves_left_to_right(const weft_step *s, weft_stream *st) {
         }
 }
 
-/* bf16: one rounding at the end instead of one each for the product, the bias and the activation. */
+/* bf16: one rounding at the end instead of one each for the product, the bias and the
+ * activation. */
 static void fused_rounds_once(const weft_step *s, weft_stream *st) {
     weft_args a = s->args;
     const weft_tensor *y = &s->args.matmul.y, *bias = &s->args.matmul.bias;
@@ -193,7 +194,8 @@ static void fused_rounds_once(const weft_step *s, weft_stream *st) {
         run_args(s, st, &a);
         for (int64_t t = 0; t < y->shape[0]; t++)
             for (int64_t n = 0; n < y->shape[1]; n++) {
-                float z = plain[t * y->shape[1] + n] + weft_bf16_to_f32(((uint16_t *)bias->data)[n]);
+                float z = plain[t * y->shape[1] + n] +
+                          weft_bf16_to_f32(((uint16_t *)bias->data)[n]);
                 z = s->args.matmul.act == WEFT_ACT_SILU ? z / (1 + expf(-z)) : z;
                 ((uint16_t *)y->data)[t * y->stride[0] + n] = weft_f32_to_bf16(z);
             }
@@ -266,8 +268,8 @@ static void ignores_page_table(const weft_step *s, weft_stream *st) {
     for (int64_t q = 0; q < p->shape[0]; q++)
         for (int64_t i = 1; i < p->shape[1]; i++)
             if (own[q * p->shape[1] + i] < args.attention.k.shape[0])
-                own[q * p->shape[1] + i] =
-                    (int32_t)((own[q * p->shape[1]] + i) % args.attention.k.shape[0]);
+                own[q * p->shape[1] + i] = (int32_t)((own[q * p->shape[1]] + i) %
+                                                     args.attention.k.shape[0]);
     p->data = own;
     run_args(s, st, &args);
     mem_free(own);
@@ -339,22 +341,26 @@ static const broken list[] = {
     {"adds to the old output", "add:fp32:T=3,N=33", "second run", adds_to_old_output},
     {"ignores rows", "matmul:fp32:T=9,N=40,K=80,rows=5", "past the true number", ignores_rows},
     {"writes a slot it was not given", "kv_append:fp32:T=7,H=3,D=33,page=4", "kcache", extra_slot},
-    {"depends on the number of threads", "matmul:fp32:T=7,N=64,K=128", "two threads", depends_on_threads},
+    {"depends on the number of threads", "matmul:fp32:T=7,N=64,K=128", "two threads",
+     depends_on_threads},
     {"depends on T", "rmsnorm:fp32:T=7,H=16", "alone", depends_on_t},
     {"depends on the place in the batch", "matmul:fp32:T=7,N=64,K=128", "row", depends_on_place},
-    {"another order of sums for one row", "matmul:fp32:T=7,N=64,K=128", "alone", other_order_for_one_row},
+    {"another order of sums for one row", "matmul:fp32:T=7,N=64,K=128", "alone",
+     other_order_for_one_row},
     {"differs from run to run", "glu:fp32:T=7,N=129,act=1", "second run", differs_each_time},
     {"other bits than its class", "glu:fp32:T=7,N=129,act=1", "class", other_bits_than_its_class},
     {"scaled by 1.001", "matmul:fp32:T=7,N=64,K=128", "reference", scaled},
     {"one chain where leaves are asked for", "matmul:fp32:T=5,N=17,K=128,leaves=8", "leaf_sum",
      one_chain_for_all_leaves},
     {"leaves added left to right", "leaf_sum:fp32:L=8,T=5,N=129", "tree", leaves_left_to_right},
-    {"a fused bias rounds once", "matmul:bf16:T=33,N=20,K=144,bias=1", "leaf_sum", fused_rounds_once},
+    {"a fused bias rounds once", "matmul:bf16:T=33,N=20,K=144,bias=1", "leaf_sum",
+     fused_rounds_once},
     {"a fused activation rounds once", "matmul:bf16:T=33,N=20,K=144,bias=1,act=1",
      "one after the other", fused_rounds_once},
     {"a fused sum is not rounded before the norm", "rmsnorm:bf16:T=33,H=64,res=1", "stored first",
      sum_not_rounded_before_norm},
-    {"activation before bias", "matmul:fp32:T=9,N=40,K=80,bias=1,act=1", "reference", act_before_bias},
+    {"activation before bias", "matmul:fp32:T=9,N=40,K=80,bias=1,act=1", "reference",
+     act_before_bias},
     {"forgets the window", "attention:fp32:S=3,H=2,D=64,keys=33,page=16,window=9", "reference",
      forgets_window},
     {"window off by one", "attention:fp32:S=3,H=2,D=64,keys=33,page=16,window=9", "reference",
@@ -397,8 +403,8 @@ static const check_op *op_of(const char *test, const char **rest) {
 }
 
 /* A row on a set: its own demands, then the bits of the right row, which shares its class. */
-static void judge(check_state *k, const weft_kernel *row, const check_set *s, const check_result *truth,
-                  const check_result *right, check_result *base) {
+static void judge(check_state *k, const weft_kernel *row, const check_set *s,
+                  const check_result *truth, const check_result *right, check_result *base) {
     k->bad = false;
     check_row(k, row, s, truth, base);
     if (!k->bad && right)
@@ -427,11 +433,13 @@ static bool try_one(check_state *k, const broken *b, uint64_t seed) {
     judge(k, good, &s, &truth, NULL, &right);
     bool sound = !k->bad;
     if (!sound)
-        printf("WRONG  %s: the correct row %s/%s fails: %s\n", b->fault, good->backend, good->name, k->why);
+        printf("WRONG  %s: the correct row %s/%s fails: %s\n", b->fault, good->backend, good->name,
+               k->why);
     judge(k, &bad, &s, &truth, &right, &wrong);
     bool caught = k->bad && strstr(k->why, b->finds);
     if (sound)
-        printf("%s %s: %s\n", caught ? "caught" : "MISSED", b->fault, k->bad ? k->why : "nothing found");
+        printf("%s %s: %s\n", caught ? "caught" : "MISSED", b->fault,
+               k->bad ? k->why : "nothing found");
     check_result_fini(&truth);
     check_result_fini(&right);
     check_result_fini(&wrong);

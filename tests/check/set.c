@@ -6,8 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* NaN in every float type and far out of range as an integer. The second, of outputs, is signalling:
- * arithmetic on the first never makes it, so that a row that was computed is told from one that was not. */
+/* NaN in every float type and far out of range as an integer. The second, of outputs, is
+ * signalling: arithmetic on the first never makes it, so that a row that was computed is told from
+ * one that was not. */
 static const uint8_t poison[2][2] = {{0xe5, 0x7f}, {0xb5, 0xff}};
 
 uint64_t check_hash(uint64_t a, uint64_t b) {
@@ -140,8 +141,8 @@ static float random_value(const check_set *s, const check_operand *o, int fill, 
     float size = o->spec.size == 0 ? 1 : o->spec.size;
     if (fill != FILL_CANCEL || column % 2 == 0)
         return check_fill_value(fill, o->spec.dtype, check_hash(stream, (uint64_t)linear), size);
-    float left =
-        check_fill_value(fill, o->spec.dtype, check_hash(stream, (uint64_t)linear - 1), size);
+    float left = check_fill_value(fill, o->spec.dtype, check_hash(stream, (uint64_t)linear - 1),
+                                  size);
     return o->spec.twin ? left : -left;
 }
 

@@ -12,8 +12,9 @@ static float masked(const check_set *s, const int64_t i[WEFT_DIMS]) {
 static void build(check_set *s) {
     const check_case *c = &s->c;
     weft_softmax_args *a = &s->args.softmax;
-    check_spec x = {c->dtype, 2, {check_get(c, "T"), check_get(c, "N")}, .row = 1,
-                    .pad = check_get(c, "pad"), .size = 3};
+    check_spec x = {
+        c->dtype, 2, {check_get(c, "T"), check_get(c, "N")}, .row = 1, .pad = check_get(c, "pad"),
+        .size = 3};
     if (check_get(c, "rows"))
         check_add_rows(s, &a->rows, check_get(c, "rows"));
     x.value = check_get(c, "mask") ? masked : NULL;
@@ -22,10 +23,10 @@ static void build(check_set *s) {
     check_add(s, &a->y, x);
 }
 
-static const char *const shapes[] = {"T=1,N=1",  "T=5,N=2",   "T=3,N=17",    "T=7,N=33",
+static const char *const shapes[] = {"T=1,N=1",   "T=5,N=2",   "T=3,N=17",    "T=7,N=33",
                                      "T=4,N=128", "T=33,N=65", "T=2,N=32003", NULL};
-static const char *const variants[] = {"", "mask=1", "fill=1", "fill=2", "fill=3", "fill=4,pad=3",
-                                       "mask=1,pad=5", NULL};
+static const char *const variants[] = {"",       "mask=1",       "fill=1",       "fill=2",
+                                       "fill=3", "fill=4,pad=3", "mask=1,pad=5", NULL};
 static const char *const few[] = {"T=9,N=40", NULL};
 static const char *const bucket[] = {"rows=1,mask=1", "rows=8,pad=3", NULL};
 static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false},

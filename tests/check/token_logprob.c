@@ -15,7 +15,8 @@ static void build(check_set *s) {
     }
     if (check_get(c, "rows"))
         check_add_rows(s, &a->rows, check_get(c, "rows"));
-    check_add(s, &a->x, (check_spec){c->dtype, 2, {T, V}, .row = 1, .pad = check_get(c, "pad"), .size = 3});
+    check_add(s, &a->x,
+              (check_spec){c->dtype, 2, {T, V}, .row = 1, .pad = check_get(c, "pad"), .size = 3});
     check_add(s, &a->target, (check_spec){WEFT_I32, 1, {T}, .row = 1, .ints = target});
     check_add(s, &a->y, (check_spec){WEFT_F32, 1, {T}, .row = 1});
 }
@@ -26,7 +27,7 @@ static double magnitude(const check_set *s, const weft_tensor *out, int64_t row)
     return 1 + check_row_max(s, &s->args.token_logprob.x, row);
 }
 
-static const char *const shapes[] = {"T=1,V=1",   "T=5,V=2",   "T=9,V=17",   "T=8,V=33",
+static const char *const shapes[] = {"T=1,V=1",   "T=5,V=2",   "T=9,V=17",    "T=8,V=33",
                                      "T=12,V=64", "T=33,V=65", "T=4,V=32003", NULL};
 static const char *const variants[] = {"", "fill=1", "fill=2", "fill=3", "fill=4", "pad=3", NULL};
 static const char *const few[] = {"T=9,V=40", NULL};

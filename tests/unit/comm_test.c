@@ -128,9 +128,9 @@ CASE(broadcast) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_gather_rows), cmocka_unit_test(all_gather_columns),
-        cmocka_unit_test(reduce_scatter_in_rank_order), cmocka_unit_test(all_to_all),
-        cmocka_unit_test(broadcast)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(all_gather_rows),
+                                       cmocka_unit_test(all_gather_columns),
+                                       cmocka_unit_test(reduce_scatter_in_rank_order),
+                                       cmocka_unit_test(all_to_all), cmocka_unit_test(broadcast)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One arithmetic: a sequence's logits are the same bits alone or among others, whatever the chunk, the
- * threads, the ranks and the life of its neighbours; and what is planned is what is taken.
- * By default a seeded sample of the settings; with WEFT_LONG all of them. */
+ * One arithmetic: a sequence's logits are the same bits alone or among others, whatever the chunk,
+ * the threads, the ranks and the life of its neighbours; and what is planned is what is taken. By
+ * default a seeded sample of the settings; with WEFT_LONG all of them. */
 #include "host/model/engine.h"
 #include "tests/unit/unit.h"
 #include <malloc.h>
@@ -9,8 +9,8 @@
 
 enum { MAX_SEQS = 33, NEW_TOKENS = 8, MAX_PROMPT = 100 };
 
-static const char *const families[] = {"llama-gqa", "llama-tp8",   "llama-bf16", "llama-fp16",
-                                       "qwen2",     "qwen3",       "gpt2",       "mistral-swa",
+static const char *const families[] = {"llama-gqa",  "llama-tp8",     "llama-bf16", "llama-fp16",
+                                       "qwen2",      "qwen3",         "gpt2",       "mistral-swa",
                                        "llama-yarn", "llama-sharded", "llama-bias"};
 
 typedef struct {
@@ -56,8 +56,12 @@ static void write_stories(story *s, int n, const weft_engine_info *info, uint64_
         for (int k = 0; k < s[i].n; k++)
             s[i].prompt[k] = (int32_t)(next_random(&seed) % (uint64_t)info->vocab);
         if (i % 3 == 1)
-            s[i].sampling = (weft_sampling){.temperature = 0.9f, .top_k = 40, .top_p = 0.95f,
-                                            .repetition_penalty = 1.1f, .seed = 5, .stream = (uint64_t)i};
+            s[i].sampling = (weft_sampling){.temperature = 0.9f,
+                                            .top_k = 40,
+                                            .top_p = 0.95f,
+                                            .repetition_penalty = 1.1f,
+                                            .seed = 5,
+                                            .stream = (uint64_t)i};
     }
 }
 
@@ -108,8 +112,9 @@ static void expect_same(const char *what, const story *want, const story *got, i
     for (int i = 0; i < n; i++)
         for (int k = 0; k < NEW_TOKENS; k++)
             if (want[i].digest[k] != got[i].digest[k] || want[i].id[k] != got[i].id[k])
-                fail_msg("%s: sequence %d (prompt of %d), new token %d: other bits (token %d, was %d)",
-                         what, i, want[i].n, k, got[i].id[k], want[i].id[k]);
+                fail_msg(
+                    "%s: sequence %d (prompt of %d), new token %d: other bits (token %d, was %d)",
+                    what, i, want[i].n, k, got[i].id[k], want[i].id[k]);
 }
 
 typedef struct {
@@ -118,9 +123,9 @@ typedef struct {
 } setting;
 
 static const setting settings[] = {
-    {2, 0, 2, 1, NULL},  {3, 16, 1, 1, NULL}, {7, 7, 3, 1, NULL},   {16, 64, 2, 1, NULL},
-    {33, 0, 2, 1, NULL}, {33, 16, 3, 1, NULL}, {1, 1, 2, 1, NULL},  {1, 7, 1, 1, NULL},
-    {1, 64, 3, 1, NULL}, {5, 33, 2, 2, NULL}, {33, 0, 4, 4, NULL},  {4, 16, 8, 8, NULL},
+    {2, 0, 2, 1, NULL},  {3, 16, 1, 1, NULL},       {7, 7, 3, 1, NULL},    {16, 64, 2, 1, NULL},
+    {33, 0, 2, 1, NULL}, {33, 16, 3, 1, NULL},      {1, 1, 2, 1, NULL},    {1, 7, 1, 1, NULL},
+    {1, 64, 3, 1, NULL}, {5, 33, 2, 2, NULL},       {33, 0, 4, 4, NULL},   {4, 16, 8, 8, NULL},
     {1, 0, 1, 2, NULL},  {9, 64, 2, 1, "portable"}, {9, 64, 2, 1, "avx2"}, {9, 64, 2, 1, "avx512"},
 };
 enum { SETTINGS = sizeof settings / sizeof settings[0] };
@@ -164,11 +169,16 @@ static void check_model(const char *path, const char *backend, const char *dtype
         if (!tp_possible(path, s->tp) || !level_possible(s, backend, dtype))
             continue;
         char what[256];
-        snprintf(what, sizeof what, "%s %s %s together=%d ubatch=%d threads=%d tp=%d level=%s", path,
-                 backend, dtype, s->together, s->ubatch, s->threads, s->tp, s->level ? s->level : "auto");
-        e = open_model(path, (weft_engine_options){.device = backend, .dtype = dtype, .tp = s->tp,
-                                                   .threads = s->threads, .ubatch_size = s->ubatch,
-                                                   .max_seqs = s->together, .cpu_level = s->level});
+        snprintf(what, sizeof what, "%s %s %s together=%d ubatch=%d threads=%d tp=%d level=%s",
+                 path, backend, dtype, s->together, s->ubatch, s->threads, s->tp,
+                 s->level ? s->level : "auto");
+        e = open_model(path, (weft_engine_options){.device = backend,
+                                                   .dtype = dtype,
+                                                   .tp = s->tp,
+                                                   .threads = s->threads,
+                                                   .ubatch_size = s->ubatch,
+                                                   .max_seqs = s->together,
+                                                   .cpu_level = s->level});
         memcpy(other, alone, sizeof other);
         tell(e, other, n, s->together);
         expect_same(what, alone, other, n);
@@ -261,7 +271,8 @@ CASE(truncate_leaves_no_trace) {
 static uint64_t planned(const weft_engine *e) {
     uint64_t n = 0;
     for (int i = 0; i < e->shape.tp; i++)
-        n += e->rank[i].w.owned + e->rank[i].bytes[WEFT_SPACE_KV] + (uint64_t)engine_act_bytes(&e->rank[i]);
+        n += e->rank[i].w.owned + e->rank[i].bytes[WEFT_SPACE_KV] +
+             (uint64_t)engine_act_bytes(&e->rank[i]);
     return n;
 }
 
@@ -323,7 +334,8 @@ CASE(limits_are_refused_without_a_trace) {
         print_message("skipped: limits_are_refused_without_a_trace: no fixtures at %s\n", path);
         skip();
     }
-    weft_engine *e = open_model(path, (weft_engine_options){.max_seqs = 2, .ctx_size = 64, .kv_tokens = 80});
+    weft_engine *e = open_model(
+        path, (weft_engine_options){.max_seqs = 2, .ctx_size = 64, .kv_tokens = 80});
     weft_seq *a, *b, *c;
     int32_t ids[65] = {0}, bad = 100000;
     assert_int_equal(weft_seq_open(e, NULL, &a), WEFT_OK);

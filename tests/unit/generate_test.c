@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weft_generate without a model: this file is the engine, its tokens come from a script. What the job
- * does with them (stops, held-back text, limits) is compared with the plain definition. */
+ * weft_generate without a model: this file is the engine, its tokens come from a script. What the
+ * job does with them (stops, held-back text, limits) is compared with the plain definition. */
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 
 #include "host/base/err.h"
 #include "host/base/mem.h"
@@ -53,7 +53,8 @@ static void test_stop_is_its_definition(void **state) {
         const char *words[4];
         int n = 1 + (int)(seed % 4);
         for (int i = 0; i < n; i++) {
-            random_word(word[i], 1 + (int)((seed * 7 + (uint64_t)i * 5) % 12), seed * 8 + (uint64_t)i);
+            random_word(word[i], 1 + (int)((seed * 7 + (uint64_t)i * 5) % 12),
+                        seed * 8 + (uint64_t)i);
             words[i] = word[i];
         }
         random_word(text, 100, seed * 8 + 7);
@@ -117,7 +118,7 @@ struct weft_engine {
     int n_script, at, bos, steps, prefill;
     weft_status status; /* of the next step */
     volatile int cancel;
-    int cancel_at;      /* raised by that step */
+    int cancel_at; /* raised by that step */
     bool seq_open;
 };
 struct weft_seq {
@@ -265,8 +266,9 @@ static void test_stop_strings_across_tokens(void **state) {
         }
         whole[want] = 0;
         job j = new_job();
-        assert_int_equal(run(&j, script, 5, (weft_request){.max_tokens = 5, .stop = stops, .n_stop = 3}),
-                         WEFT_OK);
+        assert_int_equal(
+            run(&j, script, 5, (weft_request){.max_tokens = 5, .stop = stops, .n_stop = 3}),
+            WEFT_OK);
         assert_text(&j, whole);
         assert_int_equal(j.r.finish, stopped ? WEFT_FINISH_STOP : WEFT_FINISH_LENGTH);
         assert_int_equal(j.r.n_generated, j.n_ids);
@@ -288,10 +290,12 @@ static void test_partial_stop_is_given_at_the_end(void **state) {
 static void test_half_characters(void **state) {
     (void)state;
     static const int32_t script[] = {3, 4, 0, 3, END};
-    static const char *const stops[] = {"\xc3\xa9" "b"};
+    static const char *const stops[] = {"\xc3\xa9"
+                                        "b"};
     job j = new_job();
     assert_int_equal(run(&j, script, 5, (weft_request){.stop = stops, .n_stop = 1}), WEFT_OK);
-    assert_text(&j, "\xc3\xa9" "a\xef\xbf\xbd"); /* cut off at the end: U+FFFD */
+    assert_text(&j, "\xc3\xa9"
+                    "a\xef\xbf\xbd"); /* cut off at the end: U+FFFD */
     assert_int_equal(j.n_ids, 4);
 }
 
@@ -310,7 +314,8 @@ static void test_ends(void **state) {
     assert_text(&j, "ab");
     assert_int_equal(j.n_ids, 3);
     j = new_job();
-    assert_int_equal(run(&j, script, 6, (weft_request){.max_tokens = 4, .ignore_eos = true}), WEFT_OK);
+    assert_int_equal(run(&j, script, 6, (weft_request){.max_tokens = 4, .ignore_eos = true}),
+                     WEFT_OK);
     assert_int_equal(j.r.finish, WEFT_FINISH_LENGTH);
     assert_int_equal(j.e.steps, 4); /* the last token is not computed */
 }
@@ -319,11 +324,13 @@ static void test_context_is_the_limit(void **state) {
     (void)state;
     int32_t script[CTX + 8] = {0}, prompt[CTX] = {0};
     job j = new_job();
-    assert_int_equal(run(&j, script, CTX + 8, (weft_request){.ids = prompt, .n_ids = CTX - 3}), WEFT_OK);
+    assert_int_equal(run(&j, script, CTX + 8, (weft_request){.ids = prompt, .n_ids = CTX - 3}),
+                     WEFT_OK);
     assert_int_equal(j.r.n_generated, 4);
     assert_int_equal(j.r.finish, WEFT_FINISH_LENGTH);
     j = new_job();
-    assert_int_equal(run(&j, script, CTX + 8, (weft_request){.ids = prompt, .n_ids = CTX}), WEFT_OK);
+    assert_int_equal(run(&j, script, CTX + 8, (weft_request){.ids = prompt, .n_ids = CTX}),
+                     WEFT_OK);
     assert_int_equal(j.r.n_generated, 1);
     assert_int_equal(j.r.n_prompt, CTX);
 }

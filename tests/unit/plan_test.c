@@ -54,7 +54,8 @@ static void check_disjoint(const weft_plan *p) {
         assert_true((uint64_t)a->off + a->bytes <= p->space_bytes[WEFT_SPACE_ACT]);
         for (int j = i + 1; j < p->nvalue; j++) {
             const weft_value *o = &p->value[j];
-            if (o->space != WEFT_SPACE_ACT || !overlap(a->first, a->last + 1, o->first, o->last + 1))
+            if (o->space != WEFT_SPACE_ACT ||
+                !overlap(a->first, a->last + 1, o->first, o->last + 1))
                 continue;
             assert_false(overlap((uint64_t)a->off, (uint64_t)a->off + a->bytes, (uint64_t)o->off,
                                  (uint64_t)o->off + o->bytes));
@@ -139,8 +140,10 @@ CASE(a_step_no_row_can_do_names_its_tag) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(chain_needs_two_buffers),     cmocka_unit_test(live_values_never_overlap),
-        cmocka_unit_test(weft_kernel_forces_rows),     cmocka_unit_test(levels_are_respected),
+        cmocka_unit_test(chain_needs_two_buffers),
+        cmocka_unit_test(live_values_never_overlap),
+        cmocka_unit_test(weft_kernel_forces_rows),
+        cmocka_unit_test(levels_are_respected),
         cmocka_unit_test(a_step_no_row_can_do_names_its_tag),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Rotary frequencies. The constants were computed in double by a separate program from the published
- * definitions: Su et al., 2021; Llama 3.1's bands; Peng et al., YaRN, 2023 (as transformers rounds
- * its correction range). */
+ * Rotary frequencies. The constants were computed in double by a separate program from the
+ * published definitions: Su et al., 2021; Llama 3.1's bands; Peng et al., YaRN, 2023 (as
+ * transformers rounds its correction range). */
 #include "host/model/rope.h"
 #include "tests/unit/unit.h"
 #include <math.h>

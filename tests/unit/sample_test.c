@@ -480,14 +480,36 @@ static void brute_force(const float *logits, int vocab, const weft_sample_params
     mem_free(r);
 }
 
+/* Hugging Face's TypicalLogitsWarper on probabilities, by a full sort. */
+static void brute_typical(double *probs, int vocab, double mass) {
+    ranked *r = mem_alloc((size_t)vocab * sizeof *r);
+    double entropy = 0, seen = 0, total = 0;
+    int n = 0, last = 0;
+    for (int i = 0; i < vocab; i++)
+        entropy -= probs[i] > 0 ? probs[i] * log(probs[i]) : 0;
+    for (int i = 0; i < vocab; i++)
+        if (probs[i] > 0)
+            r[n++] = (ranked){-fabs(-log(probs[i]) - entropy), i};
+    qsort(r, (size_t)n, sizeof *r, by_rank);
+    for (; last < n - 1 && seen + probs[r[last].id] < mass; last++)
+        seen += probs[r[last].id];
+    for (int i = 0; i < n; i++)
+        total += r[i].p < r[last].p ? (probs[r[i].id] = 0) : probs[r[i].id];
+    for (int i = 0; i < vocab; i++)
+        probs[i] /= total;
+    mem_free(r);
+}
+
 CASE(large_vocabularies_agree_with_a_full_sort) {
     enum { VOCAB = 128256 };
     static const struct {
-        float scale, temperature, top_p;
+        float scale, temperature, top_p, typical_p;
         int top_k;
-    } set[] = {{3, 1, 0.95f, 0},   {3, 0.7f, 1, 40},   {0.01f, 1, 0.9f, 0},  {0, 1, 0.5f, 0},
-               {0, 2, 1, 50},      {5, 0.2f, 0.9f, 9}, {1, 1, 0.999999f, 0}, {2, 1, 0.9f, 100000},
-               {2, 1, 1e-9f, 300}, {40, 1, 0.5f, 1}};
+    } set[] = {{3, 1, 0.95f, 1, 0},        {3, 0.7f, 1, 1, 40},     {0.01f, 1, 0.9f, 1, 0},
+               {0, 1, 0.5f, 1, 0},         {0, 2, 1, 1, 50},        {5, 0.2f, 0.9f, 1, 9},
+               {1, 1, 0.999999f, 1, 0},    {2, 1, 0.9f, 1, 100000}, {2, 1, 1e-9f, 1, 300},
+               {40, 1, 0.5f, 1, 1},        {3, 1, 1, 0.9f, 0},      {1, 2, 1, 0.2f, 0},
+               {2, 1, 0.97f, 0.5f, 20000}, {0, 1, 1, 0.3f, 0}};
     sampler *s = sampler_new(COUNT(set), VOCAB);
     double *want = mem_alloc(VOCAB * sizeof *want);
     for (int i = 0; i < COUNT(set); i++) {
@@ -498,10 +520,13 @@ CASE(large_vocabularies_agree_with_a_full_sort) {
         s->params[i].temperature = set[i].temperature;
         s->params[i].top_p = set[i].top_p;
         s->params[i].top_k = set[i].top_k;
+        s->params[i].typical_p = set[i].typical_p;
     }
     sampler_run(s);
     for (int i = 0; i < COUNT(set); i++) {
         brute_force(s->logits + (size_t)i * VOCAB, VOCAB, &s->params[i], want);
+        if (set[i].typical_p < 1)
+            brute_typical(want, VOCAB, (double)set[i].typical_p);
         expect_near("probs", s->probs + (size_t)i * VOCAB, want, VOCAB, 5e-8);
     }
     mem_free(want);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Slices by rank: nothing is missing, nothing is owned twice except kv heads that serve several ranks,
- * and every query head finds its kv head on its own rank. */
+ * Slices by rank: nothing is missing, nothing is owned twice except kv heads that serve several
+ * ranks, and every query head finds its kv head on its own rank. */
 #include "host/run/shard.h"
 #include "tests/unit/unit.h"
 #include <stdbool.h>
