@@ -11,13 +11,14 @@ SAY       = @printf '  %-5s %s\n'
 Q        := $(if $(V),,@)
 PKGS     := libpcre2-8 libutf8proc
 OPT      ?= -O2
+DEBUG    ?= -g1 -gz
 SAN      ?=
 EXTRA    ?=
 WARN     := -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Werror
 HARDEN   := $(if $(SAN),,-D_FORTIFY_SOURCE=2) -fstack-protector-strong -fcf-protection
 # One arithmetic: no contraction, no fast-math, anywhere.
 NUMERICS := -ffp-contract=off -fno-math-errno
-CFLAGS   += -std=c17 -g $(OPT) $(WARN) $(HARDEN) $(NUMERICS) -fPIC -fvisibility=hidden -pthread \
+CFLAGS   += -std=c17 $(DEBUG) $(OPT) $(WARN) $(HARDEN) $(NUMERICS) -fPIC -fvisibility=hidden -pthread \
             -D_GNU_SOURCE -Iinclude -I. $(EXTRA) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
 LDFLAGS  += -pthread -Wl,-z,relro,-z,now -Wl,--as-needed $(EXTRA) $(if $(SAN),-fsanitize=$(SAN))
 LDLIBS    = $(shell pkg-config --libs $(PKGS)) -lm -ldl

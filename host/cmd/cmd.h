@@ -65,27 +65,101 @@ typedef struct {
 } cmd_engine_args;
 
 /* Rows for a command's table; `type` is its struct and `at` its cmd_engine_args member. */
-#define CMD_ENGINE_SPECS(type, at)                                                                 \
-    {"model", "m", NULL, ARG_STRING, "MODEL", 0, 0, NULL, "the model folder, as the first argument", \
-     offsetof(type, at.model)},                                                                    \
-    {"device", "", NULL, ARG_CHOICE, "auto|ref|cpu", 0, 0, "auto",                                 \
-     "where to compute; ref is the slow reference", offsetof(type, at.device)},                    \
-    {"dtype", "", NULL, ARG_CHOICE, "auto|fp32|bf16|fp16", 0, 0, "auto",                           \
-     "type of weights and cache; auto: as stored", offsetof(type, at.dtype)},                      \
-    {"threads", "t", NULL, ARG_INT, "N", 0, 1024, "0", "CPU threads; 0: every core",               \
-     offsetof(type, at.threads)},                                                                  \
-    {"tp", "", "tensor-parallel-size", ARG_INT, "N", 1, 64, "1", "tensor-parallel ranks",          \
-     offsetof(type, at.tp)},                                                                       \
-    {"ctx-size", "c", "max-model-len", ARG_INT, "N", 0, 1 << 24, "0",                              \
-     "longest sequence in tokens; 0: the model's, at most 4096", offsetof(type, at.ctx)},          \
-    {"ubatch-size", "ub", NULL, ARG_INT, "N", 0, 1 << 20, "0",                                     \
-     "most tokens computed in one step (the prefill chunk); 0: 512", offsetof(type, at.ubatch)},   \
-    {"cpu-level", "", NULL, ARG_CHOICE, "auto|portable|avx2|avx512|avx512bf16", 0, 0, "auto",      \
-     "instructions the CPU kernels may use", offsetof(type, at.cpu_level)},                        \
-    {"mlock", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "keep the weights in RAM",                     \
-     offsetof(type, at.mlock)},                                                                    \
-    {"no-mmap", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,                                              \
-     "read the weights instead of mapping the files", offsetof(type, at.no_mmap)}
+#define CMD_ENGINE_SPECS(type, at) \
+    {"model", \
+     "m", \
+     NULL, \
+     ARG_STRING, \
+     "MODEL", \
+     0, \
+     0, \
+     NULL, \
+     "the model folder, as the first argument", \
+     offsetof(type, at.model)}, \
+        {"device", \
+         "", \
+         NULL, \
+         ARG_CHOICE, \
+         "auto|ref|cpu", \
+         0, \
+         0, \
+         "auto", \
+         "where to compute; ref is the slow reference", \
+         offsetof(type, at.device)}, \
+        {"dtype", \
+         "", \
+         NULL, \
+         ARG_CHOICE, \
+         "auto|fp32|bf16|fp16", \
+         0, \
+         0, \
+         "auto", \
+         "type of weights and cache; auto: as stored", \
+         offsetof(type, at.dtype)}, \
+        {"threads", \
+         "t", \
+         NULL, \
+         ARG_INT, \
+         "N", \
+         0, \
+         1024, \
+         "0", \
+         "CPU threads; 0: every core", \
+         offsetof(type, at.threads)}, \
+        {"tp", \
+         "", \
+         "tensor-parallel-size", \
+         ARG_INT, \
+         "N", \
+         1, \
+         64, \
+         "1", \
+         "tensor-parallel ranks", \
+         offsetof(type, at.tp)}, \
+        {"ctx-size", \
+         "c", \
+         "max-model-len", \
+         ARG_INT, \
+         "N", \
+         0, \
+         1 << 24, \
+         "0", \
+         "longest sequence in tokens; 0: the model's, at most 4096", \
+         offsetof(type, at.ctx)}, \
+        {"ubatch-size", \
+         "ub", \
+         NULL, \
+         ARG_INT, \
+         "N", \
+         0, \
+         1 << 20, \
+         "0", \
+         "most tokens computed in one step (the prefill chunk); 0: 512", \
+         offsetof(type, at.ubatch)}, \
+        {"cpu-level", \
+         "", \
+         NULL, \
+         ARG_CHOICE, \
+         "auto|portable|avx2|avx512|avx512bf16", \
+         0, \
+         0, \
+         "auto", \
+         "instructions the CPU kernels may use", \
+         offsetof(type, at.cpu_level)}, \
+        {"mlock", \
+         "", \
+         NULL, \
+         ARG_FLAG, \
+         NULL, \
+         0, \
+         0, \
+         NULL, \
+         "keep the weights in RAM", \
+         offsetof(type, at.mlock)}, \
+    { \
+        "no-mmap", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, \
+            "read the weights instead of mapping the files", offsetof(type, at.no_mmap) \
+    }
 
 weft_engine_options cmd_engine_options(const cmd_engine_args *a);
 
@@ -94,15 +168,41 @@ typedef struct {
     bool no_bos;
 } cmd_prompt_args;
 
-#define CMD_PROMPT_SPECS(type, at)                                                                 \
-    {"prompt", "p", NULL, ARG_STRING, "TEXT", 0, 0, NULL, "the prompt; - reads standard input",    \
-     offsetof(type, at.text)},                                                                     \
-    {"file", "f", NULL, ARG_STRING, "FILE", 0, 0, NULL, "read the prompt from a file or -",        \
-     offsetof(type, at.file)},                                                                     \
-    {"ids", "", NULL, ARG_STRING, "LIST", 0, 0, NULL, "the prompt as token ids: 1,2,3",            \
-     offsetof(type, at.ids)},                                                                      \
-    {"no-bos", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "add no BOS (or EOS) to the text",            \
-     offsetof(type, at.no_bos)}
+#define CMD_PROMPT_SPECS(type, at) \
+    {"prompt", \
+     "p", \
+     NULL, \
+     ARG_STRING, \
+     "TEXT", \
+     0, \
+     0, \
+     NULL, \
+     "the prompt; - reads standard input", \
+     offsetof(type, at.text)}, \
+        {"file", \
+         "f", \
+         NULL, \
+         ARG_STRING, \
+         "FILE", \
+         0, \
+         0, \
+         NULL, \
+         "read the prompt from a file or -", \
+         offsetof(type, at.file)}, \
+        {"ids", \
+         "", \
+         NULL, \
+         ARG_STRING, \
+         "LIST", \
+         0, \
+         0, \
+         NULL, \
+         "the prompt as token ids: 1,2,3", \
+         offsetof(type, at.ids)}, \
+    { \
+        "no-bos", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "add no BOS (or EOS) to the text", \
+            offsetof(type, at.no_bos) \
+    }
 
 /* WEFT_USAGE if more than one of -p, -f, --ids was given. */
 weft_status cmd_prompt_check(const cmd_prompt_args *p);

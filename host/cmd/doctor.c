@@ -17,6 +17,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#define MEASURE_SECONDS 0.3
+
 typedef struct {
     bool json;
 } doctor_args;
@@ -32,7 +34,7 @@ typedef struct {
     long page;
     int64_t memory, available, lockable; /* bytes; lockable -1: no limit */
     bool cuda, nccl, mpi;
-    double read_gb_s, fma_gflop_s;
+    double read_gb_s, fma_gflop_s, bf16_gflop_s; /* bf16: 0 if there are no such instructions */
     int rows;
 } machine;
 
@@ -136,7 +138,10 @@ static void print_text(const machine *m, buf *b) {
                m->lockable < 0 ? "no limit" : cmd_size(lock, (double)m->lockable));
     buf_printf(b, "reads       %.1f GB/s measured, %d thread%s\n", m->read_gb_s, m->cores,
                m->cores == 1 ? "" : "s");
-    buf_printf(b, "arithmetic  %.1f GFLOP/s measured (fp32 fused multiply-adds)\n", m->fma_gflop_s);
+    buf_printf(b, "arithmetic  fp32 %.1f GFLOP/s", m->fma_gflop_s);
+    if (m->bf16_gflop_s > 0)
+        buf_printf(b, ", bf16 %.1f GFLOP/s", m->bf16_gflop_s);
+    buf_puts(b, " measured\n");
     if (m->cuda)
         buf_printf(b, "GPU         NVIDIA driver found%s%s; this build runs on CPU backends\n",
                    m->driver[0] ? ": " : "", m->driver);
@@ -159,18 +164,32 @@ static void print_json(const machine *m, buf *b) {
     buf_json_string(b, m->hugepages, strlen(m->hugepages));
     buf_printf(b, ",\"mlock_bytes\":%" PRId64 ",\"read_gb_s\":%.3f,\"fma_gflop_s\":%.3f",
                m->lockable, m->read_gb_s, m->fma_gflop_s);
+    buf_puts(b, ",\"bf16_gflop_s\":");
+    buf_json_double(b, m->bf16_gflop_s);
     buf_printf(b, ",\"kernel_rows\":%d,\"cuda_driver\":%s,\"nccl\":%s,\"mpi\":%s}\n", m->rows,
                m->cuda ? "true" : "false", m->nccl ? "true" : "false", m->mpi ? "true" : "false");
 }
 
 /* ---- The command ---- */
 
+/* Over more than any cache holds. */
+static weft_status measure(machine *m) {
+    weft_stream *s = NULL;
+    int level = device_cpu_level();
+    int threads = m->cores < WEFT_MAX_THREADS ? m->cores : WEFT_MAX_THREADS;
+    WEFT_TRY(thread_pool_open(threads, &s));
+    m->read_gb_s = ceiling_read(s, level, (int64_t)1 << 28, MEASURE_SECONDS) * 1e-9;
+    m->fma_gflop_s = ceiling_fma(s, level, MEASURE_SECONDS) * 1e-9;
+    m->bf16_gflop_s = ceiling_bf16(s, level, MEASURE_SECONDS) * 1e-9;
+    thread_pool_close(s);
+    return WEFT_OK;
+}
+
 static weft_status work(const doctor_args *a) {
     machine m;
     buf out;
     look(&m);
-    m.read_gb_s = ceiling_read_gbs(m.cores, (uint64_t)1 << 28);
-    m.fma_gflop_s = ceiling_fma_gflops(m.cores, device_cpu_level());
+    WEFT_TRY(measure(&m));
     buf_init(&out, 1 << 16);
     (a->json ? print_json : print_text)(&m, &out);
     weft_status s = cmd_flush(&out);

@@ -33,20 +33,20 @@ static double rate(double tokens, roofline_work w, roofline_ceiling c) {
     return tokens / (read > compute ? read : compute);
 }
 
-static prediction predict(const weft_engine *e) {
+static weft_status predict(const weft_engine *e, prediction *p) {
     weft_engine_info m;
     weft_engine_describe(e, &m);
-    prediction p = {.ceiling = roofline_measure(&m),
-                    .prompt = m.ctx_size < 512 ? m.ctx_size : 512,
-                    .depth = m.ctx_size - 1};
-    p.prefill = rate((double)p.prompt, roofline_prefill(&m, p.prompt, 0), p.ceiling);
-    p.decode = rate(1, roofline_decode(&m, 1, 1, 0), p.ceiling);
-    p.decode_deep = rate(1, roofline_decode(&m, 1, 1, p.depth), p.ceiling);
-    return p;
+    WEFT_TRY(roofline_measure(e, &p->ceiling));
+    p->prompt = m.ctx_size < 512 ? m.ctx_size : 512;
+    p->depth = m.ctx_size - 1;
+    p->prefill = rate((double)p->prompt, roofline_prefill(&m, p->prompt, 0), p->ceiling);
+    p->decode = rate(1, roofline_decode(&m, 1, 1, 0), p->ceiling);
+    p->decode_deep = rate(1, roofline_decode(&m, 1, 1, p->depth), p->ceiling);
+    return WEFT_OK;
 }
 
 static void predict_text(const prediction *p, buf *out) {
-    buf_printf(out, "predicted at most (reads %.1f GB/s, fp32 %.1f GFLOP/s measured here)\n",
+    buf_printf(out, "predicted at most (reads %.1f GB/s, arithmetic %.1f GFLOP/s, measured here)\n",
                p->ceiling.gb_s, p->ceiling.gflop_s);
     buf_printf(out, "  prefill of %lld tokens %12.1f tok/s\n", (long long)p->prompt, p->prefill);
     buf_printf(out, "  decode at depth 0 %15.1f tok/s\n", p->decode);
@@ -69,10 +69,10 @@ static void predict_json(const prediction *p, buf *out) {
 
 static weft_status print(const plan_args *a, const weft_engine *e) {
     buf out;
-    buf_init(&out, SIZE_MAX);
     prediction p;
     if (a->predict)
-        p = predict(e);
+        WEFT_TRY(predict(e, &p));
+    buf_init(&out, SIZE_MAX);
     if (a->json) {
         engine_plan_json(e, &out);
         if (a->predict)

@@ -2,10 +2,14 @@
  * Compulsory work from a model's shape. Attention counts every key once a query head; a sliding
  * window is not taken off, so that the share of the ceiling is never flattered by keys unseen. */
 #include "host/cmd/roofline.h"
+#include "host/base/err.h"
+#include "host/base/thread.h"
+#include "host/model/engine.h"
 #include "host/run/ceiling.h"
-#include "host/run/device.h"
-#include "host/run/kv.h"
 #include <string.h>
+
+#define MEASURE_SECONDS 0.3
+#define READ_MAX ((int64_t)1 << 30) /* no cache is larger: more would only take memory */
 
 static double element_bytes(const weft_engine_info *m) {
     return strcmp(m->dtype, "fp32") == 0 ? 4 : 2;
@@ -49,9 +53,30 @@ roofline_work roofline_decode(const weft_engine_info *m, int64_t steps, int64_t 
     };
 }
 
-roofline_ceiling roofline_measure(const weft_engine_info *m) {
-    return (roofline_ceiling){
-        .gb_s = ceiling_read_gbs(m->threads, (uint64_t)m->weight_bytes),
-        .gflop_s = ceiling_fma_gflops(m->threads, device_cpu_level()),
-    };
+/* Whether the model's products run on instructions that are faster than fp32 ones. */
+static bool pairs_of_bf16(const weft_engine *e) {
+    const weft_plan *p = e->rank[0].generate[e->nbucket - 1];
+    for (int i = 0; i < p->nstep; i++)
+        if (p->step[i].kernel->arith == WEFT_ARITH_BF16DOT)
+            return true;
+    return false;
+}
+
+weft_status roofline_measure(const weft_engine *e, roofline_ceiling *out) {
+    weft_engine_info m;
+    weft_stream *s = NULL;
+    weft_engine_describe(e, &m);
+    int here = device_cpu_level(), level = e->dev->level < here ? e->dev->level : here;
+    WEFT_TRY(thread_pool_open(m.threads, &s));
+    int64_t bytes = m.weight_bytes < READ_MAX ? m.weight_bytes : READ_MAX;
+    out->gb_s = ceiling_read(s, level, bytes, MEASURE_SECONDS) * 1e-9;
+    double fp32 = ceiling_fma(s, level, MEASURE_SECONDS) * 1e-9, bf16 = 0;
+    if (pairs_of_bf16(e))
+        bf16 = ceiling_bf16(s, here, MEASURE_SECONDS) * 1e-9;
+    out->gflop_s = bf16 > fp32 ? bf16 : fp32;
+    thread_pool_close(s);
+    if (out->gb_s > 0 && out->gflop_s > 0)
+        return WEFT_OK;
+    return weft_fail(WEFT_NO_MEMORY, "ceiling: no memory to measure it (%lld bytes)",
+                     (long long)bytes);
 }

@@ -20,6 +20,7 @@ roofline_work roofline_decode(const weft_engine_info *m, int64_t steps, int64_t 
 typedef struct {
     double gb_s, gflop_s;
 } roofline_ceiling;
-/* Measured now, with this many threads (about a second): reads over a working set as large as the
- * model's, and fp32 fused multiply-adds. */
-roofline_ceiling roofline_measure(const weft_engine_info *m);
+/* Measured now, with the engine's threads (about a second): reads over a working set as large as
+ * its weights; fused multiply-adds in fp32, or bf16 pair products where the plan's kernels use them
+ * and they are faster. */
+weft_status roofline_measure(const weft_engine *e, roofline_ceiling *out);

@@ -56,11 +56,11 @@ void engine_plan_text(const weft_engine *e, buf *out) {
     buf_printf(out, "tp %d, context %d, %d sequence%s, %d pages of %d tokens\n", s->tp, s->ctx,
                s->slots, s->slots == 1 ? "" : "s", s->pages, KV_PAGE);
     print_memory(e, out);
-    for (int i = 0; i < s->tp; i++) {
-        plan_print(e->rank[i].generate[0], out);
-        if (e->nbucket > 1)
-            plan_print(e->rank[i].generate[e->nbucket - 1], out);
-    }
+    if (s->tp > 1)
+        buf_printf(out, "steps of rank 0; the other ranks run the same over their slices\n");
+    plan_print(e->rank[0].generate[0], out);
+    if (e->nbucket > 1)
+        plan_print(e->rank[0].generate[e->nbucket - 1], out);
 }
 
 void engine_plan_json(const weft_engine *e, buf *out) {

@@ -298,7 +298,9 @@ void tok_pieces_add(tok_pieces *p, size_t off, size_t len);
 /* in -> out; `first`: the text starts at the very start of what the caller gave. */
 weft_status tok_split_apply(const tok_split *op, tok_match *m, bool first, const tok_pieces *in,
                             tok_pieces *out);
-weft_status tok_norm_apply(const tokenizer *t, tok_match *m, const char *s, size_t n, buf *out);
+/* *moved (may be NULL): the front of the text was cut off, so what is left starts later in it. */
+weft_status tok_norm_apply(const tokenizer *t, tok_match *m, const char *s, size_t n, buf *out,
+                           bool *moved);
 weft_status tok_spm_normalize(const tokenizer *t, bool first, const char *s, size_t n, buf *out);
 
 /* ---- text ---- */

@@ -146,11 +146,12 @@ static weft_status encode_normal(encoder *e, bool first, const char *s, size_t n
 
 static weft_status encode_text(encoder *e, bool first, const char *s, size_t n) {
     const tokenizer *t = e->t;
+    bool moved = false;
     buf_clear(&e->normal);
     if (t->spm)
         WEFT_TRY(tok_spm_normalize(t, first, s, n, &e->normal));
     else if (t->nnorm)
-        WEFT_TRY(tok_norm_apply(t, e->match, s, n, &e->normal));
+        WEFT_TRY(tok_norm_apply(t, e->match, s, n, &e->normal, &moved));
     if (e->normal.failed)
         return weft_fail(WEFT_BAD_FILE, "text: the normal form is larger than 2 GiB");
     if (t->spm || t->nnorm) {
@@ -164,7 +165,7 @@ static weft_status encode_text(encoder *e, bool first, const char *s, size_t n) 
         if (id >= 0)
             tok_ids_add(e->out, id);
         else
-            WEFT_TRY(encode_normal(e, first && begin == 0, s + begin, end - begin));
+            WEFT_TRY(encode_normal(e, first && !moved && begin == 0, s + begin, end - begin));
     }
     return WEFT_OK;
 }

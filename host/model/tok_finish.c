@@ -81,7 +81,7 @@ static weft_status fill_sets(tokenizer *t) {
             continue;
         }
         buf_clear(&normal);
-        st = tok_norm_apply(t, m, x->s.s, x->s.n, &normal);
+        st = tok_norm_apply(t, m, x->s.s, x->s.n, &normal, NULL);
         late[nlate++] = (tok_word){{arena_copy(&t->arena, normal.data, normal.len), normal.len},
                                    (int32_t)i};
     }

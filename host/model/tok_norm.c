@@ -524,7 +524,8 @@ void tok_norm_form(tokenizer *t, const char *form) {
                 .apply = norm_form, .left = norm_rows[i].left, .right = norm_rows[i].right};
 }
 
-weft_status tok_norm_apply(const tokenizer *t, tok_match *m, const char *s, size_t n, buf *out) {
+weft_status tok_norm_apply(const tokenizer *t, tok_match *m, const char *s, size_t n, buf *out,
+                           bool *moved) {
     buf a, b;
     weft_status st = WEFT_OK;
     size_t most = MOST_GROWTH * n + (1 << 20);
@@ -533,7 +534,10 @@ weft_status tok_norm_apply(const tokenizer *t, tok_match *m, const char *s, size
     buf *from = &a, *to = &b;
     buf_add(from, s, n);
     for (int i = 0; i < t->nnorm && st == WEFT_OK; i++) {
+        const char *p = from->data;
         buf_clear(to);
+        if (moved && t->norm[i].apply == norm_strip && t->norm[i].left && from->len)
+            *moved |= tok_is_space(tok_utf8_get(&p));
         st = t->norm[i].apply(&t->norm[i], m, from->data, from->len, to);
         if (st == WEFT_OK && to->failed)
             st = weft_fail(WEFT_BAD_FILE, "normalizer: the text grows more than %d times",

@@ -9,10 +9,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define CHECK_OPS(X)                                                                             \
-    X(embed) X(rope_table) X(rope) X(rmsnorm) X(layernorm) X(matmul) X(leaf_sum) X(kv_append)    \
-    X(attention) X(glu) X(activation) X(add_) X(softmax) X(argmax) X(token_logprob) X(gather)     \
-    X(cast) X(sample)
+#define CHECK_OPS(X) \
+    X(embed) \
+    X(rope_table) X(rope) X(rmsnorm) X(layernorm) X(matmul) X(leaf_sum) X(kv_append) X(attention) \
+        X(glu) X(activation) X(add_) X(softmax) X(argmax) X(token_logprob) X(gather) X(cast) \
+            X(sample)
 #define DECLARE_(op) extern const check_op check_##op;
 #define LIST_(op) &check_##op,
 CHECK_OPS(DECLARE_)

@@ -225,12 +225,12 @@ static void sum_not_rounded_before_norm(const weft_step *s, weft_stream *st) {
 
 /* ---- attention ------------------------------------------------------------------------------ */
 
-#define FORGETS(name, change)                                         \
-    static void name(const weft_step *s, weft_stream *st) {           \
-        weft_args args = s->args;                                     \
-        weft_attention_args *a = &args.attention;                     \
-        change;                                                       \
-        run_args(s, st, &args);                                       \
+#define FORGETS(name, change) \
+    static void name(const weft_step *s, weft_stream *st) { \
+        weft_args args = s->args; \
+        weft_attention_args *a = &args.attention; \
+        change; \
+        run_args(s, st, &args); \
     }
 FORGETS(forgets_window, a->window = 0)
 FORGETS(window_off_by_one, a->window += a->window > 0)

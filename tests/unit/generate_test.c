@@ -192,6 +192,7 @@ typedef struct {
 static bool on_token(void *user, const weft_token *t) {
     job *j = user;
     assert_int_equal(j->last_calls, 0); /* nothing follows the call with id -1 */
+    assert_true(t->n_text < sizeof j->text - j->n_text);
     memcpy(j->text + j->n_text, t->text, t->n_text);
     j->n_text += t->n_text;
     if (t->id < 0)

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""`weft plan` as EXPLAIN: its text for four shapes is golden (tests/golden/plan/*/plan*.txt, rewritten
+with --update after a change that is meant), and its bytes are checked against the formulas that the
+shapes themselves give. Nothing here reads a weight."""
+
+import difflib
+import json
+import os
+import subprocess
+import sys
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.path.abspath(os.environ.get("WEFT_BUILD", os.path.join(ROOT, "build")))
+GOLDEN = os.path.join(ROOT, "tests", "golden", "plan")
+CASES = [("llama", 1), ("llama", 8), ("mistral", 1), ("mistral", 2), ("qwen3", 1), ("gpt2", 1), ("gpt2", 4)]
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+def plan(model, tp, *more):
+    argv = [os.path.join(BUILD, "weft"), "plan", os.path.join(GOLDEN, model), "--tp", str(tp),
+            "--cpu-level", "avx512", "-c", "1024", *more]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def golden_path(model, tp):
+    return os.path.join(GOLDEN, model, "plan.txt" if tp == 1 else f"plan-tp{tp}.txt")
+
+
+def config(model):
+    with open(os.path.join(GOLDEN, model, "config.json")) as f:
+        return json.load(f)
+
+
+def llama_like_bytes(c, tp, size):
+    """Weights of one rank, from the architecture's definition."""
+    h, ff, v = c["hidden_size"], c["intermediate_size"], c["vocab_size"]
+    heads, kv = c["num_attention_heads"], c["num_key_value_heads"]
+    d = c.get("head_dim", h // heads)
+    per_layer = 2 * h + (2 * d if c["model_type"] == "qwen3" else 0)
+    per_layer += (2 * heads * d * h + 3 * ff * h) // tp + 2 * max(kv // tp, 1) * d * h
+    tables = v * h // tp * (1 if c["tie_word_embeddings"] else 2)
+    return size * (c["num_hidden_layers"] * per_layer + tables + h)
+
+
+class Plan(unittest.TestCase):
+    def test_text_is_golden(self):
+        for model, tp in CASES:
+            with self.subTest(model=model, tp=tp), open(golden_path(model, tp)) as f:
+                want, got = f.read(), plan(model, tp)
+                diff = "".join(list(difflib.unified_diff(want.splitlines(1), got.splitlines(1), "golden", "now"))[:40])
+                self.assertTrue(want == got, "\n" + diff)
+
+    def test_weights_follow_from_the_shape(self):
+        for model, tp in CASES:
+            if model == "gpt2":
+                continue
+            got = json.loads(plan(model, tp, "--json"))
+            want = llama_like_bytes(config(model), tp, BYTES[got["dtype"]])
+            for rank in got["ranks"]:
+                self.assertEqual(rank["weights_bytes"], want, (model, tp, rank))
+
+    def test_gpt2_weights(self):
+        h, v, ctx, layers = 768, 50257, 1024, 2
+        per_layer = 12 * h * h + 13 * h
+        got = json.loads(plan("gpt2", 1, "--json"))["ranks"][0]["weights_bytes"]
+        self.assertEqual(got, 4 * (layers * per_layer + (v + ctx) * h + 2 * h))
+
+    def test_kv_and_sent_bytes(self):
+        for model, tp in CASES:
+            c, got = config(model), json.loads(plan(model, tp, "--json"))
+            size = BYTES[got["dtype"]]
+            layers = c.get("num_hidden_layers", c.get("n_layer"))
+            heads = c.get("num_attention_heads", c.get("n_head"))
+            h = c.get("hidden_size", c.get("n_embd"))
+            d, kv = c.get("head_dim", h // heads), c.get("num_key_value_heads", heads)
+            self.assertEqual(len(got["ranks"]), tp)
+            for rank in got["ranks"]:
+                self.assertEqual(rank["kv_bytes"], 2 * layers * 1024 * max(kv // tp, 1) * d * size)
+                leaves = 8 // tp
+                v = -(-c["vocab_size"] // tp)
+                sent = 4 * (tp - 1) * (2 * layers * leaves * h + h + v)
+                self.assertEqual(rank["sent_bytes_per_token"], sent if tp > 1 else 0)
+
+    def test_head_flops(self):
+        steps = json.loads(plan("llama", 1, "--json"))["steps"]
+        heads = [s for s in steps if s["tag"] == "head" and s["tokens"] == 1]
+        self.assertEqual([s["flops"] for s in heads], [2 * 2048 * 128256])
+
+
+def update():
+    for model, tp in CASES:
+        with open(golden_path(model, tp), "w") as f:
+            f.write(plan(model, tp))
+
+
+if __name__ == "__main__":
+    if "--update" in sys.argv:
+        update()
+    else:
+        unittest.main()
