@@ -11,12 +11,13 @@ SAY       = @printf '  %-5s %s\n'
 Q        := $(if $(V),,@)
 PKGS     := libpcre2-8 libutf8proc
 OPT      ?= -O2
-DEBUG    ?= -g1 -gz
+DEBUG    ?= $(if $(SAN)$(EXTRA),-g)
 SAN      ?=
 EXTRA    ?=
 WARN     := -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Werror
 HARDEN   := $(if $(SAN),,-D_FORTIFY_SOURCE=2) -fstack-protector-strong -fcf-protection
 # One arithmetic: no contraction, no fast-math, anywhere.
+WARN     += $(if $(SAN)$(EXTRA),-Wno-format-truncation -Wno-maybe-uninitialized)
 NUMERICS := -ffp-contract=off -fno-math-errno
 CFLAGS   += -std=c17 $(DEBUG) $(OPT) $(WARN) $(HARDEN) $(NUMERICS) -fPIC -fvisibility=hidden -pthread \
             -D_GNU_SOURCE -Iinclude -I. $(EXTRA) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
@@ -94,9 +95,9 @@ cover: ## line coverage of host/ and kernels/{ref,cpu}
 	@gcovr -r . --object-directory $(BUILD)/cover -f 'host/' -f 'kernels/' --print-summary \
 	  --exclude-throw-branches -o $(BUILD)/cover/lines.txt; tail -n 4 $(BUILD)/cover/lines.txt
 
-bench: all ## kernels and end to end against this machine's measured ceilings
+bench: all tests ## kernels and end to end against this machine's measured ceilings
 	@$(BUILD)/checkkernels --bench
-	@scripts/bench
+	@bench/run
 
 lint: ## layering, sizes, names, format, clang-tidy, cppcheck
 	@scripts/setup --lint
@@ -107,7 +108,8 @@ format: ## rewrite the sources in the house style
 
 install: all ## into PREFIX (default /usr/local) under DESTDIR
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig \
-	  $(DESTDIR)$(PREFIX)/include/weft $(DESTDIR)$(PREFIX)/share/man/man1
+	  $(DESTDIR)$(PREFIX)/include/weft $(DESTDIR)$(PREFIX)/share/man/man1 \
+	  $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	install -m 755 $(BUILD)/weft $(DESTDIR)$(PREFIX)/bin/weft
 	install -m 644 $(BUILD)/libweft.a $(DESTDIR)$(PREFIX)/lib/
 	install -m 755 $(BUILD)/libweft.so $(DESTDIR)$(PREFIX)/lib/libweft.so.$(VERSION)
@@ -116,6 +118,7 @@ install: all ## into PREFIX (default /usr/local) under DESTDIR
 	install -m 644 include/weft.h $(DESTDIR)$(PREFIX)/include/
 	install -m 644 include/weft/status.h $(DESTDIR)$(PREFIX)/include/weft/
 	$(BUILD)/weft help --man > $(DESTDIR)$(PREFIX)/share/man/man1/weft.1
+	$(BUILD)/weft completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/weft
 	printf '%s\n' 'prefix=$(PREFIX)' 'Name: weft' 'Description: a transformer runtime' \
 	  'Version: $(VERSION)' 'Requires.private: $(PKGS)' 'Libs: -L$${prefix}/lib -lweft' \
 	  'Libs.private: -lm -ldl -pthread' 'Cflags: -I$${prefix}/include' \

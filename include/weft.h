@@ -119,8 +119,28 @@ typedef struct {
     const float *bias;
     int32_t n_bias;
     int32_t logprobs; /* alternatives reported per token, at most 20 */
+    float top_n_sigma;           /* 0: off */
+    float dynatemp_range;        /* temperature +- this, by the entropy; 0: off */
+    float dynatemp_exponent;     /* 0: 1 */
+    float xtc_probability;       /* 0: off */
+    float xtc_threshold;         /* 0: 0.1; above 0.5: off */
+    float dry_multiplier;        /* 0: off */
+    float dry_base;              /* 0: 1.75 */
+    int32_t dry_allowed_length;  /* 0: 2 */
+    int32_t dry_last_n;          /* tokens it looks back; 0 or -1: all */
+    const char *const *dry_breaker; /* texts that end a repetition, at most WEFT_MAX_BREAKERS of 1
+                                       to 40 bytes; NULL: newline, ":", "\"", "*" */
+    int32_t n_dry_breaker;
+    int32_t mirostat;       /* 1 or 2: version, in place of every stage that cuts; 0: off */
+    float mirostat_tau;     /* target surprise in bits; 0: 5 */
+    float mirostat_eta;     /* learning rate; 0: 0.1 */
+    int32_t min_tokens;     /* no end-of-sequence token and none of stop_id before so many; 0: off */
+    const int32_t *stop_id; /* at most WEFT_MAX_HELD; copied. weft_generate fills in its own */
+    int32_t n_stop_id;
+    const char *samplers; /* the stages and their order, "top_k;temperature"; a stage not named is
+                             off (docs/SAMPLING.md). NULL: the default order */
 } weft_sampling;
-enum { WEFT_MAX_BIAS = 1024 };
+enum { WEFT_MAX_BIAS = 1024, WEFT_MAX_BREAKERS = 64, WEFT_MAX_HELD = 64 };
 
 WEFT_API weft_sampling weft_sampling_greedy(void);
 /* What the model's authors recommend: its generation_config.json over temperature 1. */
@@ -133,6 +153,8 @@ typedef struct weft_seq weft_seq;
 /* WEFT_AGAIN if max_seqs are open. The engine keeps a copy of `sampling` (NULL: greedy). */
 WEFT_API weft_status weft_seq_open(weft_engine *e, const weft_sampling *sampling, weft_seq **out);
 WEFT_API void weft_seq_close(weft_seq *s);
+/* Other parameters from the next token on, as if the sequence had been opened with them. */
+WEFT_API weft_status weft_seq_sampling(weft_seq *s, const weft_sampling *sampling);
 /* Queues prompt tokens. WEFT_USAGE past the context or for an id outside the vocabulary. */
 WEFT_API weft_status weft_seq_append(weft_seq *s, const int32_t *ids, size_t n);
 /* Tokens so far (prompt, then sampled); borrowed until the next call on this sequence. */
@@ -169,6 +191,11 @@ typedef struct {
     int32_t n_stop_id;
     const char *const *stop; /* stop strings; the text ends before the first */
     int32_t n_stop;
+    const char *const *stop_regex; /* Perl-compatible expressions (PCRE2), at most 16; the text ends
+                                      before the first match of at most 512 characters */
+    int32_t n_stop_regex;
+    weft_seq *seq; /* goes on after this sequence's tokens, which stay when the job is done; then
+                      prompt and ids are NULL. NULL: a sequence of its own */
     const weft_sampling *sampling; /* NULL: weft_sampling_default */
     const volatile int *cancel;    /* non-zero stops before the next token; may be NULL */
 } weft_request;

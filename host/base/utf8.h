@@ -8,6 +8,7 @@
 /* Length of the character at p (1 to 4) and its code point; 0 if it is invalid or cut off. */
 static inline int utf8_next(const char *p, const char *end, uint32_t *cp) {
     static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+    *cp = 0;
     if (p >= end)
         return 0;
     unsigned char b = (unsigned char)*p;

@@ -168,8 +168,7 @@ static weft_status print_json(const bench_state *b) {
         buf_printf(&out,
                    "\"gb_s\":%.4f,\"ceiling_gb_s\":%.4f,\"gflop_s\":%.4f,\"ceiling_gflop_s\":%.4f,",
                    t->gb_s, b->ceiling.gb_s, t->gflop_s, b->ceiling.gflop_s);
-        buf_printf(&out, "\"share\":%.4f,\"rss_bytes\":%" PRId64 "}", share(b, t),
-                   clock_rss_bytes());
+        buf_printf(&out, "\"share\":%.4f,\"rss_bytes\":%" PRId64 "}", share(b, t), b->rss);
     }
     buf_puts(&out, b->ntest ? "]\n" : "[]\n");
     weft_status s = cmd_flush(&out);

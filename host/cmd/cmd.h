@@ -211,6 +211,66 @@ weft_status cmd_prompt_check(const cmd_prompt_args *p);
 weft_status cmd_prompt_ids(const cmd_prompt_args *p, const weft_engine *e, int32_t **ids,
                            size_t *n);
 
+/* ---- What run and chat share: how tokens are chosen and where the text ends ---- */
+
+typedef struct {
+    int64_t predict, top_k, no_repeat_ngram, seed;
+    double temp, top_p, min_p, typical, repeat, frequency, presence; /* NAN: the model's */
+    arg_list stop, stop_id, bias;
+    bool ignore_eos;
+} cmd_sampling_args;
+
+/* Rows as above. A new row here is an option of run and chat, and a parameter of chat's /set. */
+#define CMD_SAMPLING_SPECS(type, at)                                                               \
+    {"n-predict", "n", "max-tokens", ARG_INT, "N", -1, 1 << 24, "-1",                              \
+     "most tokens to generate; -1: until a stop or the context is full", offsetof(type, at.predict)}, \
+    {"temp", "", "temperature", ARG_FLOAT, "X", 0, 100, NULL,                                      \
+     "temperature; 0: greedy (default: the model's, else 1)", offsetof(type, at.temp)},            \
+    {"top-k", "", NULL, ARG_INT, "N", 0, INT32_MAX, NULL,                                          \
+     "sample from the N likeliest tokens; 0: off (default: the model's, else off)", offsetof(type, at.top_k)}, \
+    {"top-p", "", NULL, ARG_FLOAT, "X", 0, 1, NULL,                                                \
+     "sample from the likeliest tokens that make up X; 1: off (default: the model's, else off)",   \
+     offsetof(type, at.top_p)},                                                                    \
+    {"min-p", "", NULL, ARG_FLOAT, "X", 0, 1, NULL,                                                \
+     "drop tokens less likely than X times the likeliest; 0: off", offsetof(type, at.min_p)},      \
+    {"typical", "", "typical-p", ARG_FLOAT, "X", 0, 1, NULL,                                       \
+     "locally typical sampling with mass X; 1: off", offsetof(type, at.typical)},                  \
+    {"repeat-penalty", "", "repetition-penalty", ARG_FLOAT, "X", 0.01, 100, NULL,                  \
+     "divide logits of tokens already seen, prompt included; 1: off", offsetof(type, at.repeat)},  \
+    {"frequency-penalty", "", NULL, ARG_FLOAT, "X", -100, 100, NULL,                               \
+     "subtract X per time a token was generated; 0: off", offsetof(type, at.frequency)},           \
+    {"presence-penalty", "", NULL, ARG_FLOAT, "X", -100, 100, NULL,                                \
+     "subtract X once from tokens that were generated; 0: off", offsetof(type, at.presence)},      \
+    {"no-repeat-ngram", "", "no-repeat-ngram-size", ARG_INT, "N", 0, 1024, NULL,                   \
+     "never repeat N tokens in a row; 0: off", offsetof(type, at.no_repeat_ngram)},                \
+    {"logit-bias", "", NULL, ARG_LIST, "ID+X|ID-X|ID=X", 0, 0, NULL,                               \
+     "add X to a token's logit; ID=-inf bans it; repeat for more", offsetof(type, at.bias)},       \
+    {"seed", "s", NULL, ARG_INT, "N", -1, 9007199254740992.0, "-1",                                \
+     "random seed; the same seed gives the same text; -1: a new one each time", offsetof(type, at.seed)}, \
+    {"stop", "", NULL, ARG_LIST, "TEXT", 0, 0, NULL,                                               \
+     "end before this text; repeat for more (at most 64)", offsetof(type, at.stop)},               \
+    {"stop-id", "", NULL, ARG_LIST, "ID", 0, 0, NULL, "end at this token; repeat for more",        \
+     offsetof(type, at.stop_id)},                                                                  \
+    {"ignore-eos", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "go on after the end-of-sequence token",  \
+     offsetof(type, at.ignore_eos)}
+
+void cmd_sampling_preset(cmd_sampling_args *a); /* before parsing: what was not given */
+weft_status cmd_sampling_check(const cmd_sampling_args *a);
+void cmd_sampling_args_free(cmd_sampling_args *a);
+
+/* Arguments as the library takes them. */
+typedef struct {
+    weft_sampling sampling; /* the model's recommendation, and what was given over it */
+    const cmd_sampling_args *args; /* borrowed */
+    int32_t *stop_id, *bias_id;
+    float *bias;
+} cmd_sampling;
+
+weft_status cmd_sampling_open(cmd_sampling *c, const cmd_sampling_args *a, const weft_engine *e);
+/* Fills in sampling, limits and stops; the request borrows them. */
+void cmd_sampling_request(const cmd_sampling *c, weft_request *req);
+void cmd_sampling_close(cmd_sampling *c);
+
 /* ---- Input of one JSON value a line ---- */
 
 typedef struct {

@@ -3,59 +3,25 @@
 #include "host/base/mem.h"
 #include "host/base/utf8.h"
 #include "host/cmd/cmd.h"
-#include <float.h>
 #include <inttypes.h>
-#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 typedef struct {
     cmd_engine_args engine;
     cmd_prompt_args prompt;
-    int64_t predict, top_k, no_repeat_ngram, seed, logprobs;
-    double temp, top_p, min_p, typical, repeat, frequency, presence; /* NAN: the model's */
-    arg_list stop, stop_id, bias;
-    bool ignore_eos, json, print_ids, verbose;
+    cmd_sampling_args sampling;
+    int64_t logprobs;
+    bool json, print_ids, verbose;
 } run_args;
 
 #define AT(member) offsetof(run_args, member)
 static const arg_spec specs[] = {
     CMD_PROMPT_SPECS(run_args, prompt),
-    {"n-predict", "n", "max-tokens", ARG_INT, "N", -1, 1 << 24, "-1",
-     "most tokens to generate; -1: until a stop or the context is full", AT(predict)},
-    {"temp", "", "temperature", ARG_FLOAT, "X", 0, 100, NULL,
-     "temperature; 0: greedy (default: the model's, else 1)", AT(temp)},
-    {"top-k", "", NULL, ARG_INT, "N", 0, INT32_MAX, NULL,
-     "sample from the N likeliest tokens; 0: off (default: the model's, else off)", AT(top_k)},
-    {"top-p", "", NULL, ARG_FLOAT, "X", 0, 1, NULL,
-     "sample from the likeliest tokens that make up X; 1: off (default: the model's, else off)",
-     AT(top_p)},
-    {"min-p", "", NULL, ARG_FLOAT, "X", 0, 1, NULL,
-     "drop tokens less likely than X times the likeliest; 0: off", AT(min_p)},
-    {"typical", "", "typical-p", ARG_FLOAT, "X", 0, 1, NULL,
-     "locally typical sampling with mass X; 1: off", AT(typical)},
-    {"repeat-penalty", "", "repetition-penalty", ARG_FLOAT, "X", 0.01, 100, NULL,
-     "divide logits of tokens already seen, prompt included; 1: off", AT(repeat)},
-    {"frequency-penalty", "", NULL, ARG_FLOAT, "X", -100, 100, NULL,
-     "subtract X per time a token was generated; 0: off", AT(frequency)},
-    {"presence-penalty", "", NULL, ARG_FLOAT, "X", -100, 100, NULL,
-     "subtract X once from tokens that were generated; 0: off", AT(presence)},
-    {"no-repeat-ngram", "", "no-repeat-ngram-size", ARG_INT, "N", 0, 1024, NULL,
-     "never repeat N tokens in a row; 0: off", AT(no_repeat_ngram)},
-    {"logit-bias", "", NULL, ARG_LIST, "ID+X|ID-X|ID=X", 0, 0, NULL,
-     "add X to a token's logit; ID=-inf bans it; repeat for more", AT(bias)},
-    {"seed", "s", NULL, ARG_INT, "N", -1, 9007199254740992.0, "-1",
-     "random seed; the same seed gives the same text; -1: a new one each time", AT(seed)},
-    {"stop", "", NULL, ARG_LIST, "TEXT", 0, 0, NULL,
-     "end before this text; repeat for more (at most 64)", AT(stop)},
-    {"stop-id", "", NULL, ARG_LIST, "ID", 0, 0, NULL, "end at this token; repeat for more",
-     AT(stop_id)},
-    {"ignore-eos", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "go on after the end-of-sequence token",
-     AT(ignore_eos)},
+    CMD_SAMPLING_SPECS(run_args, sampling),
     {"logprobs", "", NULL, ARG_INT, "K", 0, 20, NULL,
      "with --json: log-probability of each token and its K likeliest alternatives", AT(logprobs)},
     {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print one JSON object at the end", AT(json)},
@@ -87,10 +53,9 @@ typedef struct {
     const run_args *args;
     weft_engine *engine;
     weft_engine_info info;
-    weft_sampling sampling;
+    cmd_sampling sampler;
     weft_request req;
-    int32_t *prompt, *stop_id, *bias_id;
-    float *bias;
+    int32_t *prompt;
     weft_result result;
     int32_t *ids; /* generated, [ctx_size] */
     int32_t n_ids;
@@ -100,106 +65,11 @@ typedef struct {
     weft_status written;
 } run_state;
 
-static weft_status one_int(const char *key, const char *text, int64_t max, int32_t *out) {
-    int64_t *v, n;
-    WEFT_TRY(args_int_list(key, text, 0, max, &v, &n));
-    *out = (int32_t)v[0];
-    mem_free(v);
-    return n == 1 ? WEFT_OK
-                  : weft_fail(WEFT_USAGE, "%s: \"%.100s\": repeat it for more", key, text);
-}
-
-/* ID+X, ID-X, ID=X: the sign belongs to X, "=" does not. */
-static weft_status parse_bias(const char *text, int32_t vocab, int32_t *id, float *x) {
-    size_t digits = strspn(text, "0123456789");
-    const char *value = text + digits + (text[digits] == '=');
-    char head[16], *end = NULL;
-    bool shaped = digits > 0 && digits < sizeof head && strchr("+-=", text[digits]) && *value;
-    shaped = shaped && strspn(value, "+-.0123456789eE") == strlen(value);
-    bool banned = digits > 0 && digits < sizeof head &&
-                  (strcmp(value, "-inf") == 0 && (text[digits] == '=' || text[digits] == '-'));
-    if (!shaped && !banned)
-        return weft_fail(WEFT_USAGE, "--logit-bias: \"%.100s\" is not ID+X, ID-X or ID=X", text);
-    memcpy(head, text, digits);
-    head[digits] = 0;
-    WEFT_TRY(one_int("--logit-bias", head, vocab - 1, id));
-    double v = banned ? -HUGE_VAL : strtod(value, &end);
-    if (!banned && (*end || !isfinite(v) || fabs(v) > 1e4))
-        return weft_fail(WEFT_USAGE,
-                         "--logit-bias: \"%.100s\": X is a number from -10000 to 10000, "
-                         "or -inf",
-                         text);
-    *x = (float)v;
-    return WEFT_OK;
-}
-
-static weft_status collect_bias(run_state *r) {
-    const arg_list *l = &r->args->bias;
-    if (l->n > WEFT_MAX_BIAS)
-        return weft_fail(WEFT_USAGE, "--logit-bias: given %d times (at most %d)", l->n,
-                         WEFT_MAX_BIAS);
-    r->bias_id = mem_alloc(sizeof *r->bias_id * (size_t)(l->n + 1));
-    r->bias = mem_alloc(sizeof *r->bias * (size_t)(l->n + 1));
-    for (int i = 0; i < l->n; i++)
-        WEFT_TRY(parse_bias(l->item[i], r->info.vocab, &r->bias_id[i], &r->bias[i]));
-    r->sampling.bias_id = r->bias_id;
-    r->sampling.bias = r->bias;
-    r->sampling.n_bias = l->n;
-    return WEFT_OK;
-}
-
-static weft_status collect_stops(run_state *r) {
-    const arg_list *l = &r->args->stop_id;
-    r->stop_id = mem_alloc(sizeof *r->stop_id * (size_t)(l->n + 1));
-    for (int i = 0; i < l->n; i++)
-        WEFT_TRY(one_int("--stop-id", l->item[i], r->info.vocab - 1, &r->stop_id[i]));
-    r->req.stop_id = r->stop_id;
-    r->req.n_stop_id = l->n;
-    r->req.stop = r->args->stop.item;
-    r->req.n_stop = r->args->stop.n;
-    return WEFT_OK;
-}
-
-static weft_status pick_seed(int64_t seed, uint64_t *out) {
-    *out = (uint64_t)seed;
-    if (seed >= 0)
-        return WEFT_OK;
-    if (getrandom(out, sizeof *out, 0) != (ssize_t)sizeof *out)
-        return weft_fail(WEFT_IO, "--seed: the system gives no random number: %m; give one");
-    *out >>= 11; /* within what --seed takes, so that the run can be repeated */
-    return WEFT_OK;
-}
-
-static void set_float(float *field, double given) {
-    if (!isnan(given))
-        *field = (float)given;
-}
-
-/* 0 asks for the least mass there is, which is the likeliest token; to the library it means off. */
-static void set_mass(float *field, double given) {
-    if (!isnan(given))
-        *field = given > 0 ? (float)given : FLT_MIN;
-}
-
 static weft_status set_sampling(run_state *r) {
-    const run_args *a = r->args;
-    weft_sampling *s = &r->sampling;
-    *s = weft_sampling_default(r->engine);
-    set_float(&s->temperature, a->temp);
-    set_mass(&s->top_p, a->top_p);
-    set_float(&s->min_p, a->min_p);
-    set_mass(&s->typical_p, a->typical);
-    set_float(&s->repetition_penalty, a->repeat);
-    set_float(&s->frequency_penalty, a->frequency);
-    set_float(&s->presence_penalty, a->presence);
-    if (a->top_k >= 0)
-        s->top_k = (int32_t)a->top_k;
-    if (a->no_repeat_ngram >= 0)
-        s->no_repeat_ngram = (int32_t)a->no_repeat_ngram;
-    s->logprobs = a->logprobs > 0 ? (int32_t)a->logprobs : 0;
-    WEFT_TRY(pick_seed(a->seed, &s->seed));
-    WEFT_TRY(collect_bias(r));
-    return collect_stops(r);
+    WEFT_TRY(cmd_sampling_open(&r->sampler, &r->args->sampling, r->engine));
+    r->sampler.sampling.logprobs = r->args->logprobs > 0 ? (int32_t)r->args->logprobs : 0;
+    cmd_sampling_request(&r->sampler, &r->req);
+    return WEFT_OK;
 }
 
 static weft_status set_prompt(run_state *r) {
@@ -303,7 +173,7 @@ static void json_result(run_state *r) {
         buf_puts(b, "null");
     json_ids(b, "ids", r->ids, (size_t)r->n_ids);
     json_ids(b, "prompt_ids", r->req.ids, r->req.n_ids);
-    buf_printf(b, ",\"finish_reason\":\"%s\",\"seed\":%" PRIu64, finish_name(t), r->sampling.seed);
+    buf_printf(b, ",\"finish_reason\":\"%s\",\"seed\":%" PRIu64, finish_name(t), r->sampler.sampling.seed);
     if (r->args->logprobs >= 0)
         buf_printf(b, ",\"logprobs\":[%s]", r->logprobs.data);
     buf_printf(b,
@@ -323,7 +193,7 @@ static void summary(const run_state *r) {
             (int)t->n_generated, t->generate_seconds * 1e3, rate,
             rate * (double)r->info.weight_bytes_token * 1e-9);
     fprintf(stderr, "first token %.1f ms, seed %" PRIu64 ", finish: %s\n", t->prompt_seconds * 1e3,
-            r->sampling.seed, finish_name(t));
+            r->sampler.sampling.seed, finish_name(t));
 }
 
 /* ---- The command ---- */
@@ -332,10 +202,7 @@ static weft_status work(run_state *r) {
     WEFT_TRY(set_sampling(r));
     WEFT_TRY(set_prompt(r));
     r->ids = mem_alloc(sizeof *r->ids * (size_t)(r->info.ctx_size + 1));
-    r->req.sampling = &r->sampling;
-    r->req.ignore_eos = r->args->ignore_eos;
     r->req.cancel = &interrupted;
-    r->req.max_tokens = r->args->predict > 0 ? (int32_t)r->args->predict : 0;
     catch_interrupt();
     WEFT_TRY(weft_generate(r->engine, &r->req, on_token, r, &r->result));
     WEFT_TRY(r->written);
@@ -357,9 +224,7 @@ static weft_status check(const run_args *a) {
         return weft_fail(WEFT_USAGE, "--json and --print-ids: give one");
     if (a->logprobs >= 0 && !a->json)
         return weft_fail(WEFT_USAGE, "--logprobs: needs --json");
-    if (a->predict == 0)
-        return weft_fail(WEFT_USAGE,
-                         "-n: 0 is no number of tokens (1 or more, or -1 for no limit)");
+    WEFT_TRY(cmd_sampling_check(&a->sampling));
     return cmd_prompt_check(&a->prompt);
 }
 
@@ -377,35 +242,23 @@ static weft_status open_and_work(const run_args *a, const char *model, bool *sto
     buf_fini(&r.logprobs);
     buf_fini(&r.out);
     mem_free(r.prompt);
-    mem_free(r.stop_id);
-    mem_free(r.bias_id);
-    mem_free(r.bias);
+    cmd_sampling_close(&r.sampler);
     mem_free(r.ids);
     weft_engine_close(r.engine);
     return s;
 }
 
 static int run(int argc, char **argv) {
-    run_args a = {.top_k = -1,
-                  .no_repeat_ngram = -1,
-                  .logprobs = -1,
-                  .temp = NAN,
-                  .top_p = NAN,
-                  .min_p = NAN,
-                  .typical = NAN,
-                  .repeat = NAN,
-                  .frequency = NAN,
-                  .presence = NAN};
+    run_args a = {.logprobs = -1};
     const char *model;
     bool stopped = false;
+    cmd_sampling_preset(&a.sampling);
     weft_status s = cmd_parse_model(&cmd_run, argc, argv, &a, &model);
     if (s == WEFT_OK)
         s = check(&a);
     if (s == WEFT_OK)
         s = open_and_work(&a, model, &stopped);
-    mem_free(a.stop.item);
-    mem_free(a.stop_id.item);
-    mem_free(a.bias.item);
+    cmd_sampling_args_free(&a.sampling);
     if (s == WEFT_OK && stopped)
         return 128 + SIGINT;
     return cmd_fail(s);

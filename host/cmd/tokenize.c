@@ -114,7 +114,7 @@ static weft_status whole(tokenize_state *s, const char *text) {
     const char *name = "TEXT";
     weft_status st = WEFT_OK;
     if (!text) {
-        name = s->args->file && strcmp(s->args->file, "-") ? s->args->file : "standard input";
+        name = s->args->file && strcmp(s->args->file, "-") != 0 ? s->args->file : "standard input";
         st = file_read(s->args->file ? s->args->file : "-", TEXT_MAX, &a, &text, &n);
     }
     if (st == WEFT_OK) {

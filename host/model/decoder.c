@@ -240,7 +240,7 @@ static void rope_table(forward *f) {
     bool ntk = r->kind == ROPE_DYNAMIC;
     PUSH(f, rope_table, "rope.table", .pos = f->pos, .freq = freq, .rows = f->rows, .y = f->table,
          .mscale = (float)f->io->mscale, .ntk_factor = ntk ? (float)r->factor : 0.0f,
-         .ntk_ctx = ntk ? (int32_t)f->c->max_ctx : 0);
+         .ntk_ctx = ntk ? (int32_t)r->original_ctx : 0);
 }
 
 /* logits[R, V] of the gathered rows; over ranks each computes its part of the vocabulary. */
@@ -269,11 +269,12 @@ static void finish(forward *f, weft_tensor logits) {
         return;
     }
     PUSH(f, sample, "sample", .logits = logits, .params = leading(place(b, &io->params), f->R),
-         .bias_id = place(b, &io->bias_id), .bias = place(b, &io->bias), .rows = f->rows,
+         .bias_id = place(b, &io->bias_id), .bias = place(b, &io->bias),
+         .breaker = place(b, &io->breaker), .rows = f->rows,
          .id = leading(place(b, &io->id), f->R), .logprob = leading(place(b, &io->logprob), f->R),
          .top_id = leading(place(b, &io->top_id), f->R),
          .top_logprob = leading(place(b, &io->top_logprob), f->R),
-         .history = place(b, &io->history), .last = place(b, &io->last));
+         .history = place(b, &io->history), .last = place(b, &io->last), .mu = place(b, &io->mu));
 }
 
 void decoder_build(const decoder *d, plan_builder *b) {

@@ -22,7 +22,7 @@ typedef struct {
     decoder_place pages, work;           /* i32[S,P], i32[W,4] */
     decoder_place index, target, params; /* i32[R], i32[R], i32[R,WEFT_SAMPLE_WORDS] */
     /* state */
-    decoder_place last, history, bias_id, bias;
+    decoder_place last, history, bias_id, bias, breaker, mu;
     /* out */
     decoder_place logits; /* f32[R, padded vocabulary] */
     decoder_place id, logprob, top_id, top_logprob, score;

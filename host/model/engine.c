@@ -4,6 +4,7 @@
 #include "host/model/engine.h"
 #include "host/base/err.h"
 #include "host/base/thread.h"
+#include <math.h>
 #include <string.h>
 
 enum { DEFAULT_CTX = 4096, DEFAULT_UBATCH = 512, SCORE_LOGITS_BYTES = 32 << 20, MAX_SLOTS = 4096 };
@@ -161,6 +162,9 @@ static weft_status take_memory(weft_engine *e, engine_rank *r) {
 static void open_sequences(weft_engine *e) {
     const engine_shape *s = &e->shape;
     kv_init(&e->kv, s->pages, s->slots, s->P);
+    e->unknown = ARENA_NEW(&e->mem, float, s->ctx + 2);
+    for (int i = 0; i < s->ctx + 2; i++)
+        e->unknown[i] = NAN;
     e->seq = ARENA_NEW(&e->mem, weft_seq, s->slots);
     for (int i = 0; i < s->slots; i++) {
         e->seq[i] = (weft_seq){.e = e, .slot = i, .logits_row = -1};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * engine: a model, its ranks, its plans and its KV pool; immutable once open but for the sequences.
  * engine.c opens and closes it, engine_layout.c gives every shared tensor its place, engine_step.c
- * runs steps, seq.c is the life of a sequence, engine_plan.c explains. */
+ * runs steps, seq.c is the life of a sequence, sampling.c what it samples by, engine_plan.c explains. */
 #pragma once
 #include "host/model/config.h"
 #include "host/model/decoder.h"
@@ -61,6 +61,7 @@ struct weft_engine {
     bool dry, score;
     float *freq; /* [dims/2, 2] rotary frequencies, high and low parts; NULL: none */
     double mscale;
+    float *unknown; /* [ctx + 2] NaN: mirostat's state at tokens that were not sampled */
     int nbucket, bucket[ENGINE_MAX_BUCKETS];
     engine_rank *rank;
     comm_group *group;

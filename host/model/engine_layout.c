@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Where the tensors live that every plan of a rank shares. */
 #include "host/model/engine.h"
+#include "host/model/sampling.h"
 
 enum { ALIGN = 64 };
 
@@ -46,8 +47,10 @@ static void layout_results(const weft_engine *e, engine_rank *r) {
     int64_t rows = s->score_rows > s->R ? s->score_rows : s->R;
     TAKE(r, STATE, last, I32, s->slots);
     TAKE(r, STATE, history, I32, s->slots, s->ctx + 1);
-    TAKE(r, STATE, bias_id, I32, s->slots, WEFT_MAX_BIAS);
-    TAKE(r, STATE, bias, F32, s->slots, WEFT_MAX_BIAS);
+    TAKE(r, STATE, bias_id, I32, s->slots, WEFT_MAX_BIAS + SAMPLING_HELD);
+    TAKE(r, STATE, bias, F32, s->slots, WEFT_MAX_BIAS + SAMPLING_HELD);
+    TAKE(r, STATE, breaker, I32, s->slots, sampling_breaker_words(e->config.vocab));
+    TAKE(r, STATE, mu, F32, s->slots, s->ctx + 2);
     if (e->config.position == POSITION_ROPE)
         TAKE(r, STATE, freq, F32, e->config.rope.dims / 2, 2);
     TAKE(r, OUT, logits, F32, rows, s->vocab_padded);

@@ -99,6 +99,18 @@ static weft_status send_feed(const job *j, engine_rank *r) {
                    DEVICE_TO);
 }
 
+/* Where the caller put tokens, mirostat's state is what it was before them. */
+static weft_status send_unknown(const job *j, engine_rank *r, const weft_seq *s) {
+    device *d = j->e->dev;
+    int32_t from = s->uploaded ? s->uploaded + 1 : 0;
+    if (!s->params.mirostat)
+        return WEFT_OK;
+    char *to = (char *)r->base[WEFT_SPACE_STATE] + r->io.mu.off +
+               (s->slot * r->io.mu.layout.stride[0] + from) * (int64_t)sizeof(float);
+    return d->copy(d, r->stream, to, j->e->unknown, sizeof(float) * (uint64_t)(s->n + 1 - from),
+                   DEVICE_TO);
+}
+
 /* The sampler keeps the history itself; what the caller appended has to be sent once. */
 static weft_status send_history(const job *j, engine_rank *r) {
     device *d = j->e->dev;
@@ -111,6 +123,7 @@ static weft_status send_history(const job *j, engine_rank *r) {
                    (s->slot * row + s->uploaded) * (int64_t)sizeof(int32_t);
         WEFT_TRY(d->copy(d, r->stream, to, s->tokens + s->uploaded,
                          sizeof(int32_t) * (uint64_t)(s->n - s->uploaded), DEVICE_TO));
+        WEFT_TRY(send_unknown(j, r, s));
     }
     return WEFT_OK;
 }

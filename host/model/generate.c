@@ -48,6 +48,8 @@ static weft_status append_prompt(generation *g) {
     size_t n = 0;
     if (r->ids && r->prompt)
         return weft_fail(WEFT_USAGE, "prompt: text and ids were both given; give one");
+    if (r->seq && (r->ids || r->prompt))
+        return weft_fail(WEFT_USAGE, "prompt: is what the sequence holds; append to it instead");
     if (r->ids && r->n_ids > 0)
         WEFT_TRY(weft_seq_append(g->seq, r->ids, r->n_ids));
     else if (r->prompt)
@@ -220,7 +222,10 @@ static weft_status prepare(generation *g) {
         return weft_fail(WEFT_USAGE,
                          "stop strings: the model's folder has no tokenizer; give stop ids");
     WEFT_TRY(stop_init(&g->stop, r->stop, r->n_stop));
-    WEFT_TRY(weft_seq_open(g->engine, r->sampling ? r->sampling : &recommended, &g->seq));
+    const weft_sampling *sampling = r->sampling ? r->sampling : &recommended;
+    g->seq = r->seq;
+    WEFT_TRY(r->seq ? weft_seq_sampling(r->seq, sampling)
+                    : weft_seq_open(g->engine, sampling, &g->seq));
     WEFT_TRY(append_prompt(g));
     /* Room before the first token, so that the loop itself does not allocate. */
     static const char zeros[TEXT_RESERVE];
@@ -243,7 +248,8 @@ weft_status weft_generate(weft_engine *e, const weft_request *req, weft_token_fn
         *out = g.result;
     if (t)
         tok_stream_fini(&g.stream);
-    weft_seq_close(g.seq);
+    if (!req->seq)
+        weft_seq_close(g.seq);
     stop_fini(&g.stop);
     buf_fini(&g.text);
     return s;

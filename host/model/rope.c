@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Rotary position embedding: what config.json says about it, its frequencies, and the scalings that
- * stretch them. In double: the
- * caller splits them into fp32 high and low parts. What grows with the position (dynamic NTK) is
- * left to the kernel that makes the table; here it starts from the default frequencies. */
+ * stretch them. In double: the caller splits them into fp32 high and low parts. What grows with the
+ * position (dynamic NTK) is left to the kernel that makes the table; here it starts from the default
+ * frequencies. */
 #include "host/model/rope.h"
 #include "host/base/err.h"
+#include "weft/math.h"
 #include <math.h>
 #include <string.h>
 
 static const double two_pi = 6.283185307179586476925;
 
+/* theta^(-2i/dims), by our own functions: the same bits whatever the libm. */
 static void unscaled(const rope_config *r, double *inv) {
     for (int64_t i = 0; i < r->dims / 2; i++)
-        inv[i] = 1.0 / pow(r->theta, (double)(2 * i) / (double)r->dims);
+        inv[i] = weft_exp(-weft_log(r->theta) * (double)(2 * i) / (double)r->dims);
 }
 
 static void scale_linear(const rope_config *r, double *inv) {
@@ -38,7 +40,7 @@ static void scale_llama3(const rope_config *r, double *inv) {
 
 /* The (fractional) pair of features that makes `turns` turns over the original context. */
 static double pair_with_turns(const rope_config *r, double turns) {
-    return (double)r->dims * log((double)r->original_ctx / (turns * two_pi)) / (2 * log(r->theta));
+    return (double)r->dims * weft_log((double)r->original_ctx / (turns * two_pi)) / (2 * weft_log(r->theta));
 }
 
 static void scale_yarn(const rope_config *r, double *inv) {
@@ -58,7 +60,7 @@ static void scale_yarn(const rope_config *r, double *inv) {
 }
 
 static double yarn_mscale(double factor, double mscale) {
-    return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
+    return factor <= 1 ? 1 : 0.1 * mscale * weft_log(factor) + 1;
 }
 
 static double attention_factor(const rope_config *r) {

@@ -162,6 +162,10 @@ static void read_metadata(header *h) {
         json_str value = json_string(&h->j);
         if (json_failed(&h->j) || key.n > NAME_LIMIT || value.n > NAME_LIMIT)
             continue;
+        if (h->nmeta == TENSOR_LIMIT) {
+            json_fail(&h->j, "\"__metadata__\": more than %d entries", (int)TENSOR_LIMIT);
+            return;
+        }
         if (h->nmeta == h->cap_meta) {
             h->cap_meta = h->cap_meta ? 2 * h->cap_meta : 16;
             h->meta = mem_grow(h->meta, (size_t)h->cap_meta * sizeof *h->meta);
@@ -251,6 +255,16 @@ typedef struct {
     int nmeta, cap_meta;
 } gathered;
 
+static void gather_metadata(gathered *g, const header *h) {
+    for (int i = 0; i < h->nmeta; i++) {
+        if (g->nmeta == g->cap_meta) {
+            g->cap_meta = g->cap_meta ? 2 * g->cap_meta : 16;
+            g->meta = mem_grow(g->meta, (size_t)g->cap_meta * sizeof *g->meta);
+        }
+        g->meta[g->nmeta++] = h->meta[i];
+    }
+}
+
 static void gather(gathered *g, const header *h) {
     if (g->n + h->n > g->cap) {
         g->cap = g->cap > h->n ? 2 * g->cap : g->n + h->n;
@@ -267,13 +281,7 @@ static void gather(gathered *g, const header *h) {
         t->bytes = e->end - e->begin;
         t->data = h->data + e->begin;
     }
-    if (g->nmeta + h->nmeta > g->cap_meta) {
-        g->cap_meta = g->cap_meta > h->nmeta ? 2 * g->cap_meta : g->nmeta + h->nmeta;
-        g->meta = mem_grow(g->meta, (size_t)g->cap_meta * sizeof *g->meta);
-    }
-    if (h->nmeta)
-        memcpy(g->meta + g->nmeta, h->meta, (size_t)h->nmeta * sizeof *h->meta);
-    g->nmeta += h->nmeta;
+    gather_metadata(g, h);
 }
 
 /* save_model writes {"dropped name": "kept name"} for tensors that share memory. */

@@ -3,118 +3,40 @@
  * every position is compared with the token that follows. */
 #include "host/base/err.h"
 #include "host/model/engine.h"
-#include <math.h>
+#include "host/model/sampling.h"
 #include <string.h>
 
-weft_sampling weft_sampling_greedy(void) {
-    return (weft_sampling){.top_p = 1, .typical_p = 1, .repetition_penalty = 1};
-}
-
-static float said_or(double v, float preset) {
-    return isnan(v) ? preset : (float)v;
-}
-
-weft_sampling weft_sampling_default(const weft_engine *e) {
-    const model_config *c = &e->config;
-    weft_sampling s = weft_sampling_greedy();
-    if (c->generation.do_sample == 0)
-        return s;
-    s.temperature = said_or(c->generation.temperature, 1);
-    s.top_p = said_or(c->generation.top_p, 1);
-    s.min_p = said_or(c->generation.min_p, 0);
-    s.typical_p = said_or(c->generation.typical_p, 1);
-    s.repetition_penalty = said_or(c->generation.repetition_penalty, 1);
-    s.top_k = c->generation.top_k > 0 ? (int32_t)c->generation.top_k : 0;
-    return s;
-}
-
-static weft_status check_float(const char *name, float v, float min, float max) {
-    if (v >= min && v <= max)
-        return WEFT_OK;
-    return weft_fail(WEFT_USAGE, "%s: %g is not in %g..%g", name, (double)v, (double)min,
-                     (double)max);
-}
-
-static weft_status check_sampling(const weft_engine *e, const weft_sampling *s) {
-    WEFT_TRY(check_float("temperature", s->temperature, 0, 1000));
-    WEFT_TRY(check_float("top_p", s->top_p, 0, 1));
-    WEFT_TRY(check_float("min_p", s->min_p, 0, 1));
-    WEFT_TRY(check_float("typical_p", s->typical_p, 0, 1));
-    WEFT_TRY(check_float("repetition_penalty", s->repetition_penalty, 0, 1000));
-    WEFT_TRY(check_float("frequency_penalty", s->frequency_penalty, -1000, 1000));
-    WEFT_TRY(check_float("presence_penalty", s->presence_penalty, -1000, 1000));
-    if (s->top_k < 0 || s->no_repeat_ngram < 0)
-        return weft_fail(WEFT_USAGE, "top_k, no_repeat_ngram: must not be negative; 0 is off");
-    if (s->logprobs < 0 || s->logprobs > WEFT_TOP_LOGPROBS)
-        return weft_fail(WEFT_USAGE, "logprobs: %d is not in 0..%d", s->logprobs,
-                         WEFT_TOP_LOGPROBS);
-    if (s->n_bias < 0 || s->n_bias > WEFT_MAX_BIAS)
-        return weft_fail(WEFT_USAGE, "logit bias: %d entries; at most %d", s->n_bias,
-                         WEFT_MAX_BIAS);
-    for (int i = 0; i < s->n_bias; i++) {
-        if (s->bias_id[i] < 0 || s->bias_id[i] >= e->config.vocab)
-            return weft_fail(WEFT_USAGE, "logit bias: token %d is not in 0..%lld", s->bias_id[i],
-                             (long long)e->config.vocab - 1);
-        if (isnan(s->bias[i]))
-            return weft_fail(WEFT_USAGE, "logit bias: token %d: not a number", s->bias_id[i]);
-    }
-    return WEFT_OK;
-}
-
-static float or_one(float x) {
-    return x == 0 ? 1 : x;
-}
-
-static weft_sample_params params_of(const weft_sampling *s, int slot) {
-    return (weft_sample_params){.slot = slot,
-                                .n_bias = s->n_bias,
-                                .seed = {(uint32_t)s->seed, (uint32_t)(s->seed >> 32)},
-                                .stream = {(uint32_t)s->stream, (uint32_t)(s->stream >> 32)},
-                                .temperature = s->temperature,
-                                .top_k = s->top_k,
-                                .top_p = or_one(s->top_p),
-                                .min_p = s->min_p,
-                                .typical_p = or_one(s->typical_p),
-                                .repetition_penalty = or_one(s->repetition_penalty),
-                                .frequency_penalty = s->frequency_penalty,
-                                .presence_penalty = s->presence_penalty,
-                                .no_repeat_ngram = s->no_repeat_ngram,
-                                .n_top = s->logprobs};
-}
-
-static weft_status send_bias(weft_engine *e, const weft_sampling *s, int slot) {
-    for (int i = 0; i < e->shape.tp && s->n_bias; i++) {
-        const engine_rank *r = &e->rank[i];
-        char *state = r->base[WEFT_SPACE_STATE];
-        int64_t at = (int64_t)slot * WEFT_MAX_BIAS * 4;
-        uint64_t n = (uint64_t)s->n_bias * 4;
-        WEFT_TRY(e->dev->copy(e->dev, r->stream, state + r->io.bias_id.off + at, s->bias_id, n,
-                              DEVICE_TO));
-        WEFT_TRY(
-            e->dev->copy(e->dev, r->stream, state + r->io.bias.off + at, s->bias, n, DEVICE_TO));
-    }
+/* The parameters and what the sampler keeps beside the history start anew. */
+static weft_status set_sampling(weft_seq *q, const weft_sampling *s) {
+    weft_sample_params p = sampling_params(q->e, s, q->slot);
+    WEFT_TRY(sampling_send(q->e, s, &p));
+    q->params = p;
+    if (p.mirostat)
+        q->uploaded = 0; /* its state goes with the history */
     return WEFT_OK;
 }
 
 weft_status weft_seq_open(weft_engine *e, const weft_sampling *sampling, weft_seq **out) {
     weft_sampling greedy = weft_sampling_greedy();
     const weft_sampling *s = sampling ? sampling : &greedy;
-    WEFT_TRY(check_sampling(e, s));
+    WEFT_TRY(sampling_check(e, s));
     for (int i = 0; i < e->shape.slots; i++) {
         weft_seq *q = &e->seq[i];
         if (q->open)
             continue;
-        WEFT_TRY(send_bias(e, s, i));
-        *q = (weft_seq){.e = e,
-                        .slot = i,
-                        .open = true,
-                        .params = params_of(s, i),
-                        .tokens = q->tokens,
-                        .logits_row = -1};
+        *q = (weft_seq){.e = e, .slot = i, .tokens = q->tokens, .logits_row = -1};
+        WEFT_TRY(set_sampling(q, s));
+        q->open = true;
         *out = q;
         return WEFT_OK;
     }
     return weft_fail(WEFT_AGAIN, "sequences: all %d are open; close one", e->shape.slots);
+}
+
+weft_status weft_seq_sampling(weft_seq *s, const weft_sampling *sampling) {
+    weft_sampling greedy = weft_sampling_greedy();
+    WEFT_TRY(sampling_check(s->e, sampling ? sampling : &greedy));
+    return set_sampling(s, sampling ? sampling : &greedy);
 }
 
 void weft_seq_close(weft_seq *s) {

@@ -281,7 +281,7 @@ weft_status tok_dec_parse(tokenizer *t, json *j);
 weft_status tok_split_bytelevel(tokenizer *t, const char *key, bool prefix_space, bool use_regex);
 weft_status tok_split_pattern(tokenizer *t, const char *key, json_str pattern, tok_dialect dialect);
 void tok_norm_form(tokenizer *t, const char *form);
-weft_status tok_dec_add(tokenizer *t, tok_dec op);
+weft_status tok_dec_add(tokenizer *t, const char *name, tok_dec op);
 weft_status tok_regex_parse(json *j, tok_dialect dialect, json_str *literal, tok_regex **re);
 
 /* ---- encoding ---- */

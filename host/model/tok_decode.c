@@ -563,10 +563,10 @@ static json_str keep(tokenizer *t, json_str s) {
     return (json_str){arena_copy(&t->arena, s.s ? s.s : "", s.n), s.n};
 }
 
-weft_status tok_dec_add(tokenizer *t, tok_dec op) {
+weft_status tok_dec_add(tokenizer *t, const char *name, tok_dec op) {
     if (t->ndec == TOK_MAX_ROWS) {
         tok_regex_close(op.re);
-        return weft_fail(WEFT_BAD_FILE, "decoder: more than %d rows", TOK_MAX_ROWS);
+        return weft_fail(WEFT_BAD_FILE, "%s: decoder: more than %d rows", name, TOK_MAX_ROWS);
     }
     for (int i = 0; i < t->ndec; i++)
         op.fused |= t->dec[i].kind == TOK_DEC_FUSE || t->dec[i].kind == TOK_DEC_BYTELEVEL;
@@ -600,7 +600,7 @@ static weft_status dec_add(tokenizer *t, const json *j, dec_fields *f) {
         return weft_fail(WEFT_BAD_FILE, "%s: decoder %s lacks what to look for", j->name,
                          dec_rows[row].type);
     }
-    return tok_dec_add(t, op);
+    return tok_dec_add(t, j->name, op);
 }
 
 weft_status tok_dec_parse(tokenizer *t, json *j) {

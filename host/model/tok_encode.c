@@ -84,10 +84,14 @@ static size_t find_added(walker *w) {
         size_t end = i + word->s.n;
         const tok_added *x = &w->e->t->added[word->id];
         w->at = end;
-        if (wanted(w, x, i, end)) {
+        size_t begin = x->lstrip ? spaces_before(w->s, i, w->done) : i;
+        size_t last = x->rstrip ? spaces_behind(w->s, w->n, end) : end;
+        if (x->lstrip && begin < w->done)
+            begin = w->done;
+        if (begin < last && wanted(w, x, i, end)) {
             w->hit = x;
-            w->hit_end = x->rstrip ? spaces_behind(w->s, w->n, end) : end;
-            return x->lstrip ? spaces_before(w->s, i, w->done) : i;
+            w->hit_end = last;
+            return begin;
         }
         i = end - 1; /* not that one: go on behind it */
     }

@@ -173,7 +173,7 @@ weft_status tok_finish(tokenizer *t, const char *name) {
         WEFT_TRY(check_byte_pieces(t, name));
     t->cut_at_space = words_are_apart(t);
     if (!t->ndec)
-        WEFT_TRY(tok_dec_add(t, (tok_dec){.kind = TOK_DEC_JOIN}));
+        WEFT_TRY(tok_dec_add(t, name, (tok_dec){.kind = TOK_DEC_JOIN}));
     name_kind(t);
     WEFT_TRY(finish_added(t));
     guess_ends(t);

@@ -64,14 +64,16 @@ static void add_pair(reader *r, json_str a, json_str b) {
 
 static void read_merge(json *j, reader *r) {
     if (json_peek(j) == JSON_ARRAY) {
+        json_str part[2] = {{NULL, 0}, {NULL, 0}};
+        int n = 0;
         json_array(j);
-        json_item(j);
-        json_str a = json_string(j);
-        json_item(j);
-        json_str b = json_string(j);
-        if (json_item(j))
+        for (; json_item(j); n++) {
+            json_str s = json_string(j);
+            part[n < 2 ? n : 1] = s;
+        }
+        if (!json_failed(j) && n != 2)
             json_fail(j, "merges: two parts are expected");
-        add_pair(r, a, b);
+        add_pair(r, part[0], part[1]);
         return;
     }
     json_str both = json_string(j);

@@ -378,7 +378,7 @@ static weft_status parse_charsmap(tokenizer *t, tok_norm *op, json *j, json_str 
             buf_putc(&bytes, (char)(bits >> have));
         }
     }
-    weft_status s = tok_charsmap_open(op, &t->arena, "precompiled_charsmap", bytes.data, bytes.len);
+    weft_status s = tok_charsmap_open(op, &t->arena, j->name, bytes.data, bytes.len);
     buf_fini(&bytes);
     return s;
 }
@@ -528,7 +528,7 @@ weft_status tok_norm_apply(const tokenizer *t, tok_match *m, const char *s, size
                            bool *moved) {
     buf a, b;
     weft_status st = WEFT_OK;
-    size_t most = MOST_GROWTH * n + (1 << 20);
+    size_t most = MOST_GROWTH * n + (64 << 10);
     buf_init(&a, most < TOK_MAX_TEXT ? most : TOK_MAX_TEXT);
     buf_init(&b, a.max);
     buf *from = &a, *to = &b;

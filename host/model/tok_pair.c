@@ -4,8 +4,8 @@
 #include "host/model/tok.h"
 #include <string.h>
 
-#define QWEN2                                                                             \
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|"                  \
+#define QWEN2 \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|" \
     " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 typedef struct {
@@ -75,7 +75,7 @@ static weft_status build(tokenizer *t, tok_text vocab, tok_text merges, const to
     WEFT_TRY(tok_merges_build(t, merges.name, p->v, p->n));
     WEFT_TRY(build_family(t, vocab, family));
     WEFT_TRY(add_end(t, vocab));
-    WEFT_TRY(tok_dec_add(t, (tok_dec){.kind = TOK_DEC_BYTELEVEL}));
+    WEFT_TRY(tok_dec_add(t, vocab.name, (tok_dec){.kind = TOK_DEC_BYTELEVEL}));
     t->kind = "byte-level BPE";
     return tok_finish(t, vocab.name);
 }

@@ -11,18 +11,18 @@ typedef struct {
 
 #define R50K \
     "'(?:[sdmt]|ll|ve|re)| ?\\p{L}++| ?\\p{N}++| ?[^\\s\\p{L}\\p{N}]++|\\s++$|\\s+(?!\\S)|\\s"
-#define CL100K                                                                        \
-    "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+|"             \
+#define CL100K \
+    "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+|" \
     " ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*+|\\s++$|\\s*[\\r\\n]|\\s+(?!\\S)|\\s"
 #define O200K_UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define O200K_LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
 #define SUFFIXES "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-#define O200K                                                                             \
-    "[^\\r\\n\\p{L}\\p{N}]?" O200K_UPPER "*" O200K_LOWER "+" SUFFIXES "?|"                \
-    "[^\\r\\n\\p{L}\\p{N}]?" O200K_UPPER "+" O200K_LOWER "*" SUFFIXES "?|\\p{N}{1,3}|"    \
+#define O200K \
+    "[^\\r\\n\\p{L}\\p{N}]?" O200K_UPPER "*" O200K_LOWER "+" SUFFIXES "?|" \
+    "[^\\r\\n\\p{L}\\p{N}]?" O200K_UPPER "+" O200K_LOWER "*" SUFFIXES "?|\\p{N}{1,3}|" \
     " ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define LLAMA3                                                                  \
-    SUFFIXES "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"                      \
+#define LLAMA3 \
+    SUFFIXES "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|" \
              " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 static const special_row r50k_special[] = {{"<|endoftext|>", 50256}, {NULL, 0}};
@@ -188,7 +188,7 @@ static weft_status build(tokenizer *t, const char *name, const tok_entries *e, s
     WEFT_TRY(add_special(t, name, encodings[row].special));
     const char *pattern = encodings[row].pattern;
     WEFT_TRY(tok_split_pattern(t, name, (json_str){pattern, strlen(pattern)}, TOK_RUST));
-    WEFT_TRY(tok_dec_add(t, (tok_dec){.kind = TOK_DEC_RAW}));
+    WEFT_TRY(tok_dec_add(t, name, (tok_dec){.kind = TOK_DEC_RAW}));
     return tok_finish(t, name);
 }
 

@@ -87,7 +87,7 @@ enum { UNIGRAM = 1, BPE = 2 };
 typedef struct {
     tok_entries pieces;
     uint64_t model_type;
-    bool byte_fallback;
+    bool byte_fallback, has_trainer, has_normalizer;
     json_str bos, eos, charsmap;
 } model;
 
@@ -126,6 +126,7 @@ static weft_status read_piece(const char *name, json_str bytes, model *m) {
 static weft_status read_trainer(tokenizer *t, const char *name, json_str bytes, model *m) {
     proto r = proto_open(name, bytes);
     proto_field f;
+    m->has_trainer = true;
     while (proto_next(&r, &f)) {
         if (f.number == 3)
             m->model_type = f.value;
@@ -146,6 +147,7 @@ static weft_status read_trainer(tokenizer *t, const char *name, json_str bytes, 
 static weft_status read_normalizer(tokenizer *t, const char *name, json_str bytes, model *m) {
     proto r = proto_open(name, bytes);
     proto_field f;
+    m->has_normalizer = true;
     while (proto_next(&r, &f)) {
         if (f.number == 2 && f.wire == 2)
             m->charsmap = f.bytes;
@@ -183,7 +185,11 @@ static weft_status read_model(tokenizer *t, const char *name, json_str bytes, mo
         else if (f.number == DENORMALIZER)
             WEFT_TRY(read_denormalizer(name, f.bytes));
     }
-    return proto_done(&r, "model");
+    WEFT_TRY(proto_done(&r, "model"));
+    if (m->has_trainer && m->has_normalizer)
+        return WEFT_OK;
+    return weft_fail(WEFT_BAD_FILE, "%s: %s is missing; the file is cut short", name,
+                     m->has_trainer ? "normalizer_spec" : "trainer_spec");
 }
 
 /* ---- from pieces to a model ---- */
@@ -302,7 +308,7 @@ static weft_status build(tokenizer *t, const char *name, model *m) {
     if (m->charsmap.n)
         WEFT_TRY(tok_charsmap_open(&t->sp.charsmap, &t->arena, name, m->charsmap.s, m->charsmap.n));
     surround(t, m);
-    WEFT_TRY(tok_dec_add(t, (tok_dec){.kind = TOK_DEC_SENTENCEPIECE}));
+    WEFT_TRY(tok_dec_add(t, name, (tok_dec){.kind = TOK_DEC_SENTENCEPIECE}));
     return tok_finish(t, name);
 }
 

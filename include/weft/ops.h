@@ -113,16 +113,20 @@ typedef enum {
 /* y = x converted to y's type, element by element, any strides of equal shape. */
 #define WEFT_CAST(I, Q, O, A, S) I(x) Q(rows) O(y)
 
-/* The sampling chain, one row a sequence, in the order of docs/NUMERICS.md. Row r reads
+/* The sampling chain, one row a sequence; docs/SAMPLING.md defines every stage. Row r reads
  * params[r] (weft_sample_params as i32[R, WEFT_SAMPLE_WORDS]), its slot's history i32[slots,C] and
  * its slot's bias list (bias_id i32[slots,B], bias f32[slots,B]); it writes id[r], appends the
  * token to the history and sets last[slot]. logprob f32[R] and top_id i32[R,n], top_logprob
  * f32[R,n] (descending, ties to the lower id) are of the raw logits. probs f32[R,V]: what the token
  * was drawn from. A row whose every token is masked or NaN gives id -1 and leaves history and last
- * alone. logits f32[R,V]. */
+ * alone. logits f32[R,V].
+ * breaker i32[slots,ceil(V/32)+n] stops DRY: a bit for each token that is a breaker by itself (low
+ * bit first), then those of several tokens, each its length and its tokens, ascending by the first.
+ * mu f32[slots,C+1], mirostat's state: entry i is for a token at position i, NaN where that is not
+ * known; then the last one before it counts, and 2 tau where there is none. */
 #define WEFT_SAMPLE(I, Q, O, A, S)                                                      \
-    I(logits) I(params) Q(bias_id) Q(bias) Q(rows) O(id) O(logprob) O(top_id)           \
-    O(top_logprob) O(probs) A(history) A(last)
+    I(logits) I(params) Q(bias_id) Q(bias) Q(breaker) Q(rows) O(id) O(logprob)          \
+    O(top_id) O(top_logprob) O(probs) A(history) A(last) A(mu)
 
 /* Collectives. Every rank of the group calls them in plan order; data moves, sums are our own ops.
  * all_gather: y is the ranks' x in rank order along `axis`. reduce_scatter: y is this rank's part
@@ -202,11 +206,27 @@ typedef struct {
 
 extern const weft_op_info weft_op_table[WEFT_OP_COUNT]; /* host/run/ops.c: same macro, offsetof */
 
+/* The stages of the chain that may be put in another order; their numbers are the default one.
+ * Logit bias and held tokens come first, the draw last. */
+enum {
+    WEFT_STAGE_END,
+    WEFT_STAGE_PENALTIES,
+    WEFT_STAGE_DRY,
+    WEFT_STAGE_TOP_N_SIGMA,
+    WEFT_STAGE_TEMPERATURE,
+    WEFT_STAGE_TOP_K,
+    WEFT_STAGE_TOP_P,
+    WEFT_STAGE_MIN_P,
+    WEFT_STAGE_TYPICAL,
+    WEFT_STAGE_XTC,
+    WEFT_STAGES
+};
+
 /* What one row of `sample` is told. Words, so that it travels in the i32 feed unchanged.
  * A parameter's neutral value switches its stage off. */
-enum { WEFT_SAMPLE_WORDS = 64, WEFT_TOP_LOGPROBS = 20 };
+enum { WEFT_SAMPLE_WORDS = 64, WEFT_TOP_LOGPROBS = 20, WEFT_ORDER_BYTES = 12 };
 typedef struct weft_sample_params {
-    int32_t slot;        /* row of history, bias and last */
+    int32_t slot;        /* row of history, bias, breaker, mu and last */
     int32_t history_len; /* tokens in the slot's history, prompt included */
     int32_t prompt_len;  /* of which prompt */
     int32_t n_bias;      /* entries of the slot's bias list */
@@ -222,7 +242,22 @@ typedef struct weft_sample_params {
     float presence_penalty;   /* neutral 0 */
     int32_t no_repeat_ngram;  /* neutral 0 */
     int32_t n_top;            /* alternatives to report, <= WEFT_TOP_LOGPROBS */
-    int32_t reserved[46];
+    float top_n_sigma;        /* neutral 0 (Tang et al., 2024) */
+    float dynatemp_range;     /* neutral 0; half the width of the range of temperatures */
+    float dynatemp_exponent;
+    float xtc_probability; /* neutral 0 (Weidmann, "Exclude top choices", 2024) */
+    float xtc_threshold;   /* neutral above 0.5 */
+    float dry_multiplier;  /* neutral 0 (Weidmann, "Don't repeat yourself", 2024) */
+    float dry_base;
+    int32_t dry_allowed_length; /* >= 1 */
+    int32_t dry_last_n;         /* tokens of the history it looks at; neutral 0; -1: all */
+    int32_t n_breaker;          /* words of the slot's breakers of several tokens */
+    int32_t mirostat;           /* 1 or 2: in place of every stage that cuts; neutral 0 */
+    float mirostat_tau, mirostat_eta; /* (Basu et al., 2020) */
+    int32_t min_tokens;               /* neutral 0; until so many are generated ... */
+    int32_t n_held; /* ... the n_held tokens behind the n_bias of the bias list are masked */
+    uint8_t order[WEFT_ORDER_BYTES]; /* WEFT_STAGE_*, ended by 0; begins with 0: the default */
+    int32_t reserved[28];
 } weft_sample_params;
 
 #ifdef __cplusplus

@@ -5,11 +5,23 @@
  * their product of fmas, out of packed fp32 stretches in L1 and L2. */
 #include "matmul.h"
 
-static void mm_copy(int dtype, const void *from, void *to, int64_t n, int64_t padded) {
-    float *f = to;
-    CPU_EACH16(i, left, padded) {
-        v16_store(f + i, v16_get(dtype, from, i, (int)cpu_min(left, n - i)));
+V16 void mm_widen(int dtype, const char *from, float *to, int64_t n, int64_t ahead) {
+    int bytes = dtype == WEFT_F32 ? 64 : 32;
+    for (int64_t i = 0; i < n / 16; i++, from += bytes) {
+        __builtin_prefetch(from + ahead, 0, 2);
+        v16_store(to + i * 16, v16_get16(dtype, from));
     }
+    if (n % 16)
+        v16_store(to + n / 16 * 16, v16_get(dtype, from, 0, (int)(n % 16)));
+}
+
+static void mm_copy(int dtype, const void *from, void *to, int64_t n, int64_t ahead) {
+    if (dtype == WEFT_F32)
+        mm_widen(WEFT_F32, from, to, n, ahead);
+    else if (dtype == WEFT_BF16)
+        mm_widen(WEFT_BF16, from, to, n, ahead);
+    else
+        mm_widen(WEFT_F16, from, to, n, ahead);
 }
 
 V16 v16 mm_load_w(int dtype, const char *p, int n) {
@@ -41,14 +53,16 @@ V16 int64_t mm_step_bytes(int dtype) {
 enum { MM_GRANULE = 16 };
 #include "matmul_tile.h"
 
-V16_TILES(MM_TILE, WEFT_F32, f32)
-V16_TILES(MM_TILE, WEFT_F16, f16)
-V16_TILES(MM_TILE, WEFT_BF16, bf16)
+V16_TILES(MM_TILE, WEFT_F32, 0, f32)
+V16_TILES(MM_TILE, WEFT_F16, 0, f16)
+V16_TILES(MM_TILE, WEFT_BF16, 0, bf16)
+V16_TILES(MM_TILE, WEFT_F32, 1, packed)
 
-static mm_tile_fn *const mm_f32[] = {V16_TILES(MM_ENTRY, WEFT_F32, f32)};
-static mm_tile_fn *const mm_f16[] = {V16_TILES(MM_ENTRY, WEFT_F16, f16)};
-static mm_tile_fn *const mm_bf16[] = {V16_TILES(MM_ENTRY, WEFT_BF16, bf16)};
-static const mm_class lane16 = {{mm_f32, mm_f16, mm_bf16}, mm_copy, WEFT_F32, 16};
+static mm_tile_fn *const mm_f32[] = {V16_TILES(MM_ENTRY, WEFT_F32, 0, f32)};
+static mm_tile_fn *const mm_f16[] = {V16_TILES(MM_ENTRY, WEFT_F16, 0, f16)};
+static mm_tile_fn *const mm_bf16[] = {V16_TILES(MM_ENTRY, WEFT_BF16, 0, bf16)};
+static mm_tile_fn *const mm_packed[] = {V16_TILES(MM_ENTRY, WEFT_F32, 1, packed)};
+static const mm_class lane16 = {{mm_f32, mm_f16, mm_bf16}, mm_packed, mm_copy, WEFT_F32, 16};
 
 CPU_OK(matmul) {
     return mm_ok(&args->matmul);

@@ -9,33 +9,39 @@
 #pragma once
 #include "cpu.h"
 
-/* One tile's stretch of k: rows of x and w at byte strides. `next` is fetched ahead, walked like
- * w. */
+/* One stretch of k for a panel of w and `tiles` tiles of tokens, one after the other: rows of x and
+ * w at byte strides. `next` is what will be read from memory after w: packed, a share of its lines
+ * is fetched after each tile; else it is walked beside w. */
 typedef struct {
     const char *x, *w, *next;
-    int64_t xstride, wstride;
+    int64_t xstride, wstride, nextstride;
+    int64_t lines; /* of 64 bytes in each row of next */
     int64_t steps; /* whole granules */
     int tail;      /* elements after them */
+    int tiles;
     int first;     /* start from +0 instead of acc */
+    float *sum;    /* the last stretch of a slice: folded lanes, [t][MM_ROWS]; NULL: lanes to acc */
 } mm_stretch;
 
 /* acc[t * rows + n] += the stretch. */
 typedef void mm_tile_fn(const mm_stretch *s, v16 *acc);
-typedef void mm_copy_fn(int dtype, const void *from, void *to, int64_t n, int64_t padded);
+/* A row as packed tiles read it: padded with +0 to a granule. What follows `ahead` bytes after is
+ * fetched meanwhile. */
+typedef void mm_copy_fn(int dtype, const void *from, void *to, int64_t n, int64_t ahead);
 
 typedef struct {
     mm_tile_fn *const *tile[WEFT_BF16 + 1]; /* by w's dtype: [tokens - 1][rows - 1] */
-    mm_copy_fn *copy; /* a row of x or w as packed tiles read it, zero-padded */
+    mm_tile_fn *const *tile_packed;
+    mm_copy_fn *copy;
     int packed;       /* dtype of packed rows */
     int granule;      /* k of a step */
 } mm_class;
 
 enum {
-    MM_TOKENS = 64,           /* tokens of a piece: what a packed block of w is used for */
-    MM_NEAR = 16,             /* tokens whose stretch of x stays in L1 while w passes */
-    MM_ROWS = 96,             /* rows of w in a piece: its packed stretch stays in L2 */
+    MM_TOKENS = 128,          /* tokens of a piece: what a packed block of w is used for */
+    MM_ROWS = 24,             /* rows of w in a piece: they, x and the lanes share L2 */
     MM_THIN = 16,             /* up to here w comes from memory, a panel of rows at a time */
-    MM_STRETCH = 2048,        /* bytes of a packed row's stretch */
+    MM_STRETCH = 4096,        /* bytes of a packed row's stretch */
     MM_ACC = TILE_T * TILE_N, /* v16 of a tile */
     MM_FOLD = (MM_ACC + 7) / 8 * 8,
     MM_PANELS = (MM_ROWS + TILE_N - 1) / TILE_N,
@@ -44,7 +50,7 @@ enum {
 
 /* A worker's memory. */
 typedef struct {
-    v16 acc[MM_TOKENS / TILE_T * MM_PANELS * MM_ACC + 8]; /* folding reads whole eights */
+    v16 acc[MM_TOKENS / TILE_T * MM_PANELS * MM_ACC];
     float sum[MM_LEAVES][MM_TOKENS][MM_ROWS];             /* by leaf */
     char w[MM_ROWS * MM_STRETCH];
 } mm_memory;
@@ -98,7 +104,7 @@ static void mm_pack_x(const void *ctx, int64_t begin, int64_t end, int worker) {
                 int64_t stride, len = mm_chunk_len(j, c);
                 char *to = j->x + (mm_x(j, leaf, c, t, &stride) - j->x);
                 const void *from = cpu_at(x, t * x->stride[0] + leaf * j->slice + c * j->chunk);
-                j->class->copy(x->dtype, from, to, len, mm_padded(j, len));
+                j->class->copy(x->dtype, from, to, len, 1024);
             }
 }
 
@@ -109,44 +115,55 @@ static const char *mm_w(const mm_job *j, int leaf, int64_t c, int64_t n) {
 
 static void mm_pack_w(const mm_job *j, const mm_block *b, int leaf, int64_t c, char *to) {
     int64_t len = mm_chunk_len(j, c), padded = mm_padded(j, len);
+    int64_t row = j->a->w.stride[0] * mm_bytes(j->a->w.dtype);
     for (int64_t n = b->n0; n < b->n1; n++) {
-        j->class->copy(j->a->w.dtype, mm_w(j, leaf, c, n), to, len, padded);
+        j->class->copy(j->a->w.dtype, mm_w(j, leaf, c, n), to, len, n + 1 < b->n1 ? row : 0);
         to += padded * mm_bytes(j->class->packed);
     }
 }
 
-/* Folds a finished tile's lanes into sum[t][n]. */
-static void mm_fold(const v16 *acc, int nt, int nn, float *sum) {
-    float flat[MM_FOLD];
-    for (int i = 0; i < nt * nn; i += 8)
-        v16_sum8(acc + i, flat + i);
-    for (int t = 0; t < nt; t++)
-        memcpy(sum + t * MM_ROWS, flat + t * nn, (size_t)nn * sizeof *sum);
+/* The panel of rows n against all tokens of the block: whole tiles, then what is left. */
+static void mm_panel(const mm_job *j, const mm_block *b, int leaf, int64_t c, int64_t n,
+                     mm_stretch *s, mm_memory *mem) {
+    int wdtype = j->pack_w ? j->class->packed : j->a->w.dtype, nn = (int)cpu_min(TILE_N, b->n1 - n);
+    mm_tile_fn *const *tile = j->pack_w ? j->class->tile_packed : j->class->tile[wdtype];
+    v16 *acc = mem->acc + (n - b->n0) / TILE_N * MM_ACC;
+    for (int64_t t = b->t0; t < b->t1; t += s->tiles * TILE_T) {
+        int nt = (int)cpu_min(TILE_T, b->t1 - t);
+        s->tiles = nt == TILE_T ? (int)((b->t1 - t) / TILE_T) : 1;
+        s->x = mm_x(j, leaf, c, t, &s->xstride);
+        s->sum = c == j->chunks - 1 ? &mem->sum[leaf][t - b->t0][n - b->n0] : NULL;
+        tile[(nt - 1) * TILE_N + nn - 1](s, acc + (t - b->t0) / TILE_T * (MM_PANELS * MM_ACC));
+        s->lines = 0;
+    }
 }
 
-/* One stretch of k for the tokens [t0, t1) of a block against all its rows. */
-static void mm_walk(const mm_job *j, const mm_block *b, int leaf, int64_t c, int64_t t0, int64_t t1,
-                    mm_memory *mem) {
-    int64_t len = mm_chunk_len(j, c);
-    int wdtype = j->pack_w ? j->class->packed : j->a->w.dtype;
-    mm_stretch s = {.steps = len / j->class->granule, .tail = (int)(len % j->class->granule)};
+/* What will be packed after row n's stretch: its next one, or the next block's first. */
+static const char *mm_after(const mm_job *j, const mm_block *b, int leaf, int64_t c, int64_t n) {
+    if (c + 1 < j->chunks)
+        return mm_w(j, leaf, c + 1, n);
+    if (leaf + 1 < j->a->leaves)
+        return mm_w(j, leaf + 1, 0, n);
+    return mm_w(j, 0, 0, b->n1 < j->rows ? cpu_min(n + b->n1 - b->n0, j->rows - TILE_N) : 0);
+}
+
+/* One stretch of k for the whole block. */
+static void mm_walk(const mm_job *j, const mm_block *b, int leaf, int64_t c, mm_memory *mem) {
+    int64_t len = mm_chunk_len(j, c), whole = j->pack_w ? mm_padded(j, len) : len;
+    int64_t wstride = j->a->w.stride[0] * mm_bytes(j->a->w.dtype);
+    mm_stretch s = {.steps = whole / j->class->granule, .tail = (int)(whole % j->class->granule)};
     s.first = c == 0;
-    s.wstride = j->pack_w ? mm_padded(j, len) * mm_bytes(wdtype)
-                          : j->a->w.stride[0] * mm_bytes(wdtype);
+    s.nextstride = wstride;
+    s.wstride = j->pack_w ? whole * mm_bytes(j->class->packed) : wstride;
     for (int64_t n = b->n0; n < b->n1; n += TILE_N) {
-        int nn = (int)cpu_min(TILE_N, b->n1 - n);
         s.w = j->pack_w ? mem->w + (n - b->n0) * s.wstride : mm_w(j, leaf, c, n);
-        s.next = !j->pack_w && n + 2 * TILE_N <= j->rows ? s.w + TILE_N * s.wstride : s.w;
-        for (int64_t t = t0; t < t1; t += TILE_T) {
-            int nt = (int)cpu_min(TILE_T, t1 - t);
-            int64_t place = (t - b->t0) / TILE_T * MM_PANELS + (n - b->n0) / TILE_N;
-            v16 *acc = mem->acc + (j->chunks > 1 ? place * MM_ACC : 0);
-            s.x = mm_x(j, leaf, c, t, &s.xstride);
-            j->class->tile[wdtype][(nt - 1) * TILE_N + nn - 1](&s, acc);
-            s.next = s.w;
-            if (c == j->chunks - 1)
-                mm_fold(acc, nt, nn, &mem->sum[leaf][t - b->t0][n - b->n0]);
+        s.next = n + 2 * TILE_N <= j->rows ? s.w + TILE_N * s.wstride : s.w;
+        if (j->pack_w && j->rows >= TILE_N) {
+            s.next = mm_after(j, b, leaf, c, n);
+            s.lines = len * mm_bytes(j->a->w.dtype) / 64;
         }
+        mm_panel(j, b, leaf, c, n, &s, mem);
+        s.lines = 0;
     }
 }
 
@@ -174,19 +191,18 @@ static void mm_do_block(const mm_job *j, const mm_block *b, mm_memory *mem) {
         for (int64_t c = 0; c < j->chunks; c++) {
             if (j->pack_w)
                 mm_pack_w(j, b, leaf, c, mem->w);
-            for (int64_t t = b->t0; t < b->t1; t += MM_NEAR)
-                mm_walk(j, b, leaf, c, t, cpu_min(b->t1, t + MM_NEAR), mem);
+            mm_walk(j, b, leaf, c, mem);
         }
     (j->a->partial ? mm_store_partial : mm_store)(j->a, b, mem);
 }
 
-/* Blocks in order of rows, then tokens: neighbours share rows of w. */
+/* Blocks in order of tokens, then rows: x stays near while w passes. */
 static void mm_blocks(const void *ctx, int64_t begin, int64_t end, int worker) {
     const mm_job *j = ctx;
     mm_memory *mem = weft_worker_memory(j->stream, worker);
-    int64_t across = cpu_ceil(j->tokens, j->token_block);
+    int64_t across = cpu_ceil(j->rows, j->row_block);
     for (int64_t i = begin; i < end; i++) {
-        mm_block b = {.n0 = i / across * j->row_block, .t0 = i % across * j->token_block};
+        mm_block b = {.n0 = i % across * j->row_block, .t0 = i / across * j->token_block};
         b.n1 = cpu_min(j->rows, b.n0 + j->row_block);
         b.t1 = cpu_min(j->tokens, b.t0 + j->token_block);
         mm_do_block(j, &b, mem);
@@ -200,7 +216,7 @@ static int64_t mm_row_block(const mm_job *j, int threads) {
         return TILE_N;
     int64_t across = cpu_ceil(j->tokens, MM_TOKENS);
     int64_t panels = j->rows * across / (4 * (int64_t)threads * TILE_N);
-    return cpu_max(4, cpu_min(panels, MM_ROWS / TILE_N)) * TILE_N;
+    return cpu_max(1, cpu_min(panels, MM_ROWS / TILE_N)) * TILE_N;
 }
 
 /* Panels a thread takes at once: at least 16 KiB of w, at most a 128th of it where there is

@@ -5,10 +5,18 @@
  * sides. The fixed tree folds the lanes and combines leaves. */
 #include "matmul.h"
 
-static void mm_copy(int dtype, const void *from, void *to, int64_t n, int64_t padded) {
+static void mm_copy(int dtype, const void *from, void *to, int64_t n, int64_t ahead) {
+    const char *f = from;
     (void)dtype;
-    memcpy(to, from, (size_t)n * 2);
-    memset((char *)to + n * 2, 0, (size_t)(padded - n) * 2);
+    for (int64_t i = 0; i < n / 32 * 64; i += 64) {
+        __builtin_prefetch(f + i + ahead, 0, 2);
+        _mm512_storeu_si512((char *)to + i, _mm512_loadu_si512(f + i));
+    }
+    if (n % 32) {
+        __mmask32 have = (__mmask32)((1u << n % 32) - 1u);
+        _mm512_storeu_si512((char *)to + n / 32 * 64,
+                            _mm512_maskz_loadu_epi16(have, f + n / 32 * 64));
+    }
 }
 
 typedef __m512i mm_pairs;
@@ -44,9 +52,12 @@ V16 int64_t mm_step_bytes(int dtype) {
 enum { MM_GRANULE = 32 };
 #include "matmul_tile.h"
 
-V16_TILES(MM_TILE, WEFT_BF16, bf16)
-static mm_tile_fn *const mm_bf16[] = {V16_TILES(MM_ENTRY, WEFT_BF16, bf16)};
-static const mm_class bf16dot = {{NULL, NULL, mm_bf16}, mm_copy, WEFT_BF16, 32};
+V16_TILES(MM_TILE, WEFT_BF16, 0, bf16)
+V16_TILES(MM_TILE, WEFT_BF16, 1, packed)
+
+static mm_tile_fn *const mm_bf16[] = {V16_TILES(MM_ENTRY, WEFT_BF16, 0, bf16)};
+static mm_tile_fn *const mm_packed[] = {V16_TILES(MM_ENTRY, WEFT_BF16, 1, packed)};
+static const mm_class bf16dot = {{NULL, NULL, mm_bf16}, mm_packed, mm_copy, WEFT_BF16, 32};
 
 CPU_OK(matmul) {
     const weft_matmul_args *a = &args->matmul;

@@ -30,7 +30,7 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
 static const char *const bench[] = {"bf16:T=512,N=4096", NULL};
 
 const check_op check_add_ = {.op = WEFT_OP_add,
-                             .keys = "T N b y rows pad fill",
+                             .keys = "T! N! b^ y^ rows pad fill",
                              .groups = groups,
                              .bench = bench,
                              .build = build};

@@ -40,7 +40,7 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
 static const char *const bench[] = {"fp32:T=1,N=128256", "fp32:T=16,N=128256", NULL};
 
 const check_op check_argmax = {.op = WEFT_OP_argmax,
-                               .keys = "T N ties max rows pad fill",
+                               .keys = "T! N! ties max rows pad fill",
                                .groups = groups,
                                .bench = bench,
                                .build = build};

@@ -59,7 +59,7 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
 static const char *const bench[] = {"fp32:T=512,N=4096,y=3", "bf16:T=512,N=4096,y=1", NULL};
 
 const check_op check_cast = {.op = WEFT_OP_cast,
-                             .keys = "T N heads y edges swap rows pad fill",
+                             .keys = "T! N! heads y^ edges swap rows pad fill",
                              .groups = groups,
                              .bench = bench,
                              .build = build};

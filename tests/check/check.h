@@ -53,9 +53,12 @@ typedef struct {
 
 struct check_op {
     weft_op op;
-    const char *keys; /* "T N K leaves": the numbers of a case, in the order they are printed */
-    const check_group *groups; /* ended by dtypes NULL */
-    const char *const *bench;  /* "bf16:T=1,N=4096,K=4096", ended by NULL; NULL: none */
+    /* "T! N! leaves w^": the numbers of a case, in the order they are printed. A key with ! is a
+     * size, at least 1; with ^ it is 0 (the case's dtype) or 1 + a float dtype. */
+    const char *keys;
+    const check_group *groups;          /* ended by dtypes NULL */
+    const char *const *bench;           /* "bf16:T=1,N=4096,K=4096", ended by NULL; NULL: none */
+    bool (*valid)(const check_case *c); /* what the numbers owe each other; NULL: nothing */
     void (*build)(check_set *s);
     /* Magnitude that one row of an output is computed from, where the row's own largest element
      * does not bound the rounding (sums that cancel); 0: nothing to add. */
@@ -68,7 +71,8 @@ extern const check_op *const check_ops[]; /* checkkernels.c, ended by NULL */
 
 /* The number a case gives for `key`, which the op declares. */
 int64_t check_get(const check_case *c, const char *key);
-/* Parses "fp32:T=1,N=2" for op (a trailing row=NAME goes to *row if that is not NULL). */
+/* Parses "fp32:T=1,N=2" for op (a trailing row=NAME goes to *row if that is not NULL). false: not
+ * such a text, a dtype the op's cases do not have, or numbers that make no case. */
 bool check_case_parse(const check_op *op, const char *text, check_case *out, const char **row);
 void check_case_print(buf *out, const check_case *c);
 
@@ -155,7 +159,7 @@ typedef struct {
     size_t bytes;
 } check_backend;
 
-/* The images after a run, by operand. */
+/* The images of the outputs after a run, by operand; NULL for inputs. */
 typedef struct {
     char *image[CHECK_OPERANDS];
     arena mem;

@@ -3,6 +3,10 @@
  * signs. */
 #include "tests/check/check.h"
 
+static bool valid(const check_case *c) {
+    return check_get(c, "last") <= 16;
+}
+
 static void build(check_set *s) {
     const check_case *c = &s->c;
     weft_embed_args *a = &s->args.embed;
@@ -48,7 +52,8 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
 static const char *const bench[] = {"bf16:T=1,V=4096,H=4096", "bf16:T=512,V=4096,H=4096", NULL};
 
 const check_op check_embed = {.op = WEFT_OP_embed,
-                              .keys = "T V H y last row0 rows pad fill",
+                              .keys = "T! V! H! y^ last row0 rows pad fill",
                               .groups = groups,
                               .bench = bench,
+                              .valid = valid,
                               .build = build};

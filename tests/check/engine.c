@@ -172,7 +172,8 @@ void check_exec(check_state *k, const weft_kernel *row, const check_set *s, int 
     arena tmp = {0};
     memset(out, 0, sizeof *out);
     for (int i = 0; i < s->n; i++)
-        out->image[i] = arena_alloc(&out->mem, s->operand[i].bytes);
+        if (check_is_out(&s->operand[i]))
+            out->image[i] = arena_alloc(&out->mem, s->operand[i].bytes);
     if (!reserve(k, b, l.total))
         return;
     guard = arena_alloc(&tmp, l.total - l.scratch + CHECK_GUARD);
@@ -188,9 +189,9 @@ void check_exec(check_state *k, const weft_kernel *row, const check_set *s, int 
     run_row(k, b, row, s, &l, stream, &tmp);
     d->sync(d, stream);
     for (int i = 0; i < s->n; i++) {
-        d->copy(d, stream, out->image[i], b->block + l.operand[i], s->operand[i].bytes,
-                DEVICE_FROM);
-        check_untouched(k, s, &s->operand[i], sent[i], out->image[i], &tmp);
+        char *got = out->image[i] ? out->image[i] : arena_alloc(&tmp, s->operand[i].bytes);
+        d->copy(d, stream, got, b->block + l.operand[i], s->operand[i].bytes, DEVICE_FROM);
+        check_untouched(k, s, &s->operand[i], sent[i], got, &tmp);
     }
     d->copy(d, stream, guard, b->block + l.scratch - CHECK_GUARD, l.total - l.scratch + CHECK_GUARD,
             DEVICE_FROM);
@@ -415,9 +416,12 @@ static void check_picked(check_state *k, const int64_t *row, int64_t n, const ch
 }
 
 static int64_t true_rows(const check_set *s) {
-    for (int i = 0; i < s->n; i++)
-        if (s->operand[i].role == 'O' && s->operand[i].spec.row)
-            return s->rows >= 0 ? s->rows : s->operand[i].spec.dim[s->operand[i].spec.row - 1];
+    for (int i = 0; i < s->n; i++) {
+        const check_operand *o = &s->operand[i];
+        int64_t all = o->spec.row ? o->spec.dim[o->spec.row - 1] : 0;
+        if (o->role == 'O' && o->spec.row)
+            return s->rows >= 0 && s->rows < all ? s->rows : all;
+    }
     return 0;
 }
 

@@ -29,7 +29,7 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
 static const char *const bench[] = {"bf16:T=512,R=16,N=4096", NULL};
 
 const check_op check_gather = {.op = WEFT_OP_gather,
-                               .keys = "T R N y rows pad fill",
+                               .keys = "T! R! N! y^ rows pad fill",
                                .groups = groups,
                                .bench = bench,
                                .build = build,

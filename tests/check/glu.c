@@ -66,13 +66,13 @@ static const char *const bench[] = {"bf16:T=1,N=14336,act=1", "bf16:T=512,N=1433
                                     "bf16:T=512,N=14336,act=2", NULL};
 
 const check_op check_glu = {.op = WEFT_OP_glu,
-                            .keys = "T N act y rows pad fill",
+                            .keys = "T! N! act y^ rows pad fill",
                             .groups = groups,
                             .bench = bench,
                             .build = build_glu,
                             .magnitude = magnitude_glu};
 const check_op check_activation = {.op = WEFT_OP_activation,
-                                   .keys = "T N act y rows pad fill",
+                                   .keys = "T! N! act y^ rows pad fill",
                                    .groups = groups,
                                    .bench = bench,
                                    .build = build,

@@ -45,7 +45,7 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
 static const char *const bench[] = {"bf16:T=512,H=8,D=128,page=16,swap=1", NULL};
 
 const check_op check_kv_append = {.op = WEFT_OP_kv_append,
-                                  .keys = "T H D Dv page kv swap rows pad fill",
+                                  .keys = "T! H! D! Dv page! kv^ swap rows pad fill",
                                   .groups = groups,
                                   .bench = bench,
                                   .build = build};

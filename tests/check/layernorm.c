@@ -88,7 +88,7 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
 static const char *const bench[] = {"bf16:T=512,H=4096,res=1", NULL};
 
 const check_op check_layernorm = {.op = WEFT_OP_layernorm,
-                                  .keys = "T H res nobias stats g mean rows pad fill",
+                                  .keys = "T! H! res nobias stats g^ mean rows pad fill",
                                   .groups = groups,
                                   .bench = bench,
                                   .build = build,

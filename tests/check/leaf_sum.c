@@ -70,7 +70,7 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
 static const char *const bench[] = {"bf16:L=8,T=512,N=4096,res=1", NULL};
 
 const check_op check_leaf_sum = {.op = WEFT_OP_leaf_sum,
-                                 .keys = "L T N bias res rows pad fill",
+                                 .keys = "L! T! N! bias res rows pad fill",
                                  .groups = groups,
                                  .bench = bench,
                                  .build = build,

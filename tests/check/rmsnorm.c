@@ -64,7 +64,7 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
 static const char *const bench[] = {"bf16:T=1,H=4096,res=1", "bf16:T=512,H=4096,res=1", NULL};
 
 const check_op check_rmsnorm = {.op = WEFT_OP_rmsnorm,
-                                .keys = "T H heads res offset inv g rows pad fill",
+                                .keys = "T! H! heads res offset inv g^ rows pad fill",
                                 .groups = groups,
                                 .bench = bench,
                                 .build = build,

@@ -37,7 +37,7 @@ static const check_group table_groups[] = {{"fp32", table_shapes, table_variants
 static const char *const table_bench[] = {"fp32:T=512,R=64", NULL};
 
 const check_op check_rope_table = {.op = WEFT_OP_rope_table,
-                                   .keys = "T R mscale ntk rows",
+                                   .keys = "T! R! mscale ntk rows",
                                    .groups = table_groups,
                                    .bench = table_bench,
                                    .build = build_table};
@@ -45,6 +45,10 @@ const check_op check_rope_table = {.op = WEFT_OP_rope_table,
 static float angle(const check_set *s, const int64_t i[WEFT_DIMS]) {
     double x = (double)i[0] * pow(10000.0, -(double)i[1] / (double)check_get(&s->c, "R"));
     return (float)(i[2] ? sin(x) : cos(x));
+}
+
+static bool valid(const check_case *c) {
+    return 2 * check_get(c, "R") <= check_get(c, "D");
 }
 
 static void build(check_set *s) {
@@ -80,7 +84,8 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
 static const char *const bench[] = {"bf16:T=512,H=32,D=128,R=64", NULL};
 
 const check_op check_rope = {.op = WEFT_OP_rope,
-                             .keys = "T H D R interleaved y rows pad fill",
+                             .keys = "T! H! D! R! interleaved y^ rows pad fill",
                              .groups = groups,
                              .bench = bench,
+                             .valid = valid,
                              .build = build};

@@ -41,6 +41,10 @@ static weft_sample_params params(const check_set *s, int64_t r, int64_t rows) {
     return p;
 }
 
+static bool valid(const check_case *c) {
+    return check_get(c, "top") <= WEFT_TOP_LOGPROBS && check_get(c, "rows") <= check_get(c, "R");
+}
+
 static void build(check_set *s) {
     const check_case *c = &s->c;
     weft_sample_args *a = &s->args.sample;
@@ -104,9 +108,10 @@ static const char *const bench[] = {"fp32:R=1,V=128256,C=64,mode=0",
                                     "fp32:R=16,V=128256,C=64,mode=2", NULL};
 
 const check_op check_sample = {.op = WEFT_OP_sample,
-                               .keys = "R V C B mode mask top probs rows",
+                               .keys = "R! V! C! B mode mask top probs rows",
                                .groups = groups,
                                .bench = bench,
+                               .valid = valid,
                                .build = build,
                                .magnitude = magnitude,
                                .rows_alone = true};

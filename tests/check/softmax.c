@@ -35,7 +35,7 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
 static const char *const bench[] = {"fp32:T=16,N=128256", NULL};
 
 const check_op check_softmax = {.op = WEFT_OP_softmax,
-                                .keys = "T N mask rows pad fill",
+                                .keys = "T! N! mask rows pad fill",
                                 .groups = groups,
                                 .bench = bench,
                                 .build = build};

@@ -38,7 +38,7 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
 static const char *const bench[] = {"fp32:T=16,V=128256", NULL};
 
 const check_op check_token_logprob = {.op = WEFT_OP_token_logprob,
-                                      .keys = "T V rows pad fill",
+                                      .keys = "T! V! rows pad fill",
                                       .groups = groups,
                                       .bench = bench,
                                       .build = build,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line as its users meet it: help, output shapes, pipes, signals, streams. The sampler is
-compared with the golden probabilities of the fixtures; text with what other invocations must give."""
+"""The command line as its users meet it: help, output shapes, pipes, signals, streams. The sampler
+is compared with the golden probabilities of the fixtures; text with what other invocations give."""
 
 import json
 import math
@@ -19,8 +19,8 @@ BUILD = os.path.join(ROOT, os.environ.get("WEFT_BUILD", "build"))
 WEFT = os.path.join(BUILD, "weft")
 DEMO = os.path.join(ROOT, "bench", "models", "demo")
 FIXTURES = os.environ.get("WEFT_FIXTURES", os.path.join(ROOT, "..", "shared", "fixtures"))
-COMMANDS = ["run", "score", "tokenize", "inspect", "plan", "bench", "sample", "doctor", "completion",
-            "help"]
+COMMANDS = ["run", "score", "tokenize", "inspect", "plan", "bench", "sample", "doctor",
+            "completion", "help"]
 PROMPT = "It was a dark"
 
 
@@ -110,7 +110,8 @@ class Help(unittest.TestCase):
         subprocess.run(["bash", "-n"], input=script.encode(), check=True)
         for words, want in ((["weft", "tok"], "tokenize"), (["weft", "run", "--temp"], "--temp"),
                             (["weft", "run", "--device", ""], "auto ref cpu"),
-                            (["weft", "completion", "f"], "fish"), (["weft", "help", "sc"], "score")):
+                            (["weft", "completion", "f"], "fish"),
+                            (["weft", "help", "sc"], "score")):
             line = " ".join(f"'{w}'" for w in words)
             r = subprocess.run(["bash", "-c", f"{script}\nCOMP_WORDS=({line}); "
                                 f"COMP_CWORD={len(words) - 1}; _weft; echo ${{COMPREPLY[*]}}"],
@@ -179,7 +180,8 @@ class Run(unittest.TestCase):
         with tempfile.NamedTemporaryFile("w") as f:
             f.write(PROMPT)
             f.flush()
-            outs = [run("-p", PROMPT, "-n", 9, "--temp", 0), run("-f", f.name, "-n", 9, "--temp", 0),
+            outs = [run("-p", PROMPT, "-n", 9, "--temp", 0),
+                    run("-f", f.name, "-n", 9, "--temp", 0),
                     run("-f", "-", "-n", 9, "--temp", 0, text=PROMPT),
                     run("-p", "-", "-n", 9, "--temp", 0, text=PROMPT)]
         self.assertEqual(len(set(outs)), 1, outs)
@@ -269,7 +271,8 @@ class Run(unittest.TestCase):
     def test_bad_arguments(self):
         for args in (["-n", "0"], ["-n", "x"], ["-n", "1.5"], ["-n", "-2"], ["--temp", "-1"],
                      ["--temp", "nan"], ["--temp", "1e9"], ["--top-p", "1.1"], ["--top-k", "-1"],
-                     ["--ids", "1,,2"], ["--ids", ""], ["--ids", "1,-2"], ["--ids", "1,99999999999"],
+                     ["--ids", "1,,2"], ["--ids", ""], ["--ids", "1,-2"],
+                     ["--ids", "1,99999999999"],
                      ["--ids", "1,2000000"], ["--ids", "1", "-p", "x"], ["-p", "a", "-f", "b"],
                      ["--stop", ""], ["--stop", "x" * 1025], ["--stop-id", "x"],
                      ["--stop-id", "2000000"], ["--logit-bias", "x"], ["--logit-bias", "5"],
@@ -277,12 +280,11 @@ class Run(unittest.TestCase):
                      ["--logit-bias", "9999999+1"], ["--logprobs", "21", "--json"],
                      ["--json", "--print-ids"], ["--device", "gpu"], ["--dtype", "int7"],
                      ["--tp", "3"], ["--tp", "0"], ["-t", "-1"], ["-ub", "-1"], ["-c", "-1"],
-                     ["--seed", "-2"], ["--seed", "1", "--seed", "2"], ["-p"], ["--prompt"], ["extra"],
+                     ["--seed", "-2"], ["--seed", "1", "--seed", "2"], ["-p"], ["--prompt"],
+                     ["extra"],
                      ["--json=1"]):
             with self.subTest(args=args):
                 run(*args, code=2)
-        for i in range(65):
-            args += ["--stop", f"s{i}"]
         weft("run", code=2)
         run("-f", "/nonexistent", code=3)
         run("-f", DEMO, code=3)
@@ -316,8 +318,8 @@ class Streams(unittest.TestCase):
             self.assertIn(b"stdout", r.stderr)
 
     def test_reader_goes_away(self):
-        p = subprocess.Popen([WEFT, "run", DEMO, "--ignore-eos", "-c", "1024"], stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE)
+        p = subprocess.Popen([WEFT, "run", DEMO, "--ignore-eos", "-c", "1024"],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         os.read(p.stdout.fileno(), 1)
         p.stdout.close()
         self.assertEqual(p.wait(60), 5)
@@ -341,8 +343,8 @@ class Streams(unittest.TestCase):
 
     def test_interrupt(self):
         for extra in ([], ["--json"]):
-            p = subprocess.Popen([WEFT, "run", DEMO, "--ignore-eos", "-c", "1024", "--device", "ref",
-                                  "-t", "1", "-v", *extra], stdout=subprocess.PIPE,
+            p = subprocess.Popen([WEFT, "run", DEMO, "--ignore-eos", "-c", "1024", "--device",
+                                  "ref", "-t", "1", "-v", *extra], stdout=subprocess.PIPE,
                                  stderr=subprocess.PIPE)
             if extra:
                 time.sleep(0.7)
@@ -412,7 +414,8 @@ class Score(unittest.TestCase):
 
 
 class Tokenize(unittest.TestCase):
-    TEXTS = ["Hello world", "", " leading", "two\nlines", "naïve – 日本語 🙂", "tab\tand \"quotes\"", "\u2028\x85\x1c"]
+    TEXTS = ["Hello world", "", " leading", "two\nlines", "naïve – 日本語 🙂",
+             "tab\tand \"quotes\"", "\u2028\x85\x1c"]
 
     def test_jsonl_both_ways(self):
         lines = "".join(json.dumps(t) + "\n" for t in self.TEXTS)
@@ -565,7 +568,8 @@ class Reports(unittest.TestCase):
             self.assertGreater(x["tok_s"], 0)
             self.assertAlmostEqual(x["share"], max(x["gb_s"] / x["ceiling_gb_s"],
                                                    x["gflop_s"] / x["ceiling_gflop_s"]), places=3)
-        d = json.loads(weft("bench", DEMO, "-p", 0, "-n", 4, "-d", 9, "--batch", 3, "-r", 1, "--json"))
+        d = json.loads(weft("bench", DEMO, "-p", 0, "-n", 4, "-d", 9, "--batch", 3, "-r", 1,
+                            "--json"))
         self.assertEqual([x["test"] for x in d], ["tg4@d9", "tg4x3@d9"])
         self.assertIn("% of ceiling", weft("bench", DEMO, "-p", 8, "-n", 0, "-r", 1))
         weft("bench", DEMO, "-p", 0, "-n", 0, code=2)
@@ -585,15 +589,16 @@ class Embedding(unittest.TestCase):
 
     def test_example(self):
         with tempfile.TemporaryDirectory() as tmp:
-            r = subprocess.run(["make", "-s", "-C", ROOT, "install", f"PREFIX={tmp}", f"BUILD={BUILD}"],
-                               capture_output=True, text=True)
+            r = subprocess.run(["make", "-s", "-C", ROOT, "install", f"PREFIX={tmp}",
+                                f"BUILD={BUILD}"], capture_output=True, text=True)
             self.assertEqual(r.returncode, 0, r.stderr)
             env = dict(os.environ, PKG_CONFIG_PATH=os.path.join(tmp, "lib", "pkgconfig"),
                        LD_LIBRARY_PATH=os.path.join(tmp, "lib"))
-            flags = subprocess.run(["pkg-config", "--cflags", "--libs", "weft"], env=env, check=True,
-                                   capture_output=True, text=True).stdout.split()
+            flags = subprocess.run(["pkg-config", "--cflags", "--libs", "weft"], env=env,
+                                   check=True, capture_output=True, text=True).stdout.split()
             exe = os.path.join(tmp, "embed")
-            if "sanitizer" in subprocess.run(["nm", "-D", WEFT], capture_output=True, text=True).stdout:
+            symbols = subprocess.run(["nm", "-D", WEFT], capture_output=True, text=True).stdout
+            if "__asan_init" in symbols:
                 flags.append("-fsanitize=address,undefined")
             subprocess.run(["cc", "-std=c11", "-Wall", "-Werror",
                             os.path.join(ROOT, "docs", "examples", "embed.c"), *flags, "-o", exe],
@@ -603,7 +608,8 @@ class Embedding(unittest.TestCase):
             self.assertEqual(out.returncode, 0, out.stderr)
             self.assertEqual(out.stdout.rsplit("\n[", 1)[0] + "\n",
                              run("-p", PROMPT, "-n", 32, "--temp", 0))
-            bad = subprocess.run([exe, "/nonexistent", PROMPT], env=env, capture_output=True, text=True)
+            bad = subprocess.run([exe, "/nonexistent", PROMPT], env=env, capture_output=True,
+                                 text=True)
             self.assertEqual(bad.returncode, 3)
             self.assertTrue(os.path.getsize(os.path.join(tmp, "share", "man", "man1", "weft.1")))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole models against the float64 oracles of the fixtures (golden/README.md there says how they were
-made): logits, greedy continuations, perplexity; and the promise that neither ranks, threads, chunks
-nor the form of config.json change a bit."""
+"""Whole models against the float64 oracles of the fixtures (golden/README.md there says how they
+were made): logits, greedy continuations, perplexity; and the promise that neither ranks, threads,
+chunks nor the form of config.json change a bit."""
 
 import array
 import json
@@ -16,7 +16,9 @@ import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 WEFT = os.path.join(os.environ.get("WEFT_BUILD", os.path.join(ROOT, "build")), "weft")
-FIXTURES = os.environ.get("WEFT_FIXTURES", os.path.join(os.path.dirname(ROOT), "shared", "fixtures"))
+FIXTURES = os.environ.get(
+    "WEFT_FIXTURES", os.path.join(os.path.dirname(ROOT), "shared", "fixtures")
+)
 GOLDEN = os.path.join(FIXTURES, "golden", "models")
 STORIES = os.path.join(FIXTURES, "models", "tinystories-656k")
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
@@ -53,12 +55,12 @@ def read_tensors(path):
     """{name: (shape, array of float)} of the F32 tensors of a file."""
     with open(path, "rb") as f:
         raw = f.read()
-    n, = struct.unpack_from("<Q", raw)
+    (n,) = struct.unpack_from("<Q", raw)
     out = {}
-    for name, t in json.loads(raw[8:8 + n]).items():
+    for name, t in json.loads(raw[8 : 8 + n]).items():
         if name != "__metadata__" and t["dtype"] == "F32":
             a = array.array("f")
-            a.frombytes(raw[8 + n + t["data_offsets"][0]:8 + n + t["data_offsets"][1]])
+            a.frombytes(raw[8 + n + t["data_offsets"][0] : 8 + n + t["data_offsets"][1]])
             out[name] = (t["shape"], a)
     return out
 
@@ -67,7 +69,11 @@ def write_tensors(path, tensors):
     header, data = {}, b""
     for name, (shape, values) in tensors.items():
         raw = array.array("f", values).tobytes()
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        header[name] = {
+            "dtype": "F32",
+            "shape": shape,
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
         data += raw
     text = json.dumps(header).encode()
     with open(path, "wb") as f:
@@ -77,10 +83,16 @@ def write_tensors(path, tensors):
 def golden_models():
     if not os.path.isdir(GOLDEN):
         return []
-    names = sorted(n for n in os.listdir(GOLDEN) if os.path.exists(os.path.join(GOLDEN, n, "golden.json")))
+    names = sorted(
+        n for n in os.listdir(GOLDEN) if os.path.exists(os.path.join(GOLDEN, n, "golden.json"))
+    )
     kinds = {n: read_json(os.path.join(GOLDEN, n, "config.json")) for n in names}
-    return [n for n in names if kinds[n]["model_type"] in FAMILIES
-            and not kinds[n]["architectures"][0].endswith("SequenceClassification")]
+    return [
+        n
+        for n in names
+        if kinds[n]["model_type"] in FAMILIES
+        and not kinds[n]["architectures"][0].endswith("SequenceClassification")
+    ]
 
 
 def leaves(k):
@@ -97,15 +109,25 @@ def tp_fits(config, tp):
 
 def slice_size(config, tp, rank):
     """Parameters rank holds of a Llama-like model without biases, from the published layout."""
-    d, heads, kv = config["hidden_size"], config["num_attention_heads"], config["num_key_value_heads"]
+    d, heads, kv = (
+        config["hidden_size"],
+        config["num_attention_heads"],
+        config["num_key_value_heads"],
+    )
     hd = config.get("head_dim") or d // heads
     mine = heads // tp
     kv_mine = len({h * kv // heads for h in range(rank * mine, (rank + 1) * mine)})
     rows = -(-config["vocab_size"] // tp)
     rows = max(0, min(config["vocab_size"], (rank + 1) * rows) - rank * rows)
-    layer = 2 * d + 2 * mine * hd * d + 2 * kv_mine * hd * d + 3 * d * config["intermediate_size"] // tp
+    layer = (
+        2 * d + 2 * mine * hd * d + 2 * kv_mine * hd * d + 3 * d * config["intermediate_size"] // tp
+    )
     layer += 2 * hd if config["model_type"] == "qwen3" else 0
-    return config["num_hidden_layers"] * layer + d + rows * d * (1 if config["tie_word_embeddings"] else 2)
+    return (
+        config["num_hidden_layers"] * layer
+        + d
+        + rows * d * (1 if config["tie_word_embeddings"] else 2)
+    )
 
 
 @unittest.skipUnless(os.path.isdir(GOLDEN), f"no fixtures in {FIXTURES}")
@@ -135,18 +157,31 @@ class Case(unittest.TestCase):
         self.assertTrue(got[1].tobytes() == want[1].tobytes(), "the bits differ")
 
     def check_top20(self, model, oracle):
-        shape, values = self.logits(model, oracle["top20_ids"], "--dtype", "fp32", "--device", "ref")
+        shape, values = self.logits(
+            model, oracle["top20_ids"], "--dtype", "fp32", "--device", "ref"
+        )
         for row in oracle["top20"]:
             at = row["position"] * shape[1]
-            line = values[at:at + shape[1]]
+            line = values[at : at + shape[1]]
             for i, want in zip(row["ids"], row["logits"], strict=True):
                 self.assertAlmostEqual(line[i], want, delta=2e-5 * abs(row["logits"][0]))
-            order = sorted(range(shape[1]), key=lambda k: -line[k])[:len(row["ids"])]
+            order = sorted(range(shape[1]), key=lambda k: -line[k])[: len(row["ids"])]
             self.assertEqual(sorted(order), sorted(row["ids"]))
 
     def continuation(self, model, ids, n, *args):
-        out = weft("run", model, "--ids", joined(ids), "-n", str(n), "--temp", "0", "--ignore-eos",
-                   "--print-ids", *args)
+        out = weft(
+            "run",
+            model,
+            "--ids",
+            joined(ids),
+            "-n",
+            str(n),
+            "--temp",
+            "0",
+            "--ignore-eos",
+            "--print-ids",
+            *args,
+        )
         self.assertEqual(out.count("\n"), 1)
         return list(map(int, re.split(r"[\s,]+", out.strip())))
 
@@ -159,21 +194,28 @@ def prompts_of(name):
         return [(ids, tensors[f"p{i}.logits"]) for i, ids in enumerate(golden["prompts"])]
     shape, values = tensors["batch.logits"]
     step = shape[1] * shape[2]
-    return [(ids, (shape[1:], values[i * step:(i + 1) * step])) for i, ids in enumerate(golden["batch"])]
+    return [
+        (ids, (shape[1:], values[i * step : (i + 1) * step]))
+        for i, ids in enumerate(golden["batch"])
+    ]
 
 
 def every_model(test):
     """Runs test(self, name, folder) for each golden model, as a sub-test of its own."""
+
     def all_of_them(self):
         for name in golden_models():
             with self.subTest(model=name):
                 test(self, name, os.path.join(GOLDEN, name))
+
     return all_of_them
 
 
 class Models(Case):
     def test_the_families_are_all_there(self):
-        kinds = {read_json(os.path.join(GOLDEN, n, "config.json"))["model_type"] for n in golden_models()}
+        kinds = {
+            read_json(os.path.join(GOLDEN, n, "config.json"))["model_type"] for n in golden_models()
+        }
         self.assertEqual(kinds, set(FAMILIES))
 
     @every_model
@@ -190,22 +232,28 @@ class Models(Case):
         layers = config.get("num_hidden_layers", config.get("n_layer"))
         for dtype in ROUNDOFF:
             for device in FP32:
-                self.assert_near(self.logits(model, ids, "--device", device, "--dtype", dtype), want,
-                                 narrow_bound(dtype, layers))
+                self.assert_near(
+                    self.logits(model, ids, "--device", device, "--dtype", dtype),
+                    want,
+                    narrow_bound(dtype, layers),
+                )
 
     def test_stored_type_is_the_default(self):
         for name, dtype in (("llama-bf16", "bf16"), ("llama-fp16", "fp16"), ("llama-gqa", "fp32")):
             model = os.path.join(GOLDEN, name)
             if os.path.isdir(model):
                 ids = prompts_of(name)[-1][0]
-                self.assert_same_bits(self.logits(model, ids), self.logits(model, ids, "--dtype", dtype))
+                self.assert_same_bits(
+                    self.logits(model, ids), self.logits(model, ids, "--dtype", dtype)
+                )
 
     @every_model
     def test_greedy_continuations(self, name, model):
         greedy = read_json(os.path.join(model, "golden.json")).get("greedy")
         for device in FP32 if greedy else ():
-            got = self.continuation(model, greedy["prompt"], len(greedy["ids"]), "--device", device,
-                                    "--dtype", "fp32")
+            got = self.continuation(
+                model, greedy["prompt"], len(greedy["ids"]), "--device", device, "--dtype", "fp32"
+            )
             self.assertEqual(got, greedy["ids"])
 
     @every_model
@@ -227,7 +275,8 @@ class Models(Case):
             for tp in range(2, 9):
                 if tp_fits(config, tp):
                     self.assert_same_bits(
-                        self.logits(model, ids, "--dtype", dtype, "--tp", str(tp)), want)
+                        self.logits(model, ids, "--dtype", dtype, "--tp", str(tp)), want
+                    )
                 elif dtype == "fp32":
                     r = run("score", model, "--ids", joined(ids), "--tp", str(tp))
                     self.assertEqual((r.returncode, r.stdout), (2, ""))
@@ -240,9 +289,13 @@ class Models(Case):
             for tp in (1, 2, 4, 8):
                 if tp_fits(config, tp):
                     with self.subTest(model=name, tp=tp):
-                        plan = json.loads(weft("plan", model, "--tp", str(tp), "--dtype", "fp32", "--json"))
-                        self.assertEqual([r["weights_bytes"] for r in plan["ranks"]],
-                                         [4 * slice_size(config, tp, r) for r in range(tp)])
+                        plan = json.loads(
+                            weft("plan", model, "--tp", str(tp), "--dtype", "fp32", "--json")
+                        )
+                        self.assertEqual(
+                            [r["weights_bytes"] for r in plan["ranks"]],
+                            [4 * slice_size(config, tp, r) for r in range(tp)],
+                        )
 
     def test_tp_on_the_reference(self):
         model = os.path.join(GOLDEN, "llama-tp8")
@@ -257,8 +310,9 @@ class Models(Case):
         for device in FP32:
             want = self.logits(model, ids, "--device", device)
             for chunk in (1, 7, 16, 64):
-                self.assert_same_bits(self.logits(model, ids, "--device", device, "-ub", str(chunk)),
-                                      want)
+                self.assert_same_bits(
+                    self.logits(model, ids, "--device", device, "-ub", str(chunk)), want
+                )
         for threads in (1, 2, 3):
             self.assert_same_bits(self.logits(model, ids, "--threads", str(threads)), want)
 
@@ -270,7 +324,8 @@ class Models(Case):
             r = run("score", model, "--ids", joined(ids), "--cpu-level", level)
             if r.returncode == 0:  # the machine has it
                 self.assert_same_bits(
-                    self.logits(model, ids, "--dtype", "fp32", "--cpu-level", level), want)
+                    self.logits(model, ids, "--dtype", "fp32", "--cpu-level", level), want
+                )
 
     @every_model
     def test_no_mmap_changes_no_bit(self, name, model):
@@ -286,32 +341,42 @@ def window_nll(logprobs, first):
 class TinyStories(Case):
     @classmethod
     def setUpClass(cls):
-        cls.eval = read_json(os.path.join(FIXTURES, "golden", "eval.json"))["models"]["tinystories-656k"]
+        cls.eval = read_json(os.path.join(FIXTURES, "golden", "eval.json"))["models"][
+            "tinystories-656k"
+        ]
 
     def score(self, ids, *args):
-        out = json.loads(weft("score", STORIES, "--ids", joined(ids), "--json", "--dtype", "fp32", *args))
+        out = json.loads(
+            weft("score", STORIES, "--ids", joined(ids), "--json", "--dtype", "fp32", *args)
+        )
         self.assertEqual(out["tokens"] if isinstance(out["tokens"], list) else ids, ids)
         logprobs = out["logprobs"]
         return [0.0] * (len(ids) - len(logprobs)) + [x or 0.0 for x in logprobs]
 
     def tokens(self, row):
         with open(os.path.join(FIXTURES, row["file"]), "rb") as f:
-            text = f.read()[row["byte_from"]:row["byte_to"]].decode("utf-8", "ignore")
-        r = subprocess.run([WEFT, "tokenize", STORIES, "--jsonl"], input=json.dumps(text) + "\n",
-                           capture_output=True, text=True, timeout=60, check=True)
+            text = f.read()[row["byte_from"] : row["byte_to"]].decode("utf-8", "ignore")
+        r = subprocess.run(
+            [WEFT, "tokenize", STORIES, "--jsonl"],
+            input=json.dumps(text) + "\n",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
         return json.loads(r.stdout)
 
     def windows(self, row, ids):
         """(nll, tokens scored) of separate windows, each behind its own BOS."""
         size, nll, n = row["window"] - 1, 0.0, 0
         for at in range(0, len(ids), size):
-            part = [self.eval["bos"]] + ids[at:at + size]
+            part = [self.eval["bos"]] + ids[at : at + size]
             nll += window_nll(self.score(part), 1)
             n += len(part) - 1
         return nll, n
 
     def sliding(self, row, ids):
-        """(nll, tokens scored) of overlapping windows; each token counts in the first that has it."""
+        """(nll, tokens scored) of overlapping windows; a token counts in the first that has it."""
         nll, n, done = 0.0, 0, 1
         for at in range(0, len(ids), row["stride"]):
             end = min(at + row["window"], len(ids))
@@ -337,10 +402,26 @@ class TinyStories(Case):
             for device in FP32:
                 with self.subTest(prompt=row["prompt"], device=device):
                     args = ("--device", device, "--dtype", "fp32")
-                    self.assertEqual(self.continuation(STORIES, row["prompt_ids"], len(row["ids"]), *args),
-                                     row["ids"])
-            out = json.loads(weft("run", STORIES, "-p", row["prompt"], "-n", str(len(row["ids"])), "--temp",
-                                  "0", "--ignore-eos", "--dtype", "fp32", "--json"))
+                    self.assertEqual(
+                        self.continuation(STORIES, row["prompt_ids"], len(row["ids"]), *args),
+                        row["ids"],
+                    )
+            out = json.loads(
+                weft(
+                    "run",
+                    STORIES,
+                    "-p",
+                    row["prompt"],
+                    "-n",
+                    str(len(row["ids"])),
+                    "--temp",
+                    "0",
+                    "--ignore-eos",
+                    "--dtype",
+                    "fp32",
+                    "--json",
+                )
+            )
             self.assertEqual((out["prompt_ids"], out["ids"]), (row["prompt_ids"], row["ids"]))
             # the oracle decoded the new ids alone, where a leading space is dropped
             self.assertEqual(out["text"].removeprefix(" "), row["text"].removeprefix(" "))
@@ -350,15 +431,15 @@ class TinyStories(Case):
 
 
 class Stories260k(Case):
-    """llama2.c's own checkpoint: the same arithmetic in another file format, so it is rewritten here as a
-    Hugging Face folder (its rotary pairs are interleaved; ours are half-split)."""
+    """llama2.c's own checkpoint: the same arithmetic in another file format, so it is rewritten
+    here as a Hugging Face folder (its rotary pairs are interleaved; ours are half-split)."""
 
     def half_split(self, rows, heads, head_dim, width):
         out = []
         for h in range(heads):
             for half in range(2):
                 for i in range(head_dim // 2):
-                    out += rows[(h * head_dim + 2 * i + half) * width:][:width]
+                    out += rows[(h * head_dim + 2 * i + half) * width :][:width]
         return out
 
     def folder(self):
@@ -374,7 +455,7 @@ class Stories260k(Case):
         def take(n):
             nonlocal at
             at += n
-            return list(data[at - n:at])
+            return list(data[at - n : at])
 
         def per_layer(tail, shape):
             for i in range(layers):
@@ -396,10 +477,21 @@ class Stories260k(Case):
                 tensors[name] = (shape, self.half_split(rows, shape[0] // hd, hd, dim))
         write_tensors(os.path.join(self.dir, "model.safetensors"), tensors)
         with open(os.path.join(self.dir, "config.json"), "w", encoding="utf-8") as f:
-            json.dump({"model_type": "llama", "hidden_size": dim, "intermediate_size": ff,
-                       "num_hidden_layers": layers, "num_attention_heads": heads,
-                       "num_key_value_heads": kv, "vocab_size": abs(vocab), "rms_norm_eps": 1e-5,
-                       "max_position_embeddings": ctx, "tie_word_embeddings": True}, f)
+            json.dump(
+                {
+                    "model_type": "llama",
+                    "hidden_size": dim,
+                    "intermediate_size": ff,
+                    "num_hidden_layers": layers,
+                    "num_attention_heads": heads,
+                    "num_key_value_heads": kv,
+                    "vocab_size": abs(vocab),
+                    "rms_norm_eps": 1e-5,
+                    "max_position_embeddings": ctx,
+                    "tie_word_embeddings": True,
+                },
+                f,
+            )
         return self.dir
 
     def test_greedy_and_top_logits(self):
@@ -409,8 +501,12 @@ class Stories260k(Case):
         for row in oracle["greedy"]:
             for device in FP32:
                 with self.subTest(prompt=row["prompt"], device=device):
-                    self.assertEqual(self.continuation(folder, row["prompt_ids"], len(row["ids"]), "--device",
-                                                       device), row["ids"])
+                    self.assertEqual(
+                        self.continuation(
+                            folder, row["prompt_ids"], len(row["ids"]), "--device", device
+                        ),
+                        row["ids"],
+                    )
 
 
 if __name__ == "__main__":

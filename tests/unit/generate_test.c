@@ -1,20 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * weft_generate without a model: this file is the engine, its tokens come from a script. What the
  * job does with them (stops, held-back text, limits) is compared with the plain definition. */
-#include <cmocka.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include "host/base/err.h"
-#include "host/base/mem.h"
 #include "host/model/stop.h"
 #include "host/model/tokenizer.h"
+#include "tests/unit/unit.h"
 #include "weft.h"
 #include "weft/rng.h"
 #include <stdio.h>
-#include <string.h>
 
 /* ---- Stop strings against their definition ---- */
 
@@ -145,6 +137,11 @@ weft_status weft_seq_open(weft_engine *e, const weft_sampling *sampling, weft_se
     e->seq_open = true;
     the_seq = (weft_seq){.e = e};
     *out = &the_seq;
+    return WEFT_OK;
+}
+weft_status weft_seq_sampling(weft_seq *s, const weft_sampling *sampling) {
+    (void)sampling;
+    assert_true(s->e->seq_open);
     return WEFT_OK;
 }
 void weft_seq_close(weft_seq *s) {
@@ -417,6 +414,28 @@ static void test_failed_step(void **state) {
     assert_int_equal(run(&j, script, 1, (weft_request){.max_tokens = 1}), WEFT_USAGE);
 }
 
+/* A sequence of the caller's keeps its tokens, and the next job goes on behind them. */
+static void test_goes_on_after_a_sequence(void **state) {
+    (void)state;
+    static const int32_t script[] = {2, 1, 3, 4};
+    job j = new_job();
+    weft_seq *seq;
+    j.stop_after = -1;
+    j.e.script = script;
+    j.e.n_script = 4;
+    assert_int_equal(weft_seq_open(&j.e, NULL, &seq), WEFT_OK);
+    assert_int_equal(weft_seq_append(seq, script, 1), WEFT_OK);
+    weft_request req = {.seq = seq, .max_tokens = 3};
+    assert_int_equal(weft_generate(&j.e, &req, on_token, &j, &j.r), WEFT_OK);
+    assert_text(&j, "cb\xef\xbf\xbd");
+    assert_true(j.e.seq_open);
+    assert_int_equal(seq->n, 4);
+    req.prompt = "a";
+    assert_int_equal(weft_generate(&j.e, &req, on_token, &j, &j.r), WEFT_USAGE);
+    assert_true(j.e.seq_open);
+    weft_seq_close(seq);
+}
+
 /* Nothing is allocated between the first token and the last. */
 static uint64_t allocations[2];
 static bool count_allocations(void *user, const weft_token *t) {
@@ -455,6 +474,7 @@ int main(void) {
         cmocka_unit_test(test_prefill_takes_steps),
         cmocka_unit_test(test_without_tokenizer_and_padding),
         cmocka_unit_test(test_failed_step),
+        cmocka_unit_test(test_goes_on_after_a_sequence),
         cmocka_unit_test(test_no_allocation_on_the_way),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

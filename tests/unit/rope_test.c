@@ -13,14 +13,14 @@ static void expect_near(double got, double want) {
 
 /* Every `step`-th frequency from `first` on. */
 static void expect_freqs(const rope_config *r, int first, int step, const double *want, int n) {
-    double inv[128], mscale;
+    double inv[128], mscale = 0;
     rope_frequencies(r, 1 << 20, inv, &mscale);
     for (int i = 0; i < n; i++)
         expect_near(inv[first + i * step], want[i]);
 }
 
 static double mscale_of(const rope_config *r) {
-    double inv[128], mscale;
+    double inv[128], mscale = 0;
     rope_frequencies(r, 1 << 20, inv, &mscale);
     return mscale;
 }
@@ -143,7 +143,7 @@ static weft_status resolve(const char *text, int64_t *max_ctx, rope_config *out)
 }
 
 CASE(both_spellings_of_the_type) {
-    rope_config r;
+    rope_config r = {0};
     int64_t ctx = 100;
     assert_int_equal(resolve("{\"type\":\"linear\",\"factor\":2.0}", &ctx, &r), WEFT_OK);
     assert_int_equal(r.kind, ROPE_LINEAR);
@@ -157,7 +157,7 @@ CASE(both_spellings_of_the_type) {
 }
 
 CASE(layer_types_must_agree) {
-    rope_config r;
+    rope_config r = {0};
     int64_t ctx = 100;
     assert_int_equal(
         resolve("{\"full_attention\":{\"rope_type\":\"default\",\"rope_theta\":5e5},"
@@ -192,7 +192,7 @@ CASE(refusals) {
         {"[]", "array", WEFT_BAD_FILE},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        rope_config r;
+        rope_config r = {0};
         int64_t ctx = 4096;
         assert_int_equal(resolve(rows[i].text, &ctx, &r), rows[i].status);
         expect_message(rows[i].message);
@@ -200,7 +200,7 @@ CASE(refusals) {
 }
 
 CASE(yarn_without_factor_takes_the_ratio) {
-    rope_config r;
+    rope_config r = {0};
     int64_t ctx = 4096;
     assert_int_equal(
         resolve("{\"rope_type\":\"yarn\",\"original_max_position_embeddings\":1024}", &ctx, &r),

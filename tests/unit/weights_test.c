@@ -11,7 +11,7 @@ static weft_status device_alloc(device *d, uint64_t bytes, const char *what, voi
     (void)what;
     assert_true(bytes > 0);
     d->allocated += bytes;
-    *out = malloc(bytes);
+    *out = malloc(bytes ? bytes : 1);
     memset(*out, 0xff, bytes);
     return WEFT_OK;
 }
@@ -250,6 +250,15 @@ CASE(misaligned_data_is_copied) {
     }
 }
 
+/* Puts `to` over the first `from` of the same length. */
+static void overwrite(buf *b, const char *from, const char *to) {
+    char *at = strstr(b->data, from);
+    assert_non_null(at);
+    assert_int_equal(strlen(from), strlen(to));
+    for (size_t i = 0; to[i]; i++)
+        at[i] = to[i];
+}
+
 /* ---- Tied matrices ---- */
 
 CASE(tied_under_either_name) {
@@ -261,10 +270,8 @@ CASE(tied_under_either_name) {
         weights w;
         st_builder b = llama_builder(&m, WEFT_F32);
         /* rename in place: the first two matrices are embedding and head */
-        char *at = strstr(b.header.data, "model.embed_tokens.weight");
-        memcpy(at, "other.matrix_a____________", 25);
-        at = strstr(b.header.data, "lm_head.weight");
-        memcpy(at, "other.matrix_b", 14);
+        overwrite(&b.header, "model.embed_tokens", "other.matrix_a____");
+        overwrite(&b.header, "lm_head.weight", "other.matrix_b");
         float first = st_add(&b, names[i], 10, 8);
         open_model(&m, "{\"model_type\":\"llama\",\"tie_word_embeddings\":true," SMALL "}", &b, 0);
         assert_int_equal(weights_open(&m.c, &m.st, &dev, WEFT_F32, 2, 1, false, &w), WEFT_OK);
@@ -272,10 +279,24 @@ CASE(tied_under_either_name) {
         assert_ptr_equal(e.data, h.data);
         expect_counting(&h, first, 5, 0, 8);
         assert_int_equal(w.n_unused, 2);
-        assert_string_equal(w.unused, "other.matrix_a___________");
+        assert_string_equal(w.unused, "other.matrix_a____.weight");
         weights_close(&w);
         close_model(&m);
     }
+}
+
+CASE(a_tied_model_may_store_its_head_too) {
+    model m;
+    device dev = make_device(true);
+    weights w;
+    st_builder b = llama_builder(&m, WEFT_F32);
+    open_model(&m, "{\"model_type\":\"llama\",\"tie_word_embeddings\":true," SMALL "}", &b, 0);
+    assert_int_equal(weights_open(&m.c, &m.st, &dev, WEFT_F32, 1, 0, false, &w), WEFT_OK);
+    weft_tensor h = weights_get(&w, WEIGHT_HEAD, -1);
+    expect_counting(&h, m.first[2][WEIGHT_EMBED], 0, 0, 8);
+    assert_int_equal(w.n_unused, 0);
+    weights_close(&w);
+    close_model(&m);
 }
 
 /* ---- GPT-2 ---- */
@@ -397,8 +418,7 @@ CASE(types_without_arithmetic_are_refused) {
     weights w;
     device dev = make_device(true);
     st_builder b = llama_builder(&m, WEFT_F32);
-    char *at = strstr(b.header.data, "\"F32\"");
-    memcpy(at, "\"I32\"", 5);
+    overwrite(&b.header, "\"F32\"", "\"I32\"");
     open_model(&m, "{\"model_type\":\"llama\"," SMALL "}", &b, 0);
     assert_int_equal(weights_open(&m.c, &m.st, &dev, WEFT_F32, 1, 0, false, &w), WEFT_UNSUPPORTED);
     expect_message("stored as I32");
@@ -430,6 +450,7 @@ int main(void) {
         cmocka_unit_test(each_rank_has_its_slices),
         cmocka_unit_test(misaligned_data_is_copied),
         cmocka_unit_test(tied_under_either_name),
+        cmocka_unit_test(a_tied_model_may_store_its_head_too),
         cmocka_unit_test(gpt2_is_transposed_and_taken_apart),
         cmocka_unit_test(config_against_weights),
         cmocka_unit_test(types_without_arithmetic_are_refused),
