@@ -10,6 +10,7 @@ endif
 SAY       = @printf '  %-5s %s\n'
 Q        := $(if $(V),,@)
 PKGS     := libpcre2-8 libutf8proc
+CMD_PKGS := libedit
 OPT      ?= -O2
 DEBUG    ?= $(if $(SAN)$(EXTRA),-g)
 SAN      ?=
@@ -34,8 +35,15 @@ CPU_FLAGS := -O3 $(if $(filter clang%,$(notdir $(CC))),,-fno-semantic-interposit
 CPU_SRC  := $(filter-out kernels/cpu/table.c %_bf16dot.c,$(wildcard kernels/cpu/*.c))
 CPU_OBJ  := $(foreach n,0 1 2,$(CPU_SRC:%.c=$(BUILD)/%.$n.o)) \
             $(patsubst %.c,$(BUILD)/%.3.o,$(wildcard kernels/cpu/*_bf16dot.c))
+# kernels/cuda runs on the emulator: the very files that nvcc compiles, in C++ without its library.
+CXX      := $(if $(findstring clang,$(CC)),$(subst clang,clang++,$(CC)),g++)
+CXXFLAGS  = $(patsubst -std=c17,-std=c++17,$(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(CFLAGS))) \
+            -fno-exceptions -fno-rtti -fno-threadsafe-statics
+CU_FLAGS := -Ikernels/emu -DWEFT_CU_NS=weft_emu -Wno-unknown-pragmas -x c++
+EMU_OBJ  := $(patsubst %.cc,$(BUILD)/%.o,$(wildcard kernels/emu/*.cc)) \
+            $(patsubst %.cu,$(BUILD)/%.emu.o,$(wildcard kernels/cuda/*.cu))
 LIB_SRC  := $(wildcard host/base/*.c host/run/*.c host/model/*.c kernels/ref/*.c) kernels/cpu/table.c
-LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(CPU_OBJ)
+LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(CPU_OBJ) $(EMU_OBJ)
 CMD_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard host/cmd/*.c))
 CHECK    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/check/*.c))
 UNIT     := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/*_test.c))
@@ -132,7 +140,7 @@ help: ## this list
 
 $(BUILD)/weft: $(CMD_OBJ) $(BUILD)/libweft.a
 	$(SAY) LINK $@
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(shell pkg-config --libs $(CMD_PKGS))
 $(BUILD)/checkkernels: $(CHECK) $(BUILD)/libweft.a
 	$(SAY) LINK $@
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
@@ -165,6 +173,14 @@ $(BUILD)/kernels/cpu/%.$1.o: kernels/cpu/%.c
 	$$(Q)$$(CC) $$(CFLAGS) $$(CPU_FLAGS) $$(LEVEL$1) -DWEFT_CPU_LEVEL=$1 -MMD -MP -c -o $$@ $$<
 endef
 $(foreach n,0 1 2 3,$(eval $(call CPU_RULE,$n)))
+$(BUILD)/%.emu.o: %.cu
+	@mkdir -p $(@D)
+	$(SAY) EMU $@
+	$(Q)$(CXX) $(CXXFLAGS) $(CU_FLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/%.o: %.cc
+	@mkdir -p $(@D)
+	$(SAY) CXX $@
+	$(Q)$(CXX) $(CXXFLAGS) -MMD -MP -c -o $@ $<
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(SAY) CC $@

@@ -118,23 +118,23 @@ typedef struct {
     const int32_t *bias_id;   /* logit bias: n_bias pairs, at most WEFT_MAX_BIAS; copied */
     const float *bias;
     int32_t n_bias;
-    int32_t logprobs; /* alternatives reported per token, at most 20 */
-    float top_n_sigma;           /* 0: off */
-    float dynatemp_range;        /* temperature +- this, by the entropy; 0: off */
-    float dynatemp_exponent;     /* 0: 1 */
-    float xtc_probability;       /* 0: off */
-    float xtc_threshold;         /* 0: 0.1; above 0.5: off */
-    float dry_multiplier;        /* 0: off */
-    float dry_base;              /* 0: 1.75 */
-    int32_t dry_allowed_length;  /* 0: 2 */
-    int32_t dry_last_n;          /* tokens it looks back; 0 or -1: all */
+    int32_t logprobs;               /* alternatives reported per token, at most 20 */
+    float top_n_sigma;              /* 0: off */
+    float dynatemp_range;           /* temperature +- this, by the entropy; 0: off */
+    float dynatemp_exponent;        /* 0: 1 */
+    float xtc_probability;          /* 0: off */
+    float xtc_threshold;            /* 0: 0.1; above 0.5: off */
+    float dry_multiplier;           /* 0: off */
+    float dry_base;                 /* 0: 1.75 */
+    int32_t dry_allowed_length;     /* 0: 2 */
+    int32_t dry_last_n;             /* tokens it looks back; 0 or -1: all */
     const char *const *dry_breaker; /* texts that end a repetition, at most WEFT_MAX_BREAKERS of 1
                                        to 40 bytes; NULL: newline, ":", "\"", "*" */
     int32_t n_dry_breaker;
-    int32_t mirostat;       /* 1 or 2: version, in place of every stage that cuts; 0: off */
-    float mirostat_tau;     /* target surprise in bits; 0: 5 */
-    float mirostat_eta;     /* learning rate; 0: 0.1 */
-    int32_t min_tokens;     /* no end-of-sequence token and none of stop_id before so many; 0: off */
+    int32_t mirostat;   /* 1 or 2: version, in place of every stage that cuts; 0: off */
+    float mirostat_tau; /* target surprise in bits; 0: 5 */
+    float mirostat_eta; /* learning rate; 0: 0.1 */
+    int32_t min_tokens; /* no end-of-sequence token and none of stop_id before so many; 0: off */
     const int32_t *stop_id; /* at most WEFT_MAX_HELD; copied. weft_generate fills in its own */
     int32_t n_stop_id;
     const char *samplers; /* the stages and their order, "top_k;temperature"; a stage not named is
@@ -217,7 +217,7 @@ typedef bool weft_token_fn(void *user, const weft_token *token);
 typedef enum {
     WEFT_FINISH_LENGTH, /* max_tokens or the context */
     WEFT_FINISH_EOS,    /* end-of-sequence or stop token (the token itself is not reported) */
-    WEFT_FINISH_STOP,   /* stop string */
+    WEFT_FINISH_STOP,   /* stop string or expression */
     WEFT_FINISH_CANCELLED
 } weft_finish;
 

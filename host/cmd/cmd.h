@@ -24,8 +24,8 @@ typedef struct {
 extern const cmd_row *const cmd_rows[]; /* in the order of `weft help`, ended by NULL */
 const cmd_row *cmd_find(const char *name);
 
-extern const cmd_row cmd_run, cmd_score, cmd_tokenize, cmd_inspect, cmd_plan, cmd_bench, cmd_sample,
-    cmd_doctor, cmd_completion, cmd_help;
+extern const cmd_row cmd_run, cmd_chat, cmd_score, cmd_tokenize, cmd_inspect, cmd_plan, cmd_bench, cmd_sample,
+    cmd_template, cmd_doctor, cmd_completion, cmd_help;
 
 int help_print(const char *command);        /* `weft help COMMAND`; NULL: the overview */
 weft_status help_unknown(const char *word); /* WEFT_USAGE, naming the nearest command */
@@ -216,7 +216,11 @@ weft_status cmd_prompt_ids(const cmd_prompt_args *p, const weft_engine *e, int32
 typedef struct {
     int64_t predict, top_k, no_repeat_ngram, seed;
     double temp, top_p, min_p, typical, repeat, frequency, presence; /* NAN: the model's */
-    arg_list stop, stop_id, bias;
+    double top_n_sigma, dynatemp_range, dynatemp_exponent, xtc_probability, xtc_threshold;
+    double dry_multiplier, dry_base, mirostat_lr, mirostat_ent;
+    int64_t dry_allowed_length, dry_last_n, mirostat, min_tokens;
+    const char *samplers;
+    arg_list stop, stop_regex, stop_id, bias, dry_breaker;
     bool ignore_eos;
 } cmd_sampling_args;
 
@@ -243,12 +247,52 @@ typedef struct {
      "subtract X once from tokens that were generated; 0: off", offsetof(type, at.presence)},      \
     {"no-repeat-ngram", "", "no-repeat-ngram-size", ARG_INT, "N", 0, 1024, NULL,                   \
      "never repeat N tokens in a row; 0: off", offsetof(type, at.no_repeat_ngram)},                \
+    {"dry-multiplier", "", NULL, ARG_FLOAT, "X", 0, 100, "0",                                      \
+     "DRY: penalty of a token that would continue a repetition; 0: off",                           \
+     offsetof(type, at.dry_multiplier)},                                                           \
+    {"dry-base", "", NULL, ARG_FLOAT, "X", 1, 100, "1.75",                                         \
+     "DRY: the penalty grows by this with each token repeated", offsetof(type, at.dry_base)},      \
+    {"dry-allowed-length", "", NULL, ARG_INT, "N", 1, 1 << 20, "2",                                \
+     "DRY: repetitions of fewer tokens are free", offsetof(type, at.dry_allowed_length)},          \
+    {"dry-penalty-last-n", "", NULL, ARG_INT, "N", -1, 1 << 24, "-1",                              \
+     "DRY: how many tokens it looks back; -1: all, 0: off", offsetof(type, at.dry_last_n)},        \
+    {"dry-sequence-breaker", "", NULL, ARG_LIST, "TEXT", 0, 0, NULL,                               \
+     "DRY: no repetition goes past TEXT; in place of newline, colon, quote, star; \"none\"",       \
+     offsetof(type, at.dry_breaker)},                                                              \
+    {"top-n-sigma", "", NULL, ARG_FLOAT, "X", -1, 100, NULL,                                       \
+     "keep logits within X standard deviations of the largest; 0 or less: off",                    \
+     offsetof(type, at.top_n_sigma)},                                                              \
+    {"dynatemp-range", "", NULL, ARG_FLOAT, "X", 0, 100, "0",                                      \
+     "temperature within X of --temp, by the entropy; 0: off",                                     \
+     offsetof(type, at.dynatemp_range)},                                                           \
+    {"dynatemp-exp", "", NULL, ARG_FLOAT, "X", 0, 100, "1",                                        \
+     "exponent of the share of the entropy", offsetof(type, at.dynatemp_exponent)},                \
+    {"xtc-probability", "", NULL, ARG_FLOAT, "X", 0, 1, "0",                                       \
+     "how often to exclude the top choices; 0: off", offsetof(type, at.xtc_probability)},          \
+    {"xtc-threshold", "", NULL, ARG_FLOAT, "X", 0, 1, "0.1",                                       \
+     "of tokens this likely only the least likely stays; above 0.5: off",                          \
+     offsetof(type, at.xtc_threshold)},                                                            \
+    {"mirostat", "", NULL, ARG_INT, "N", 0, 2, "0",                                                \
+     "mirostat 1 or 2 in place of every sampler that cuts; 0: off",                                \
+     offsetof(type, at.mirostat)},                                                                 \
+    {"mirostat-ent", "", NULL, ARG_FLOAT, "X", 0, 100, "5",                                        \
+     "mirostat: target entropy tau, in bits", offsetof(type, at.mirostat_ent)},                    \
+    {"mirostat-lr", "", NULL, ARG_FLOAT, "X", 0, 100, "0.1",                                       \
+     "mirostat: learning rate eta", offsetof(type, at.mirostat_lr)},                               \
+    {"samplers", "", NULL, ARG_STRING, "LIST", 0, 0, NULL,                                         \
+     "the samplers and their order, as \"top_k;temperature\"; what is not named is off",           \
+     offsetof(type, at.samplers)},                                                                 \
+    {"min-tokens", "", NULL, ARG_INT, "N", 0, 1 << 24, "0",                                        \
+     "no end and no stop before N tokens", offsetof(type, at.min_tokens)},                         \
     {"logit-bias", "", NULL, ARG_LIST, "ID+X|ID-X|ID=X", 0, 0, NULL,                               \
      "add X to a token's logit; ID=-inf bans it; repeat for more", offsetof(type, at.bias)},       \
     {"seed", "s", NULL, ARG_INT, "N", -1, 9007199254740992.0, "-1",                                \
      "random seed; the same seed gives the same text; -1: a new one each time", offsetof(type, at.seed)}, \
     {"stop", "", NULL, ARG_LIST, "TEXT", 0, 0, NULL,                                               \
      "end before this text; repeat for more (at most 64)", offsetof(type, at.stop)},               \
+    {"stop-regex", "", NULL, ARG_LIST, "RE", 0, 0, NULL,                                           \
+     "end before a match of this regular expression; repeat for more (at most 16)",                \
+     offsetof(type, at.stop_regex)},                                                               \
     {"stop-id", "", NULL, ARG_LIST, "ID", 0, 0, NULL, "end at this token; repeat for more",        \
      offsetof(type, at.stop_id)},                                                                  \
     {"ignore-eos", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "go on after the end-of-sequence token",  \
@@ -266,10 +310,30 @@ typedef struct {
     float *bias;
 } cmd_sampling;
 
+/* The order of the chain, for a command's notes. */
+#define CMD_SAMPLING_NOTES                                                                         \
+    "Samplers run in this order: logit bias and --min-tokens; then penalties (repetition, "       \
+    "frequency, presence, n-grams), dry, top_n_sigma, temperature, top_k, top_p, min_p, typ_p, "   \
+    "xtc, or what --samplers says; then one draw. With --mirostat, top_n_sigma, top_k, top_p, "    \
+    "min_p, typ_p and xtc are off."
+
 weft_status cmd_sampling_open(cmd_sampling *c, const cmd_sampling_args *a, const weft_engine *e);
 /* Fills in sampling, limits and stops; the request borrows them. */
 void cmd_sampling_request(const cmd_sampling *c, weft_request *req);
 void cmd_sampling_close(cmd_sampling *c);
+
+/* ---- What run and chat share: the template ---- */
+
+typedef struct {
+    const char *system, *chat_template;
+} cmd_chat_args;
+
+#define CMD_CHAT_SPECS(type, at)                                                                   \
+    {"system", "", NULL, ARG_STRING, "TEXT", 0, 0, NULL, "the system message of a conversation",   \
+     offsetof(type, at.system)},                                                                   \
+    {"chat-template", "", NULL, ARG_STRING, "FILE|NAME", 0, 0, NULL,                               \
+     "a template in place of the model's: a file, one of the model's, or a built-in one",          \
+     offsetof(type, at.chat_template)}
 
 /* ---- Input of one JSON value a line ---- */
 

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * `weft run`: generates text and streams it. */
+#include "host/base/file.h"
 #include "host/base/mem.h"
 #include "host/base/utf8.h"
 #include "host/cmd/cmd.h"
+#include "host/cmd/explain.h"
+#include "host/cmd/run_chat.h"
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,16 +17,27 @@ typedef struct {
     cmd_engine_args engine;
     cmd_prompt_args prompt;
     cmd_sampling_args sampling;
+    run_chat_args chat;
     int64_t logprobs;
-    bool json, print_ids, verbose;
+    const char *html;
+    bool explain, json, print_ids, verbose;
 } run_args;
 
 #define AT(member) offsetof(run_args, member)
 static const arg_spec specs[] = {
     CMD_PROMPT_SPECS(run_args, prompt),
+    RUN_CHAT_SPECS(run_args, chat),
     CMD_SAMPLING_SPECS(run_args, sampling),
     {"logprobs", "", NULL, ARG_INT, "K", 0, 20, NULL,
-     "with --json: log-probability of each token and its K likeliest alternatives", AT(logprobs)},
+     "log-probability of each token and its K likeliest alternatives, in what --json, --explain "
+     "and "
+     "--html show",
+     AT(logprobs)},
+    {"explain", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
+     "colour each token by its probability and list what else was likely (5, or --logprobs K)",
+     AT(explain)},
+    {"html", "", NULL, ARG_STRING, "FILE", 0, 0, NULL,
+     "write the text as a page that explains each token under the pointer", AT(html)},
     {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print one JSON object at the end", AT(json)},
     {"print-ids", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print the generated token ids, not text",
      AT(print_ids)},
@@ -51,9 +65,11 @@ static void catch_interrupt(void) {
 
 typedef struct {
     const run_args *args;
+    const char *model;
     weft_engine *engine;
     weft_engine_info info;
     cmd_sampling sampler;
+    run_chat chat;
     weft_request req;
     int32_t *prompt;
     weft_result result;
@@ -62,19 +78,37 @@ typedef struct {
     buf text;     /* generated, for --json */
     buf logprobs; /* JSON, for --logprobs */
     buf out;      /* on its way to stdout */
+    buf hidden;   /* what would be shown, where only --html asks */
+    explain why;  /* for --explain and --html */
     weft_status written;
 } run_state;
 
+enum { EXPLAIN_TOP = 5 };
+
+static bool explains(const run_args *a) {
+    return a->explain || a->html;
+}
+
 static weft_status set_sampling(run_state *r) {
     WEFT_TRY(cmd_sampling_open(&r->sampler, &r->args->sampling, r->engine));
-    r->sampler.sampling.logprobs = r->args->logprobs > 0 ? (int32_t)r->args->logprobs : 0;
+    int64_t k = r->args->logprobs;
+    if (k < 0 && explains(r->args))
+        k = EXPLAIN_TOP;
+    r->sampler.sampling.logprobs = k > 0 ? (int32_t)k : 0;
     cmd_sampling_request(&r->sampler, &r->req);
     return WEFT_OK;
 }
 
 static weft_status set_prompt(run_state *r) {
     size_t n;
-    WEFT_TRY(cmd_prompt_ids(&r->args->prompt, r->engine, &r->prompt, &n));
+    const run_args *a = r->args;
+    if (a->chat.on) {
+        WEFT_TRY(
+            run_chat_open(&r->chat, &a->chat, &a->prompt, r->model, r->engine, &r->prompt, &n));
+        run_chat_stops(&r->chat, &r->req);
+    } else {
+        WEFT_TRY(cmd_prompt_ids(&a->prompt, r->engine, &r->prompt, &n));
+    }
     if (n == 0 && r->info.bos_id < 0)
         return weft_fail(WEFT_USAGE,
                          "prompt: is empty and the model names no BOS token; give -p, -f "
@@ -124,15 +158,19 @@ static bool on_token(void *user, const weft_token *tok) {
     bool ids = a->print_ids || !weft_engine_tokenizer(r->engine);
     if (tok->id >= 0)
         r->ids[r->n_ids++] = tok->id;
+    if (explains(a)) {
+        explain_token(&r->why, tok, a->explain ? &r->out : &r->hidden);
+        buf_clear(&r->hidden);
+    }
     if (a->json) {
         buf_add(&r->text, tok->text, tok->n_text);
         if (a->logprobs >= 0 && tok->id >= 0)
             add_logprobs(r, tok);
         return !r->text.failed && !r->logprobs.failed;
     }
-    if (ids && tok->id >= 0)
+    if (!a->explain && ids && tok->id >= 0)
         buf_printf(&r->out, "%s%d", r->n_ids > 1 ? "," : "", (int)tok->id);
-    else if (!ids)
+    else if (!a->explain && !ids)
         buf_add(&r->out, tok->text, tok->n_text);
     if (r->out.len > 0)
         r->written = cmd_flush(&r->out);
@@ -173,7 +211,8 @@ static void json_result(run_state *r) {
         buf_puts(b, "null");
     json_ids(b, "ids", r->ids, (size_t)r->n_ids);
     json_ids(b, "prompt_ids", r->req.ids, r->req.n_ids);
-    buf_printf(b, ",\"finish_reason\":\"%s\",\"seed\":%" PRIu64, finish_name(t), r->sampler.sampling.seed);
+    buf_printf(b, ",\"finish_reason\":\"%s\",\"seed\":%" PRIu64, finish_name(t),
+               r->sampler.sampling.seed);
     if (r->args->logprobs >= 0)
         buf_printf(b, ",\"logprobs\":[%s]", r->logprobs.data);
     buf_printf(b,
@@ -196,6 +235,43 @@ static void summary(const run_state *r) {
             r->sampler.sampling.seed, finish_name(t));
 }
 
+static weft_status write_html(run_state *r) {
+    const weft_sampling *s = &r->sampler.sampling;
+    char *prompt = NULL;
+    char settings[256];
+    size_t n = 0;
+    buf page;
+    if (weft_engine_tokenizer(r->engine))
+        WEFT_TRY(weft_detokenize(weft_engine_tokenizer(r->engine), r->req.ids, r->req.n_ids, false,
+                                 &prompt, &n));
+    snprintf(settings, sizeof settings,
+             "%s, %d tokens, temperature %g, seed %" PRIu64 ", finish: %s", r->info.family,
+             (int)r->result.n_generated, (double)s->temperature, s->seed, finish_name(&r->result));
+    buf_init(&page, SIZE_MAX);
+    explain_html(&r->why, prompt, n, settings, &page);
+    weft_status st = page.failed ? weft_fail(WEFT_NO_MEMORY, "--html: the page is too large")
+                                 : file_write_atomic(r->args->html, page.data, page.len);
+    buf_fini(&page);
+    weft_free(prompt);
+    return st;
+}
+
+/* What follows the text. */
+static weft_status conclude(run_state *r) {
+    const run_args *a = r->args;
+    bool colours = r->why.colours != EXPLAIN_PLAIN;
+    if (a->json)
+        json_result(r);
+    else
+        buf_putc(&r->out, '\n');
+    if (a->explain) {
+        buf_putc(&r->out, '\n');
+        explain_list(&r->why, colours ? cmd_width() : 0, &r->out);
+    }
+    WEFT_TRY(cmd_flush(&r->out));
+    return a->html ? write_html(r) : WEFT_OK;
+}
+
 /* ---- The command ---- */
 
 static weft_status work(run_state *r) {
@@ -208,11 +284,7 @@ static weft_status work(run_state *r) {
     WEFT_TRY(r->written);
     if (r->text.failed || r->logprobs.failed)
         return weft_fail(WEFT_NO_MEMORY, "--json: the result is too large");
-    if (r->args->json)
-        json_result(r);
-    else
-        buf_putc(&r->out, '\n');
-    WEFT_TRY(cmd_flush(&r->out));
+    WEFT_TRY(conclude(r));
     bool stopped = r->result.finish == WEFT_FINISH_CANCELLED;
     if (r->args->verbose || stopped || (cmd_stderr_is_terminal() && !r->args->json))
         summary(r);
@@ -222,27 +294,36 @@ static weft_status work(run_state *r) {
 static weft_status check(const run_args *a) {
     if (a->json && a->print_ids)
         return weft_fail(WEFT_USAGE, "--json and --print-ids: give one");
-    if (a->logprobs >= 0 && !a->json)
-        return weft_fail(WEFT_USAGE, "--logprobs: needs --json");
+    if (a->explain && (a->json || a->print_ids))
+        return weft_fail(WEFT_USAGE, "--explain and %s: give one",
+                         a->json ? "--json" : "--print-ids");
+    if (a->logprobs >= 0 && !a->json && !explains(a))
+        return weft_fail(WEFT_USAGE, "--logprobs: needs --json, --explain or --html");
     WEFT_TRY(cmd_sampling_check(&a->sampling));
+    WEFT_TRY(run_chat_check(&a->chat, &a->prompt));
     return cmd_prompt_check(&a->prompt);
 }
 
 static weft_status open_and_work(const run_args *a, const char *model, bool *stopped) {
-    run_state r = {.args = a};
+    run_state r = {.args = a, .model = model};
     weft_engine_options opt = cmd_engine_options(&a->engine);
     WEFT_TRY(weft_engine_open(model, &opt, &r.engine));
     weft_engine_describe(r.engine, &r.info);
     buf_init(&r.text, SIZE_MAX);
     buf_init(&r.logprobs, SIZE_MAX);
     buf_init(&r.out, SIZE_MAX);
+    buf_init(&r.hidden, SIZE_MAX);
+    explain_init(&r.why, weft_engine_tokenizer(r.engine), explain_stdout());
     weft_status s = work(&r);
     *stopped = r.result.finish == WEFT_FINISH_CANCELLED;
     buf_fini(&r.text);
     buf_fini(&r.logprobs);
     buf_fini(&r.out);
+    buf_fini(&r.hidden);
+    explain_fini(&r.why);
     mem_free(r.prompt);
     cmd_sampling_close(&r.sampler);
+    run_chat_close(&r.chat);
     mem_free(r.ids);
     weft_engine_close(r.engine);
     return s;
@@ -271,9 +352,11 @@ const cmd_row cmd_run = {
     .notes =
         "Only what is generated goes to standard output, as it comes; the prompt is not repeated. "
         "Without a prompt the text starts at the BOS token. What -p and -f give is used byte for "
-        "byte. Ctrl-C ends the text and prints the summary (exit code 130).\n\n"
+        "byte. Ctrl-C ends the text and prints the summary (exit code 130).\n\n" CMD_SAMPLING_NOTES
+        "\n\n"
         "  weft run MODEL -p \"Once upon a time\" -n 100\n"
         "  weft run MODEL -f prompt.txt --temp 0.7 --top-p 0.9 --seed 1\n"
+        "  weft run MODEL --chat --system \"Be brief.\" -p \"Who are you?\"\n"
         "  weft run MODEL --ids 1,2,3 -n 32 --temp 0 --ignore-eos --print-ids",
     .specs = specs,
     .nspec = CMD_COUNT(specs),

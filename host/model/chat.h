@@ -13,11 +13,12 @@
 typedef struct chat_template chat_template;
 
 /* `path`: a model folder, or a template file (then without special tokens), or NULL.
- * `choice`: what --chat-template says, NULL for the model's own: a file, or a name, first among the
- * model's named templates (tokenizer_config.json may hold a list), then among the built-in ones.
+ * `choice`: what --chat-template says, NULL for the model's own: a name among the model's own (a
+ * tokenizer_config.json may hold a list), a name among the built-in ones, or a file.
  * A folder is searched in this order: chat_template.jinja, additional_chat_templates/NAME.jinja,
- * chat_template.json, "chat_template" of tokenizer_config.json. WEFT_USAGE if there is none or the
- * name is unknown, WEFT_BAD_FILE with line and column if it is no template. */
+ * chat_template.json, "chat_template" of tokenizer_config.json. Of a list, "tool_use" serves
+ * conversations with tools and "default" the others. WEFT_USAGE if there is none or the name is
+ * unknown, WEFT_BAD_FILE with line and column if it is no template. */
 weft_status chat_template_open(const char *path, const char *choice, chat_template **out);
 void chat_template_close(chat_template *t); /* NULL is fine */
 

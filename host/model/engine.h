@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * engine: a model, its ranks, its plans and its KV pool; immutable once open but for the sequences.
  * engine.c opens and closes it, engine_layout.c gives every shared tensor its place, engine_step.c
- * runs steps, seq.c is the life of a sequence, sampling.c what it samples by, engine_plan.c explains. */
+ * runs steps, seq.c is the life of a sequence, sampling.c what it samples by, engine_plan.c
+ * explains. */
 #pragma once
 #include "host/model/config.h"
 #include "host/model/decoder.h"

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * weft_generate: one prompt to its text. Tokens come from weft_engine_step; this file decides when
- * to stop and what text is certain. Text that may become a stop string is held back. */
+ * to stop and what text is certain. Text that may become a stop string, or a match of a stop
+ * expression, is held back. */
 #include "host/base/buf.h"
 #include "host/base/clock.h"
 #include "host/base/err.h"
 #include "host/model/stop.h"
+#include "host/model/stop_regex.h"
 #include "host/model/tokenizer.h"
 #include "weft.h"
 #include <string.h>
@@ -19,9 +21,11 @@ typedef struct {
     const tokenizer *tok; /* NULL: ids only */
     tok_stream stream;
     stop_match stop;
-    buf text;      /* decoded, not given out */
-    size_t seen;   /* of which the stop strings have seen this much */
-    int32_t limit; /* most tokens to generate */
+    stop_regex *regex; /* NULL: none */
+    buf text;          /* decoded, not given out */
+    size_t seen;       /* of which the stop strings and expressions have seen this much */
+    int32_t min;       /* tokens whose text they do not see */
+    int32_t limit;     /* most tokens to generate */
     weft_token_fn *fn;
     void *user;
     weft_result result;
@@ -89,17 +93,32 @@ static weft_status prime(generation *g) {
     return WEFT_OK;
 }
 
-/* Bytes of `text` that are certain now. A stop string found ends the job; text ends before it. */
-static size_t certain(generation *g) {
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+/* The text ends `back` bytes before what the stops have seen. */
+static void stop_at(generation *g, size_t back, size_t *n) {
+    g->result.finish = WEFT_FINISH_STOP;
+    g->done = true;
+    *n = back < g->seen ? g->seen - back : 0;
+}
+
+/* *n: bytes of `text` that are certain now. A stop found ends the job; text ends before it. */
+static weft_status certain(generation *g, size_t *n) {
+    if (g->result.n_generated <= g->min)
+        g->seen = g->text.len;
     while (g->seen < g->text.len) {
-        int n = stop_feed(&g->stop, g->text.data[g->seen++]);
-        if (n > 0) {
-            g->result.finish = WEFT_FINISH_STOP;
-            g->done = true;
-            return g->seen - (size_t)n;
+        char c = g->text.data[g->seen++];
+        size_t word = (size_t)stop_feed(&g->stop, c), match;
+        WEFT_TRY(stop_regex_feed(g->regex, c, &match));
+        if (word > 0 || match > 0) {
+            stop_at(g, larger(word, match), n);
+            return WEFT_OK;
         }
     }
-    return g->text.len - (size_t)stop_partial(&g->stop);
+    *n = g->text.len - larger((size_t)stop_partial(&g->stop), stop_regex_partial(g->regex));
+    return WEFT_OK;
 }
 
 static void forget(generation *g, size_t n) {
@@ -126,22 +145,29 @@ static void report(generation *g, const weft_sampled *s, size_t n_text) {
 static weft_status give(generation *g, const weft_sampled *s) {
     if (has_text(g, s->id))
         WEFT_TRY(tok_stream_push(&g->stream, s->id, &g->text));
-    size_t n = certain(g);
+    size_t n;
+    WEFT_TRY(certain(g, &n));
     report(g, s, n);
     forget(g, n);
     return g->text.failed ? weft_fail(WEFT_NO_MEMORY, "text: too much is held back") : WEFT_OK;
 }
 
 /* What was held back, once nothing can follow it. */
-static void give_rest(generation *g) {
+static weft_status give_rest(generation *g) {
+    size_t n, match = 0;
     if (!g->tok || g->done)
-        return;
+        return WEFT_OK;
     tok_stream_flush(&g->stream, &g->text);
-    size_t n = certain(g);
-    if (g->result.finish != WEFT_FINISH_STOP)
+    WEFT_TRY(certain(g, &n));
+    if (!g->done)
+        WEFT_TRY(stop_regex_finish(g->regex, &match));
+    if (match > 0)
+        stop_at(g, match, &n);
+    else if (!g->done)
         n = g->text.len;
     if (n > 0)
         report(g, NULL, n);
+    return WEFT_OK;
 }
 
 /* ---- The loop ---- */
@@ -206,26 +232,29 @@ static weft_status loop(generation *g) {
     double end = clock_seconds();
     g->result.prompt_seconds = (first > start ? first : end) - start;
     g->result.generate_seconds = first > start ? end - first : 0;
-    if (s == WEFT_OK)
-        give_rest(g);
-    return s;
+    return s == WEFT_OK ? give_rest(g) : s;
 }
 
 static weft_status prepare(generation *g) {
     const weft_request *r = g->req;
-    weft_sampling recommended = weft_sampling_default(g->engine);
     weft_engine_describe(g->engine, &g->info);
     g->tok = (const tokenizer *)weft_engine_tokenizer(g->engine);
     if (r->max_tokens < 0 || r->n_stop_id < 0)
         return weft_fail(WEFT_USAGE, "max_tokens: %d (0 or more)", (int)r->max_tokens);
-    if (r->n_stop > 0 && !g->tok)
+    if ((r->n_stop > 0 || r->n_stop_regex > 0) && !g->tok)
         return weft_fail(WEFT_USAGE,
                          "stop strings: the model's folder has no tokenizer; give stop ids");
     WEFT_TRY(stop_init(&g->stop, r->stop, r->n_stop));
-    const weft_sampling *sampling = r->sampling ? r->sampling : &recommended;
+    WEFT_TRY(stop_regex_open(r->stop_regex, r->n_stop_regex, &g->regex));
+    weft_sampling sampling = r->sampling ? *r->sampling : weft_sampling_default(g->engine);
+    g->min = sampling.min_tokens;
+    if (!sampling.stop_id) {
+        sampling.stop_id = r->stop_id;
+        sampling.n_stop_id = r->n_stop_id;
+    }
     g->seq = r->seq;
-    WEFT_TRY(r->seq ? weft_seq_sampling(r->seq, sampling)
-                    : weft_seq_open(g->engine, sampling, &g->seq));
+    WEFT_TRY(r->seq ? weft_seq_sampling(r->seq, &sampling)
+                    : weft_seq_open(g->engine, &sampling, &g->seq));
     WEFT_TRY(append_prompt(g));
     /* Room before the first token, so that the loop itself does not allocate. */
     static const char zeros[TEXT_RESERVE];
@@ -251,6 +280,7 @@ weft_status weft_generate(weft_engine *e, const weft_request *req, weft_token_fn
     if (!req->seq)
         weft_seq_close(g.seq);
     stop_fini(&g.stop);
+    stop_regex_close(g.regex);
     buf_fini(&g.text);
     return s;
 }

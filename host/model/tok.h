@@ -9,6 +9,7 @@
 #include "host/base/mem.h"
 #include "host/base/utf8.h"
 #include "host/model/tokenizer.h"
+#include <string.h>
 
 enum {
     TOK_MAX_ID = 1 << 24,
@@ -337,6 +338,14 @@ static inline uint32_t tok_utf8_get(const char **p) {
 static inline void tok_utf8_add(buf *b, uint32_t cp) {
     char c[4];
     buf_add(b, c, (size_t)utf8_put(c, cp));
+}
+
+static inline bool tok_same(json_str a, json_str b) {
+    return a.n == b.n && memcmp(a.s, b.s, a.n) == 0;
+}
+
+static inline bool tok_is_mark(const char *s) { /* three bytes there */
+    return memcmp(s, TOK_SPACE, 3) == 0;
 }
 
 /* Unicode White_Space. */

@@ -94,7 +94,7 @@ static weft_status place_added(tokenizer *t, const char *name, tok_added *x) {
     if (known >= 0 && known != x->id)
         return weft_fail(WEFT_BAD_FILE, "%s: added token \"%.*s\" has id %d, in the vocabulary %d",
                          name, shown, x->s.s, x->id, known);
-    if (old->s && (old->n != x->s.n || memcmp(old->s, x->s.s, x->s.n)))
+    if (old->s && !tok_same(*old, x->s))
         return weft_fail(WEFT_BAD_FILE, "%s: added token \"%.*s\" has id %d, which is \"%.*s\"",
                          name, shown, x->s.s, x->id, (int)(old->n < 64 ? old->n : 64), old->s);
     *old = x->s;

@@ -381,12 +381,11 @@ static weft_status encode_part(tok_bpe *b, const char *s, size_t n, tok_ids *out
  * the right. */
 static size_t cut_at(const char *s, size_t n) {
     for (size_t i = 1; i + 2 < n; i++) {
-        const char *hit = memchr(s + i, TOK_SPACE[0], n - i);
+        const char *hit = memchr(s + i, (unsigned char)TOK_SPACE[0], n - i);
         if (!hit || (size_t)(hit - s) + 2 >= n)
             return n;
         i = (size_t)(hit - s);
-        bool mark = !memcmp(s + i, TOK_SPACE, 3);
-        if (mark && (i < 3 || memcmp(s + i - 3, TOK_SPACE, 3)))
+        if (tok_is_mark(s + i) && (i < 3 || !tok_is_mark(s + i - 3)))
             return i;
     }
     return n;

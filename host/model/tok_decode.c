@@ -51,11 +51,11 @@ static weft_status put_text(const chain *c, int i, bool each_byte, bool last) {
 
 /* "<0x41>" -> 0x41, else -1. */
 static int byte_token(const char *s, size_t n) {
-    if (n != 6 || memcmp(s, "<0x", 3) || s[5] != '>')
+    if (n != 6 || memcmp(s, "<0x", 3) != 0 || s[5] != '>')
         return -1;
     int v = 0;
     for (int i = 3; i < 5; i++) {
-        int c = s[i];
+        int c = (unsigned char)s[i];
         int d = c >= '0' && c <= '9'                 ? c - '0'
                 : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 87
                                                      : -1;
@@ -530,7 +530,7 @@ static weft_status read_field(tokenizer *t, json *j, json_str key, dec_fields *f
                 *fields[i].s = json_string(j);
             else if (fields[i].b)
                 *fields[i].b = json_bool(j);
-            else
+            else if (fields[i].n)
                 *fields[i].n = json_int(j, 0, INT32_MAX);
             return WEFT_OK;
         }

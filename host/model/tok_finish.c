@@ -41,10 +41,9 @@ static void fill_tables(tokenizer *t) {
 
 static bool marks_inside(json_str s) {
     for (size_t i = 3; i + 3 <= s.n; i++)
-        if (!memcmp(s.s + i, TOK_SPACE, 3) && memcmp(s.s + i - 3, TOK_SPACE, 3))
+        if (tok_is_mark(s.s + i) && !tok_is_mark(s.s + i - 3))
             return true;
-    return s.n > 3 && memcmp(s.s, TOK_SPACE, 3) &&
-           (memmem(s.s, s.n < 5 ? s.n : 5, TOK_SPACE, 3) != NULL);
+    return s.n > 3 && !tok_is_mark(s.s) && (memmem(s.s, s.n < 5 ? s.n : 5, TOK_SPACE, 3) != NULL);
 }
 
 /* Without a split a text is one long word; where no token reaches across a space, its words are

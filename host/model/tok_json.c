@@ -122,7 +122,7 @@ static void read_model_key(tokenizer *t, json *j, json_str key, reader *r) {
         if (json_is(key, rows[i].name)) {
             if (rows[i].s)
                 *rows[i].s = keep(t, string_or_null(j));
-            else
+            else if (rows[i].b)
                 *rows[i].b = bool_or_null(j);
             return;
         }

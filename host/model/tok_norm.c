@@ -409,7 +409,7 @@ static weft_status read_field(tokenizer *t, json *j, json_str key, norm_fields *
         if (json_is(key, rows[i].name)) {
             if (rows[i].s)
                 *rows[i].s = json_string(j);
-            else
+            else if (rows[i].b)
                 *rows[i].b = json_bool(j);
             return WEFT_OK;
         }

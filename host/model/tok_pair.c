@@ -45,7 +45,7 @@ static bool digits_apart(const tok_vocab *v) {
         json_str s = v->piece[id];
         for (size_t i = 1; s.s && i < s.n; i++)
             if (s.s[i] >= '0' && s.s[i] <= '9' && s.s[i - 1] >= '0' && s.s[i - 1] <= '9' &&
-                memcmp(s.s, "<|", s.n < 2 ? s.n : 2))
+                memcmp(s.s, "<|", 2) != 0)
                 return false;
     }
     return true;

@@ -325,7 +325,7 @@ static weft_status read_field(tokenizer *t, json *j, json_str key, split_fields 
         if (json_is(key, rows[i].name)) {
             if (rows[i].s)
                 *rows[i].s = json_string(j);
-            else
+            else if (rows[i].b)
                 *rows[i].b = json_bool(j);
             return WEFT_OK;
         }

@@ -31,10 +31,14 @@ void tokenizer_close(tokenizer *t) {
     mem_free(t);
 }
 
+static bool is_blank(char c) {
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
 /* A protobuf starts with the tag of a piece, JSON with a brace, ranks with base64 and a space. */
 static tok_file look(const char *s, size_t n) {
     size_t i = 0;
-    while (i < n && memchr(" \t\r\n", s[i], 4))
+    while (i < n && is_blank(s[i]))
         i++;
     if (i < n && s[i] == '{')
         return TOK_FILE_JSON;

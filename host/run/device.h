@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * device: memory, copies and streams behind one interface; host code never assumes that kernels
- * read host addresses unless host_memory says so. device_cpu.c serves the backends ref and cpu. */
+ * read host addresses unless host_memory says so. device_cpu.c serves the backends ref and cpu,
+ * device_emu.c the kernels of kernels/cuda on an emulated GPU. */
 #pragma once
 #include "weft/kernel.h"
 #include "weft/status.h"
@@ -29,10 +30,11 @@ struct device {
     void (*close)(device *d);
 };
 
-/* name: "auto", "ref" or "cpu"; level: "auto" (NULL) or a weft_cpu_level's name, at most what the
+/* name: "auto", "ref", "cpu" or "emu"; level: "auto" (NULL) or a weft_cpu_level's name, at most what the
  * machine has. WEFT_USAGE names what is offered. */
 weft_status device_open(const char *name, const char *level, device **out);
 void device_close(device *d);
+weft_status device_emu_open(bool dry, device **out);
 /* As device_open, but for plans only: any level may be named, nothing can be allocated. */
 weft_status device_open_dry(const char *name, const char *level, device **out);
 int device_cpu_level(void); /* the best this machine offers */

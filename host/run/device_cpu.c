@@ -163,17 +163,23 @@ static weft_status parse_backend(const char *name, const char **out) {
         *out = "cpu";
     else if (strcmp(name, "ref") == 0)
         *out = "ref";
-    else if (strcmp(name, "cuda") == 0 || strcmp(name, "emu") == 0)
-        return weft_fail(WEFT_DEVICE, "--device: this build has no %s backend; use cpu or ref",
-                         name);
+    else if (strcmp(name, "cuda") == 0)
+        return weft_fail(WEFT_DEVICE, "--device: this build has no cuda backend; use cpu, ref or "
+                                      "emu");
     else
-        return weft_fail(WEFT_USAGE, "--device: no device '%s'; auto, cpu or ref", name);
+        return weft_fail(WEFT_USAGE, "--device: no device '%s'; auto, cpu, ref or emu", name);
     return WEFT_OK;
+}
+
+static bool is_emu(const char *name) {
+    return name && strcmp(name, "emu") == 0;
 }
 
 weft_status device_open(const char *name, const char *level, device **out) {
     const char *backend;
     int lv;
+    if (is_emu(name))
+        return device_emu_open(false, out);
     WEFT_TRY(parse_backend(name, &backend));
     WEFT_TRY(parse_level(level, &lv));
     if (lv > device_cpu_level())
@@ -186,6 +192,8 @@ weft_status device_open(const char *name, const char *level, device **out) {
 weft_status device_open_dry(const char *name, const char *level, device **out) {
     const char *backend;
     int lv;
+    if (is_emu(name))
+        return device_emu_open(true, out);
     WEFT_TRY(parse_backend(name, &backend));
     WEFT_TRY(parse_level(level, &lv));
     *out = cpu_new(backend, lv);

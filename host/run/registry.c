@@ -4,14 +4,17 @@
 #include "host/base/err.h"
 #include "host/run/comm.h"
 #include "host/run/ops.h"
+#include "weft/gpu.h"
 #include <stdlib.h>
 #include <string.h>
 
+#define EMU_(file) weft_emu_##file,
 const weft_kernel *const registry_tables[] = {weft_kernels_cpu, weft_kernels_ref,
-                                              comm_local_kernels, NULL};
+                                              WEFT_CU_FILES(EMU_) comm_local_kernels, NULL};
 
 const char *registry_arith_name(uint32_t arith) {
-    static const char *const names[WEFT_ARITHS] = {"-", "ref", "lane16", "bf16dot"};
+    static const char *const names[WEFT_ARITHS] = {"-",       "ref",  "lane16",
+                                                   "bf16dot", "simt", "mma"};
     return arith < WEFT_ARITHS ? names[arith] : "?";
 }
 
@@ -52,7 +55,8 @@ static weft_status read_forced(const char *op, forced_row *f) {
 
 static bool serves(const weft_kernel *k, const device *d, const forced_row *f) {
     bool own = strcmp(k->backend, d->backend) == 0;
-    if (!own && strcmp(k->backend, "ref") != 0 && strcmp(k->backend, "local") != 0)
+    bool ref = strcmp(k->backend, "ref") == 0 && (d->host_memory || strcmp(d->backend, "emu") == 0);
+    if (!own && !ref && strcmp(k->backend, "local") != 0)
         return false;
     if (f->row[0] && strcmp(f->row, k->backend) != 0 && strcmp(f->row, k->name) != 0)
         return false;

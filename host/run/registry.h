@@ -3,7 +3,8 @@
 #pragma once
 #include "host/run/device.h"
 
-/* The highest-ranked row of the device's backend (then of ref, for CPU backends; then of the local
+/* The highest-ranked row of the device's backend (then of ref, where it can read the memory: CPU
+ * backends and the emulator; then of the local
  * transport, for collectives) whose level the device has and whose ok() agrees. The environment's
  * WEFT_KERNEL='matmul=ref,attention=avx2' restricts an op to rows of that backend or row name.
  * WEFT_UNSUPPORTED names op and operands if no row is left, WEFT_USAGE a bad WEFT_KERNEL. */

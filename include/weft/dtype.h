@@ -5,6 +5,14 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+/* Functions of these headers that kernels call on a GPU too. */
+#ifdef __CUDACC__
+#define WEFT_INLINE static inline __host__ __device__
+#else
+#define WEFT_INLINE static inline
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -24,13 +32,13 @@ typedef enum {
 } weft_dtype;
 
 /* Bits of one element; 4 for the packed types. */
-static inline int weft_dtype_bits(int dtype) {
+WEFT_INLINE int weft_dtype_bits(int dtype) {
     static const uint8_t bits[WEFT_DTYPES] = {32, 16, 16, 8, 8, 4, 4, 32, 64};
     return bits[dtype];
 }
 
 /* Bytes of n elements of one contiguous row; a packed row is rounded up to whole bytes. */
-static inline int64_t weft_dtype_bytes(int dtype, int64_t n) {
+WEFT_INLINE int64_t weft_dtype_bytes(int dtype, int64_t n) {
     return (n * weft_dtype_bits(dtype) + 7) / 8;
 }
 
@@ -40,31 +48,31 @@ static inline const char *weft_dtype_name(int dtype) {
     return dtype >= 0 && dtype < WEFT_DTYPES ? name[dtype] : "?";
 }
 
-static inline uint32_t weft_f32_bits(float x) {
+WEFT_INLINE uint32_t weft_f32_bits(float x) {
     uint32_t u;
     memcpy(&u, &x, 4);
     return u;
 }
 
-static inline float weft_bits_f32(uint32_t u) {
+WEFT_INLINE float weft_bits_f32(uint32_t u) {
     float x;
     memcpy(&x, &u, 4);
     return x;
 }
 
-static inline float weft_bf16_to_f32(uint16_t h) {
+WEFT_INLINE float weft_bf16_to_f32(uint16_t h) {
     return weft_bits_f32((uint32_t)h << 16);
 }
 
 /* Round to nearest even; a NaN stays a NaN (quiet, payload cut). */
-static inline uint16_t weft_f32_to_bf16(float x) {
+WEFT_INLINE uint16_t weft_f32_to_bf16(float x) {
     uint32_t u = weft_f32_bits(x);
     if ((u & 0x7fffffffu) > 0x7f800000u)
         return (uint16_t)((u >> 16) | 0x40u);
     return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
 
-static inline float weft_f16_to_f32(uint16_t h) {
+WEFT_INLINE float weft_f16_to_f32(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exp = (h >> 10) & 31u, man = h & 0x3ffu;
     if (exp == 31)
         return weft_bits_f32(sign | 0x7f800000u | (man ? 0x400000u | (man << 13) : 0));
@@ -75,7 +83,7 @@ static inline float weft_f16_to_f32(uint16_t h) {
 }
 
 /* Round to nearest even, overflow to infinity, denormals kept: what VCVTPS2PH and cvt.rn.f16 do. */
-static inline uint16_t weft_f32_to_f16(float x) {
+WEFT_INLINE uint16_t weft_f32_to_f16(float x) {
     uint32_t u = weft_f32_bits(x), sign = (u >> 16) & 0x8000u, a = u & 0x7fffffffu;
     if (a > 0x7f800000u)
         return (uint16_t)(sign | 0x7e00u | ((a >> 13) & 0x3ffu));

@@ -17,6 +17,8 @@ typedef enum {
     WEFT_ARITH_REF,     /* double accumulators, in order */
     WEFT_ARITH_LANE16,  /* one virtual vector of 16 fp32 lanes, fma, fixed tree */
     WEFT_ARITH_BF16DOT, /* AVX512-BF16 pair products (VDPBF16PS) */
+    WEFT_ARITH_SIMT,    /* a GPU's fp32 with explicit fma; tree by the row's width alone */
+    WEFT_ARITH_MMA,     /* mma.sync in granules of the instruction's k, fp32 accumulators */
     WEFT_ARITHS
 } weft_arith;
 

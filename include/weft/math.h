@@ -10,7 +10,7 @@ extern "C" {
 
 /* e^x, at most 1.1 ulp (Cody and Waite's reduction; polynomial after Cephes' expf).
  * Results below 2^-149 are 0, above FLT_MAX infinity; NaN stays NaN. */
-static inline float weft_expf(float x) {
+WEFT_INLINE float weft_expf(float x) {
     float c = x > -104.0f ? x : -104.0f; /* a NaN too, so that its integer part is defined */
     c = c > 89.0f ? 89.0f : c;
     float t = fmaf(c, 1.44269504088896341f, 12582912.0f), n = t - 12582912.0f;
@@ -30,7 +30,7 @@ static inline float weft_expf(float x) {
 }
 
 /* log x, at most 1 ulp. Zero gives -infinity, below zero NaN; denormals are scaled up first. */
-static inline float weft_logf(float x) {
+WEFT_INLINE float weft_logf(float x) {
     float tiny = x < 1.17549435e-38f ? 1.0f : 0.0f;
     float a = x < 1.17549435e-38f ? x * 8388608.0f : x;
     int32_t u = (int32_t)(weft_f32_bits(a) - 0x3f3504f3u); /* mantissa in [sqrt 1/2, sqrt 2) */
@@ -48,7 +48,7 @@ static inline float weft_logf(float x) {
 }
 
 /* At most 1.5 ulp. */
-static inline float weft_tanhf(float x) {
+WEFT_INLINE float weft_tanhf(float x) {
     float a = fabsf(x), z = x * x;
     float p = -6.096714176e-03f;
     p = fmaf(p, z, 2.099717967e-02f);
@@ -60,7 +60,7 @@ static inline float weft_tanhf(float x) {
 }
 
 /* At most 2 ulp. Odd polynomial below 7/8, 1 - e^polynomial above, fitted at Chebyshev points. */
-static inline float weft_erff(float x) {
+WEFT_INLINE float weft_erff(float x) {
     float a = fabsf(x), z = x * x, b = a > 4.0f ? 4.0f : a;
     float p = 8.690368850e-05f;
     p = fmaf(p, z, -8.214570698e-04f);
@@ -85,28 +85,28 @@ static inline float weft_erff(float x) {
 
 /* The activations take -infinity to -0: below the clamp nothing is left of the result. silu is
  * within 3 ulp; both gelus within 2.5 units of x's last place (they cancel towards -infinity). */
-static inline float weft_silu(float x) {
+WEFT_INLINE float weft_silu(float x) {
     float c = x < -110.0f ? -110.0f : x, e = weft_expf(-fabsf(c));
     return (c < 0 ? c * e : c) / (1.0f + e);
 }
 
-static inline float weft_gelu(float x) {
+WEFT_INLINE float weft_gelu(float x) {
     float c = x < -16.0f ? -16.0f : x;
     return 0.5f * c * (1.0f + weft_erff(c * 0.707106781f));
 }
 
-static inline float weft_gelu_tanh(float x) {
+WEFT_INLINE float weft_gelu_tanh(float x) {
     float c = x < -16.0f ? -16.0f : x, d = c > 16.0f ? 16.0f : c;
     float u = 0.797884561f * fmaf(0.044715f * d * d, d, d);
     return 0.5f * c * (1.0f + weft_tanhf(u));
 }
 
 /* NaN stays NaN: x < 0 is false for it. */
-static inline float weft_relu(float x) {
+WEFT_INLINE float weft_relu(float x) {
     return x < 0 ? 0.0f : x;
 }
 
-static inline float weft_act_apply(int act, float x) {
+WEFT_INLINE float weft_act_apply(int act, float x) {
     switch (act) {
     case WEFT_ACT_SILU: return weft_silu(x);
     case WEFT_ACT_GELU: return weft_gelu(x);
@@ -117,7 +117,7 @@ static inline float weft_act_apply(int act, float x) {
 }
 
 /* The fixed tree ((0+1)+(2+3))+((4+5)+(6+7)); leaves is 1, 2, 4 or 8. */
-static inline float weft_tree_sum(const float *leaf, int leaves) {
+WEFT_INLINE float weft_tree_sum(const float *leaf, int leaves) {
     float s[8] = {0};
     memcpy(s, leaf, (size_t)leaves * sizeof *s);
     for (int n = leaves; n > 1; n /= 2)
@@ -127,7 +127,7 @@ static inline float weft_tree_sum(const float *leaf, int leaves) {
 }
 
 /* x as an element of `dtype` (a float type) holds it. */
-static inline float weft_round_to(int dtype, float x) {
+WEFT_INLINE float weft_round_to(int dtype, float x) {
     if (dtype == WEFT_BF16)
         return weft_bf16_to_f32(weft_f32_to_bf16(x));
     return dtype == WEFT_F16 ? weft_f16_to_f32(weft_f32_to_f16(x)) : x;
@@ -136,20 +136,20 @@ static inline float weft_round_to(int dtype, float x) {
 /* ---- double: products and sums that the build never contracts; fma only where said ----
  * At most exp 1, log 1.5, tanh 2.6, erf 2 ulp; sine and cosine 3e-16 absolute. */
 
-static inline uint64_t weft_f64_bits(double x) {
+WEFT_INLINE uint64_t weft_f64_bits(double x) {
     uint64_t u;
     memcpy(&u, &x, 8);
     return u;
 }
 
-static inline double weft_bits_f64(uint64_t u) {
+WEFT_INLINE double weft_bits_f64(uint64_t u) {
     double x;
     memcpy(&x, &u, 8);
     return x;
 }
 
 /* x = n ln 2 + r, |r| <= ln 2 / 2; returns e^r - 1 (Taylor's series to r^14). |x| < 2000. */
-static inline double weft_exp_reduced(double x, double *n) {
+WEFT_INLINE double weft_exp_reduced(double x, double *n) {
     double t = x * 1.4426950408889634 + 6755399441055744.0;
     *n = t - 6755399441055744.0;
     double r = (x - *n * 0x1.62e42fefp-1) - *n * 7.440617110012397e-11;
@@ -169,7 +169,7 @@ static inline double weft_exp_reduced(double x, double *n) {
     return p * (r * r) + r;
 }
 
-static inline double weft_exp(double x) {
+WEFT_INLINE double weft_exp(double x) {
     double n, c = x < -746.0 ? -746.0 : x;
     c = c > 710.0 ? 710.0 : c;
     double y = weft_exp_reduced(c, &n) + 1.0;
@@ -179,7 +179,7 @@ static inline double weft_exp(double x) {
     return x != x ? x : y;
 }
 
-static inline double weft_log(double x) {
+WEFT_INLINE double weft_log(double x) {
     if (!(x > 0))
         return x == 0 ? -INFINITY : NAN;
     if (x > 1.7976931348623157e308)
@@ -196,7 +196,7 @@ static inline double weft_log(double x) {
 }
 
 /* By e^(-2|x|) - 1, so that small results keep their relative precision. */
-static inline double weft_tanh(double x) {
+WEFT_INLINE double weft_tanh(double x) {
     double a = fabs(x), n;
     double q = weft_exp_reduced(a > 22.0 ? -44.0 : -2.0 * a, &n);
     double scale = weft_bits_f64((uint64_t)(1023 + (int64_t)(x == x ? n : 0)) << 52);
@@ -205,7 +205,7 @@ static inline double weft_tanh(double x) {
 }
 
 /* x P(x^2) to 1, then 1 - e^(-x^2) Q((x - 3) / (x + 3)) / x; both fitted at Chebyshev points. */
-static inline double weft_erf(double x) {
+WEFT_INLINE double weft_erf(double x) {
     static const double small[13] = {
         1.1283791670955126,      -0.3761263890318375,     0.11283791670954879,
         -0.026866170645076792,   0.0052239776248180145,   -0.000854832698083379,
@@ -234,7 +234,7 @@ static inline double weft_erf(double x) {
 
 /* Sine and cosine for |x| <= 2^31; NaN beyond. pi/2 in two parts: n times the first is exact inside
  * the fma, and so is the difference, because it is small. */
-static inline void weft_sincos(double x, double *s, double *c) {
+WEFT_INLINE void weft_sincos(double x, double *s, double *c) {
     if (!(fabs(x) <= 2147483648.0)) {
         *s = *c = NAN;
         return;

@@ -249,10 +249,10 @@ typedef struct weft_sample_params {
     float xtc_threshold;   /* neutral above 0.5 */
     float dry_multiplier;  /* neutral 0 (Weidmann, "Don't repeat yourself", 2024) */
     float dry_base;
-    int32_t dry_allowed_length; /* >= 1 */
-    int32_t dry_last_n;         /* tokens of the history it looks at; neutral 0; -1: all */
-    int32_t n_breaker;          /* words of the slot's breakers of several tokens */
-    int32_t mirostat;           /* 1 or 2: in place of every stage that cuts; neutral 0 */
+    int32_t dry_allowed_length;       /* >= 1 */
+    int32_t dry_last_n;               /* tokens of the history it looks at; neutral 0; -1: all */
+    int32_t n_breaker;                /* words of the slot's breakers of several tokens */
+    int32_t mirostat;                 /* 1 or 2: in place of every stage that cuts; neutral 0 */
     float mirostat_tau, mirostat_eta; /* (Basu et al., 2020) */
     int32_t min_tokens;               /* neutral 0; until so many are generated ... */
     int32_t n_held; /* ... the n_held tokens behind the n_bias of the bias list are masked */

@@ -2,7 +2,7 @@
  * Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a random
  * number is a function of (seed, stream, position), never of a thread or a batch. */
 #pragma once
-#include <stdint.h>
+#include "weft/dtype.h"
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -11,7 +11,7 @@ typedef struct {
     uint32_t v[4];
 } weft_philox;
 
-static inline weft_philox weft_philox4x32(uint64_t seed, uint64_t stream, uint64_t position) {
+WEFT_INLINE weft_philox weft_philox4x32(uint64_t seed, uint64_t stream, uint64_t position) {
     uint32_t c0 = (uint32_t)position, c1 = (uint32_t)(position >> 32);
     uint32_t c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
@@ -30,7 +30,7 @@ static inline weft_philox weft_philox4x32(uint64_t seed, uint64_t stream, uint64
 }
 
 /* Uniform in [0, 1) with 24 bits, exact in float. */
-static inline float weft_philox_uniform(uint32_t u) {
+WEFT_INLINE float weft_philox_uniform(uint32_t u) {
     return (float)(u >> 8) * 5.9604644775390625e-8f;
 }
 

@@ -39,12 +39,12 @@ typedef struct weft_tensor {
     uint8_t leaf_axis, leaf0, leaves; /* this rank holds leaves [leaf0, leaf0 + leaves) */
 } weft_tensor;
 
-static inline int64_t weft_tensor_count(const weft_tensor *t) {
+WEFT_INLINE int64_t weft_tensor_count(const weft_tensor *t) {
     return t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
 }
 
 /* An optional operand is absent when its id is 0. */
-static inline int weft_has(const weft_tensor *t) {
+WEFT_INLINE int weft_has(const weft_tensor *t) {
     return t->id != 0;
 }
 

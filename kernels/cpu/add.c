@@ -13,9 +13,10 @@ static void add_rows(const void *ctx, int64_t begin, int64_t end, int worker) {
     for (int64_t r = begin; r < end; r++) {
         const void *a = cpu_row(&s->a, r), *b = cpu_row(&s->b, r);
         void *y = cpu_row(&s->y, r);
-        CPU_EACH16(i, n, cpu_width(&s->y))
-        v16_put(s->y.dtype, y, i, (int)n,
-                v16_add(v16_get(s->a.dtype, a, i, (int)n), v16_get(s->b.dtype, b, i, (int)n)));
+        CPU_EACH16(i, n, cpu_width(&s->y)) {
+            v16_put(s->y.dtype, y, i, (int)n,
+                    v16_add(v16_get(s->a.dtype, a, i, (int)n), v16_get(s->b.dtype, b, i, (int)n)));
+        }
     }
 }
 

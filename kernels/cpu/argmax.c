@@ -13,8 +13,9 @@ CPU_OK(argmax) {
 
 static float argmax_block(int dtype, const void *x, int64_t at, int64_t width) {
     v16 most = v16_set1(-INFINITY);
-    CPU_EACH16(i, n, width)
-    most = v16_max(v16_pick(0, (int)n, v16_get(dtype, x, at + i, (int)n), most), most);
+    CPU_EACH16(i, n, width) {
+        most = v16_max(v16_pick(0, (int)n, v16_get(dtype, x, at + i, (int)n), most), most);
+    }
     return v16_hmax(most);
 }
 

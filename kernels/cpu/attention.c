@@ -63,12 +63,18 @@ typedef struct {
 
 /* ---- the outer product: out[r][c] += a[r][i] b[i][c], i ascending ---- */
 
+/* Rows of b one step apart; the vectors of a row may lie anywhere. */
+typedef struct {
+    const char *b[TILE_T];
+    int64_t n;
+} att_run;
+
 typedef struct {
     const float *a;
-    const char *b[TILE_T];
+    const att_run *run;
     float *out;
-    int64_t astride, bstep, ostride; /* floats, bytes, floats */
-    int64_t n;
+    int64_t astride, bstep, shift, ostride; /* floats, bytes, bytes from run's b, floats */
+    int runs;
     int first; /* start from +0 instead of out */
 } att_outer;
 
@@ -76,33 +82,37 @@ typedef void att_outer_fn(const att_outer *o);
 
 V16 void att_product(int nc, int nr, int dtype, const att_outer *o) {
     v16 acc[TILE_N][TILE_T], b[TILE_T];
+    const float *a = o->a;
     WEFT_UNROLL
-    for (int r = 0; r < nr; r++)
-        WEFT_UNROLL
-    for (int c = 0; c < nc; c++)
-        acc[r][c] = o->first ? v16_zero() : v16_load(o->out + r * o->ostride + c * 16);
-    for (int64_t i = 0; i < o->n; i++) {
+    for (int r = 0; r < nr; r++) {
         WEFT_UNROLL
         for (int c = 0; c < nc; c++)
-            b[c] = v16_get16(dtype, o->b[c] + i * o->bstep);
-        WEFT_UNROLL
-        for (int r = 0; r < nr; r++) {
-            v16 a = v16_set1(o->a[r * o->astride + i]);
+            acc[r][c] = o->first ? v16_zero() : v16_load(o->out + r * o->ostride + c * 16);
+    }
+    for (int run = 0; run < o->runs; run++)
+        for (int64_t i = 0; i < o->run[run].n; i++, a++) {
             WEFT_UNROLL
             for (int c = 0; c < nc; c++)
-                acc[r][c] = v16_fma(a, b[c], acc[r][c]);
+                b[c] = v16_get16(dtype, o->run[run].b[c] + o->shift + i * o->bstep);
+            WEFT_UNROLL
+            for (int r = 0; r < nr; r++) {
+                v16 factor = v16_set1(a[r * o->astride]);
+                WEFT_UNROLL
+                for (int c = 0; c < nc; c++)
+                    acc[r][c] = v16_fma(factor, b[c], acc[r][c]);
+            }
         }
-    }
     WEFT_UNROLL
-    for (int r = 0; r < nr; r++)
+    for (int r = 0; r < nr; r++) {
         WEFT_UNROLL
-    for (int c = 0; c < nc; c++)
-        v16_store(o->out + r * o->ostride + c * 16, acc[r][c]);
+        for (int c = 0; c < nc; c++)
+            v16_store(o->out + r * o->ostride + c * 16, acc[r][c]);
+    }
 }
 
-#define ATT_OUTER(type, name, c, r)                         \
-    static void att_##name##_##c##r(const att_outer *o) {   \
-        att_product(c, r, type, o);                         \
+#define ATT_OUTER(type, name, c, r) \
+    static void att_##name##_##c##r(const att_outer *o) { \
+        att_product(c, r, type, o); \
     }
 #define ATT_ENTRY(type, name, c, r) att_##name##_##c##r,
 V16_TILES(ATT_OUTER, WEFT_F32, f32)
@@ -200,15 +210,16 @@ static void att_pack(const att_item *it, const att_block *b) {
 static void att_scores(const att_item *it, const att_block *b, int64_t r, int64_t nr) {
     int64_t g1 = cpu_ceil(b->hi - b->j0, 16);
     int transposed = att_transposed(&it->k);
-    att_outer o = {.a = it->mem->row[r].q, .n = it->a->q.shape[2], .first = 1};
+    att_run run = {.n = it->a->q.shape[2]};
+    att_outer o = {.a = it->mem->row[r].q, .run = &run, .runs = 1, .first = 1};
     o.astride = sizeof(att_row) / sizeof(float);
     o.ostride = ATT_BLOCK;
     o.bstep = transposed ? it->k.d : (int64_t)sizeof *it->mem->k;
     for (int64_t g = (b->lo - b->j0) / 16; g < g1; g += TILE_T) {
         int64_t nc = cpu_min(TILE_T, g1 - g);
         for (int64_t c = 0; c < nc; c++)
-            o.b[c] = transposed ? att_key(&it->k, b->j0 + (g + c) * 16)
-                                : (const char *)&it->mem->k[0][(g + c) * 16];
+            run.b[c] = transposed ? att_key(&it->k, b->j0 + (g + c) * 16)
+                                  : (const char *)&it->mem->k[0][(g + c) * 16];
         o.out = &it->mem->s[0][g * 16];
         att_do(transposed ? it->k.dtype : WEFT_F32, nc, nr, &o);
     }
@@ -279,29 +290,40 @@ static void att_weights(const att_item *it, att_row *row, int64_t j0, int64_t lo
     row->now.any = 1;
 }
 
-/* acc of nr rows from r takes the keys [lo, hi), one page after the other. */
+/* The values of keys [lo, hi) as runs, each in one page. */
+static int att_value_runs(const att_keys *v, int64_t lo, int64_t hi, att_run *run) {
+    int runs = 0;
+    for (int64_t j = lo; j < hi; j += run[runs++].n) {
+        const char *at = att_key(v, j);
+        run[runs].n = cpu_min(hi - j, v->size - j % v->size);
+        for (int c = 0; c < TILE_T; c++)
+            run[runs].b[c] = at + c * 16 * v->bytes;
+    }
+    return runs;
+}
+
+/* acc of nr rows from r takes the keys [lo, hi). */
 static void att_values(const att_item *it, int64_t j0, int64_t r, int64_t nr, const float *p,
                        int64_t lo, int64_t hi) {
-    int64_t width = it->a->y.shape[2], whole = width / 16;
-    att_outer o = {.astride = ATT_BLOCK, .ostride = sizeof(att_row) / sizeof(float)};
-    for (int64_t j = lo; j < hi; j += o.n) {
-        const char *v = att_key(&it->v, j);
-        o.n = cpu_min(hi - j, it->v.size - j % it->v.size);
-        o.a = p + (j - j0);
-        o.bstep = it->v.key;
-        for (int64_t at = 0; at < whole; at += TILE_T) {
-            int64_t nc = cpu_min(TILE_T, whole - at);
-            for (int64_t c = 0; c < nc; c++)
-                o.b[c] = v + (at + c) * 16 * it->v.bytes;
-            o.out = it->mem->row[r].now.acc + at * 16;
-            att_do(it->v.dtype, nc, nr, &o);
-        }
-        if (width % 16) {
-            o.b[0] = (const char *)it->mem->v[j - j0];
-            o.bstep = sizeof *it->mem->v;
-            o.out = it->mem->row[r].now.acc + whole * 16;
-            att_do(WEFT_F32, 1, nr, &o);
-        }
+    int64_t whole = it->a->y.shape[2] / 16;
+    if (lo >= hi)
+        return;
+    att_run run[ATT_BLOCK], packed = {.b = {(const char *)it->mem->v[lo - j0]}, .n = hi - lo};
+    att_outer o = {.a = p + (lo - j0), .run = run, .astride = ATT_BLOCK, .bstep = it->v.key};
+    o.ostride = sizeof(att_row) / sizeof(float);
+    o.runs = att_value_runs(&it->v, lo, hi, run);
+    for (int64_t at = 0; at < whole; at += TILE_T) {
+        o.shift = at * 16 * it->v.bytes;
+        o.out = it->mem->row[r].now.acc + at * 16;
+        att_do(it->v.dtype, cpu_min(TILE_T, whole - at), nr, &o);
+    }
+    if (it->a->y.shape[2] % 16) {
+        o.run = &packed;
+        o.runs = 1;
+        o.shift = 0;
+        o.bstep = sizeof *it->mem->v;
+        o.out = it->mem->row[r].now.acc + whole * 16;
+        att_do(WEFT_F32, 1, nr, &o);
     }
 }
 
@@ -387,8 +409,9 @@ static void att_start(const weft_attention_args *a, att_row *row, int64_t kvlen)
     row->all.any = 0;
     row->all.m = -INFINITY;
     const void *q = cpu_at(&a->q, row->token * a->q.stride[0] + row->head * a->q.stride[1]);
-    CPU_EACH16(i, n, a->q.shape[2])
-    v16_store(row->q + i, v16_get(a->q.dtype, q, i, (int)n));
+    CPU_EACH16(i, n, a->q.shape[2]) {
+        v16_store(row->q + i, v16_get(a->q.dtype, q, i, (int)n));
+    }
 }
 
 static void att_split(const att_item *it, int64_t start) {

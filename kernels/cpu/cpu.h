@@ -74,8 +74,15 @@ V16 void cpu_each_row(weft_stream *s, int64_t n, int64_t width, weft_range_fn *f
 }
 
 /* A loop over a row, sixteen at a time; n is what is left for the last. */
-#define CPU_EACH16(i, n, width)                                                                  \
+#define CPU_EACH16(i, n, width) \
     for (int64_t i = 0, n = cpu_min(16, (width)); i < (width); i += 16, n = cpu_min(16, (width)-i))
+
+/* A sum over a row is sixteen chains; long chains of equal terms would round the same way each
+ * time, so a chain ends with its block and the blocks' lanes are added in turn. */
+enum { CPU_SUM_BLOCK = 1024 };
+#define CPU_EACH_BLOCK(at, n, width) \
+    for (int64_t at = 0, n = cpu_min(CPU_SUM_BLOCK, (width)); at < (width); \
+         at += CPU_SUM_BLOCK, n = cpu_min(CPU_SUM_BLOCK, (width)-at))
 
 /* Row t of an optional operand. */
 V16 const void *cpu_row_at(const weft_tensor *t, int64_t row) {
@@ -83,13 +90,13 @@ V16 const void *cpu_row_at(const weft_tensor *t, int64_t row) {
 }
 
 /* The scalar functions of math.h over sixteen lanes; the compiler makes vectors of these loops. */
-#define CPU_LANES(name, expr)            \
-    V16 v16 name(v16 v) {                \
-        float f[16];                     \
-        v16_store(f, v);                 \
-        for (int l = 0; l < 16; l++)     \
-            f[l] = expr(f[l]);           \
-        return v16_load(f);              \
+#define CPU_LANES(name, expr) \
+    V16 v16 name(v16 v) { \
+        float f[16]; \
+        v16_store(f, v); \
+        for (int l = 0; l < 16; l++) \
+            f[l] = expr(f[l]); \
+        return v16_load(f); \
     }
 CPU_LANES(cpu_silu, weft_silu)
 CPU_LANES(cpu_gelu, weft_gelu)

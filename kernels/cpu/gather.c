@@ -15,8 +15,9 @@ static void move_row(const weft_tensor *x, const void *from, const weft_tensor *
         memcpy(to, from, (size_t)weft_dtype_bytes(x->dtype, cpu_width(y)));
         return;
     }
-    CPU_EACH16(i, n, cpu_width(y))
-    v16_put(y->dtype, to, i, (int)n, v16_get(x->dtype, from, i, (int)n));
+    CPU_EACH16(i, n, cpu_width(y)) {
+        v16_put(y->dtype, to, i, (int)n, v16_get(x->dtype, from, i, (int)n));
+    }
 }
 
 CPU_OK(gather) {

@@ -35,8 +35,9 @@ static void activation_rows(const void *ctx, int64_t begin, int64_t end, int wor
     for (int64_t r = begin; r < end; r++) {
         const void *x = cpu_row(&a->x, r);
         void *y = cpu_row(&a->y, r);
-        CPU_EACH16(i, n, cpu_width(&a->y))
-        v16_put(a->y.dtype, y, i, (int)n, cpu_act(a->act, v16_get(a->x.dtype, x, i, (int)n)));
+        CPU_EACH16(i, n, cpu_width(&a->y)) {
+            v16_put(a->y.dtype, y, i, (int)n, cpu_act(a->act, v16_get(a->x.dtype, x, i, (int)n)));
+        }
     }
 }
 

@@ -12,17 +12,26 @@ CPU_OK(layernorm) {
 
 static float layernorm_mean(const norm_row *in) {
     v16 sum = v16_zero();
-    CPU_EACH16(i, n, in->width)
-    sum = v16_add(sum, norm_get(in, i, (int)n));
+    CPU_EACH_BLOCK(at, block, in->width) {
+        v16 part = v16_zero();
+        CPU_EACH16(i, n, block) {
+            part = v16_add(part, norm_get(in, at + i, (int)n));
+        }
+        sum = v16_add(sum, part);
+    }
     return v16_sum(sum) / (float)in->width;
 }
 
 static float layernorm_var(const norm_row *in, float mean) {
     v16 sum = v16_zero();
-    CPU_EACH16(i, n, in->width) {
-        v16 d = v16_sub(norm_get(in, i, (int)n), v16_set1(mean));
-        d = v16_pick(0, (int)n, d, v16_zero());
-        sum = v16_fma(d, d, sum);
+    CPU_EACH_BLOCK(at, block, in->width) {
+        v16 part = v16_zero();
+        CPU_EACH16(i, n, block) {
+            v16 d = v16_sub(norm_get(in, at + i, (int)n), v16_set1(mean));
+            d = v16_pick(0, (int)n, d, v16_zero());
+            part = v16_fma(d, d, part);
+        }
+        sum = v16_add(sum, part);
     }
     return v16_sum(sum) / (float)in->width;
 }

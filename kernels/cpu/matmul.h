@@ -19,8 +19,8 @@ typedef struct {
     int64_t steps; /* whole granules */
     int tail;      /* elements after them */
     int tiles;
-    int first;     /* start from +0 instead of acc */
-    float *sum;    /* the last stretch of a slice: folded lanes, [t][MM_ROWS]; NULL: lanes to acc */
+    int first;  /* start from +0 instead of acc */
+    float *sum; /* the last stretch of a slice: folded lanes, [t][MM_PITCH]; NULL: lanes to acc */
 } mm_stretch;
 
 /* acc[t * rows + n] += the stretch. */
@@ -33,13 +33,14 @@ typedef struct {
     mm_tile_fn *const *tile[WEFT_BF16 + 1]; /* by w's dtype: [tokens - 1][rows - 1] */
     mm_tile_fn *const *tile_packed;
     mm_copy_fn *copy;
-    int packed;       /* dtype of packed rows */
-    int granule;      /* k of a step */
+    int packed;  /* dtype of packed rows */
+    int granule; /* k of a step */
 } mm_class;
 
 enum {
-    MM_TOKENS = 128,          /* tokens of a piece: what a packed block of w is used for */
-    MM_ROWS = 24,             /* rows of w in a piece: they, x and the lanes share L2 */
+    MM_TOKENS = 128, /* tokens of a piece: what a packed block of w is used for */
+    MM_ROWS = 24,    /* rows of w in a piece: they, x and the lanes share L2 */
+    MM_PITCH = (MM_ROWS + 15) / 16 * 16,
     MM_THIN = 16,             /* up to here w comes from memory, a panel of rows at a time */
     MM_STRETCH = 4096,        /* bytes of a packed row's stretch */
     MM_ACC = TILE_T * TILE_N, /* v16 of a tile */
@@ -51,7 +52,7 @@ enum {
 /* A worker's memory. */
 typedef struct {
     v16 acc[MM_TOKENS / TILE_T * MM_PANELS * MM_ACC];
-    float sum[MM_LEAVES][MM_TOKENS][MM_ROWS];             /* by leaf */
+    float sum[MM_LEAVES][MM_TOKENS][MM_PITCH]; /* by leaf */
     char w[MM_ROWS * MM_STRETCH];
 } mm_memory;
 _Static_assert(sizeof(mm_memory) <= WEFT_WORKER_BYTES, "worker memory");
@@ -81,31 +82,37 @@ static int mm_bytes(int dtype) {
     return dtype == WEFT_F32 ? 4 : 2;
 }
 
-/* Where the stretch of token t begins, and how far the next token's is. */
+/* Where token t's packed stretch is, and how far the next token's. */
+static char *mm_packed_x(const mm_job *j, int leaf, int64_t c, int64_t t, int64_t *stride) {
+    int bytes = mm_bytes(j->class->packed);
+    int64_t before = leaf * mm_padded(j, j->slice) + c * j->chunk;
+    *stride = mm_padded(j, mm_chunk_len(j, c)) * bytes;
+    return j->x + before * j->tokens * bytes + t * *stride;
+}
+
 static const char *mm_x(const mm_job *j, int leaf, int64_t c, int64_t t, int64_t *stride) {
     const weft_tensor *x = &j->a->x;
-    int bytes = mm_bytes(j->x ? j->class->packed : x->dtype);
-    if (j->x) {
-        *stride = mm_padded(j, mm_chunk_len(j, c)) * bytes;
-        int64_t before = leaf * mm_padded(j, j->slice) + c * j->chunk;
-        return j->x + before * j->tokens * bytes + t * *stride;
-    }
-    *stride = x->stride[0] * bytes;
+    if (j->x)
+        return mm_packed_x(j, leaf, c, t, stride);
+    *stride = x->stride[0] * mm_bytes(x->dtype);
     return (const char *)cpu_at(x, t * x->stride[0] + leaf * j->slice + c * j->chunk);
+}
+
+static void mm_pack_token(const mm_job *j, int64_t t, int leaf) {
+    const weft_tensor *x = &j->a->x;
+    for (int64_t c = 0; c < j->chunks; c++) {
+        int64_t stride, at = leaf * j->slice + c * j->chunk;
+        char *to = mm_packed_x(j, leaf, c, t, &stride);
+        j->class->copy(x->dtype, cpu_at(x, t * x->stride[0] + at), to, mm_chunk_len(j, c), 1024);
+    }
 }
 
 static void mm_pack_x(const void *ctx, int64_t begin, int64_t end, int worker) {
     const mm_job *j = ctx;
-    const weft_tensor *x = &j->a->x;
     (void)worker;
     for (int64_t t = begin; t < end; t++)
         for (int leaf = 0; leaf < j->a->leaves; leaf++)
-            for (int64_t c = 0; c < j->chunks; c++) {
-                int64_t stride, len = mm_chunk_len(j, c);
-                char *to = j->x + (mm_x(j, leaf, c, t, &stride) - j->x);
-                const void *from = cpu_at(x, t * x->stride[0] + leaf * j->slice + c * j->chunk);
-                j->class->copy(x->dtype, from, to, len, 1024);
-            }
+            mm_pack_token(j, t, leaf);
 }
 
 static const char *mm_w(const mm_job *j, int leaf, int64_t c, int64_t n) {
@@ -209,8 +216,7 @@ static void mm_blocks(const void *ctx, int64_t begin, int64_t end, int worker) {
     }
 }
 
-/* Rows of w in a block: one panel while w streams from memory, else enough blocks for all
- * threads. */
+/* Rows of w in a block: one panel while w streams from memory, else blocks enough for threads. */
 static int64_t mm_row_block(const mm_job *j, int threads) {
     if (j->tokens <= MM_THIN)
         return TILE_N;
@@ -219,8 +225,7 @@ static int64_t mm_row_block(const mm_job *j, int threads) {
     return cpu_max(1, cpu_min(panels, MM_ROWS / TILE_N)) * TILE_N;
 }
 
-/* Panels a thread takes at once: at least 16 KiB of w, at most a 128th of it where there is
- * enough. */
+/* Panels a thread takes at once: at least 16 KiB of w, and a 128th of it where that is more. */
 static int64_t mm_grain(const mm_job *j) {
     if (j->tokens > MM_THIN)
         return 1;
@@ -246,8 +251,7 @@ static void mm_run(const weft_step *step, weft_stream *stream, const mm_class *c
     mm_cut(&j);
     j.row_block = mm_row_block(&j, stream->threads);
     j.token_block = MM_TOKENS;
-    int foreign = a->w.dtype != class->packed;
-    j.pack_w = j.tokens > (foreign ? TILE_T : MM_THIN);
+    j.pack_w = j.tokens > MM_THIN;
     if (j.tokens > TILE_T || a->x.dtype != class->packed) {
         j.x = step->scratch;
         cpu_each_row(stream, j.tokens, a->x.shape[1], mm_pack_x, &j);
@@ -257,10 +261,14 @@ static void mm_run(const weft_step *step, weft_stream *stream, const mm_class *c
 }
 
 static int mm_ok(const weft_matmul_args *a) {
-    int leaves = a->leaves;
-    return cpu_flat(&a->x) && cpu_flat(&a->w) && cpu_flat(&a->y) && cpu_flat(&a->bias) &&
-           cpu_flat(&a->res) && (leaves == 1 || leaves == 2 || leaves == 4 || leaves == 8) &&
-           a->x.ndim == 2 && a->x.shape[1] % leaves == 0 && (!a->partial || a->y.dtype == WEFT_F32);
+    int leaves = a->leaves, extra = a->act || weft_has(&a->bias) || weft_has(&a->res);
+    if (leaves != 1 && leaves != 2 && leaves != 4 && leaves != 8)
+        return 0;
+    if (a->partial && (extra || a->y.dtype != WEFT_F32))
+        return 0;
+    return a->x.ndim == 2 && a->w.ndim == 2 && a->x.shape[1] % leaves == 0 &&
+           a->w.shape[1] == a->x.shape[1] && cpu_flat(&a->x) && cpu_flat(&a->w) &&
+           cpu_flat(&a->y) && cpu_flat(&a->bias) && cpu_flat(&a->res);
 }
 
 static size_t mm_scratch(const weft_matmul_args *a, const mm_class *class) {

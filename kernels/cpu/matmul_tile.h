@@ -13,7 +13,7 @@ V16 void mm_fold(int nt, int nn, v16 (*acc)[TILE_N], float *sum) {
         v16_sum8(lanes + i, flat + i);
     WEFT_UNROLL
     for (int t = 0; t < nt; t++)
-        memcpy(sum + t * MM_ROWS, flat + t * nn, (size_t)nn * sizeof *sum);
+        memcpy(sum + t * MM_PITCH, flat + t * nn, (size_t)nn * sizeof *sum);
 }
 
 V16 void mm_tile(int nt, int nn, int dtype, int packed, const mm_stretch *s, const char *first_x,
@@ -27,11 +27,12 @@ V16 void mm_tile(int nt, int nn, int dtype, int packed, const mm_stretch *s, con
     for (int r = 0; r < nn; r++)
         w[r] = s->w + r * s->wstride;
     WEFT_UNROLL
-    for (int t = 0; t < nt; t++)
+    for (int t = 0; t < nt; t++) {
         WEFT_UNROLL
         for (int r = 0; r < nn; r++)
             acc[t][r] = s->first ? v16_zero() : out[t * nn + r];
-    int64_t ahead = s->next - s->w;
+    }
+    int64_t ahead = packed ? 0 : s->next - s->w;
     for (int64_t i = 0; i < s->steps; i++) {
         MM_STEP(dtype, i, MM_GRANULE);
         WEFT_UNROLL
@@ -45,10 +46,11 @@ V16 void mm_tile(int nt, int nn, int dtype, int packed, const mm_stretch *s, con
         return;
     }
     WEFT_UNROLL
-    for (int t = 0; t < nt; t++)
+    for (int t = 0; t < nt; t++) {
         WEFT_UNROLL
         for (int r = 0; r < nn; r++)
             out[t * nn + r] = acc[t][r];
+    }
 }
 
 /* The i-th tile's share of the lines to fetch. */
@@ -69,14 +71,14 @@ V16 void mm_tiles(int nt, int nn, int dtype, int packed, const mm_stretch *s, v1
             mm_fetch(s, nn, i);
         x += nt * s->xstride;
         acc += MM_PANELS * MM_ACC;
-        sum = sum ? sum + nt * MM_ROWS : NULL;
+        sum = sum ? sum + nt * MM_PITCH : NULL;
     }
 }
 
 /* Every size of tile for one type of w, and their table. Packed rows are whole granules and near;
  * others may have a tail, and the rows after them are fetched meanwhile. */
-#define MM_TILE(type, packed, name, t, n)                           \
+#define MM_TILE(type, packed, name, t, n) \
     static void mm_##name##_##t##n(const mm_stretch *s, v16 *acc) { \
-        mm_tiles(t, n, type, packed, s, acc);                       \
+        mm_tiles(t, n, type, packed, s, acc); \
     }
 #define MM_ENTRY(type, packed, name, t, n) mm_##name##_##t##n,

@@ -21,17 +21,25 @@ static void rmsnorm_write(const weft_rmsnorm_args *a, const norm_row *in, int64_
     }
 }
 
+static float rmsnorm_squares(const norm_row *in) {
+    v16 sum = v16_zero();
+    CPU_EACH_BLOCK(at, block, in->width) {
+        v16 part = v16_zero();
+        CPU_EACH16(i, n, block) {
+            v16 v = norm_get(in, at + i, (int)n);
+            part = v16_fma(v, v, part);
+        }
+        sum = v16_add(sum, part);
+    }
+    return v16_sum(sum);
+}
+
 static void rmsnorm_rows(const void *ctx, int64_t begin, int64_t end, int worker) {
     const weft_rmsnorm_args *a = ctx;
     (void)worker;
     for (int64_t row = begin; row < end; row++) {
         norm_row in = norm_at(&a->x, &a->res, &a->r, row);
-        v16 sum = v16_zero();
-        CPU_EACH16(i, n, in.width) {
-            v16 v = norm_get(&in, i, (int)n);
-            sum = v16_fma(v, v, sum);
-        }
-        float inv = 1.0f / sqrtf(v16_sum(sum) / (float)in.width + a->eps);
+        float inv = 1.0f / sqrtf(rmsnorm_squares(&in) / (float)in.width + a->eps);
         rmsnorm_write(a, &in, row, inv);
         norm_put(&a->inv, row, inv);
     }

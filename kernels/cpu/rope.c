@@ -47,12 +47,14 @@ static void rope_pairs(rope_memory *m, int64_t n) {
 
 static void rope_head(const weft_rope_args *a, const void *x, void *y, rope_memory *m) {
     int64_t width = a->x.shape[2], turned = 2 * a->table.shape[1];
-    CPU_EACH16(i, n, width)
-    v16_store(m->x + i, v16_get(a->x.dtype, x, i, (int)n));
+    CPU_EACH16(i, n, width) {
+        v16_store(m->x + i, v16_get(a->x.dtype, x, i, (int)n));
+    }
     (a->interleaved ? rope_pairs : rope_halves)(m, turned / 2);
     memcpy(m->y + turned, m->x + turned, (size_t)(width - turned) * sizeof *m->y);
-    CPU_EACH16(i, n, width)
-    v16_put(a->y.dtype, y, i, (int)n, v16_get(WEFT_F32, m->y, i, (int)n));
+    CPU_EACH16(i, n, width) {
+        v16_put(a->y.dtype, y, i, (int)n, v16_get(WEFT_F32, m->y, i, (int)n));
+    }
 }
 
 static void rope_rows(const void *ctx, int64_t begin, int64_t end, int worker) {

@@ -5,12 +5,25 @@
 #include "weft/step.h"
 
 /* X(op, level): weft_cpu_<op>_<level>_{ok,run}. */
-#define CPU_OPS(X, n)                                                                           \
-    X(embed, n) X(rope, n) X(rmsnorm, n) X(layernorm, n) X(matmul, n) X(leaf_sum, n)            \
-    X(kv_append, n) X(attention, n) X(glu, n) X(activation, n) X(add, n) X(softmax, n)          \
-    X(argmax, n) X(token_logprob, n) X(gather, n) X(cast, n)
+#define CPU_OPS(X, n) \
+    X(embed, n) \
+    X(rope, n) \
+    X(rmsnorm, n) \
+    X(layernorm, n) \
+    X(matmul, n) \
+    X(leaf_sum, n) \
+    X(kv_append, n) \
+    X(attention, n) \
+    X(glu, n) \
+    X(activation, n) \
+    X(add, n) \
+    X(softmax, n) \
+    X(argmax, n) \
+    X(token_logprob, n) \
+    X(gather, n) \
+    X(cast, n)
 
-#define CPU_DECLARE(op, n)                              \
+#define CPU_DECLARE(op, n) \
     int weft_cpu_##op##_##n##_ok(const weft_args *args); \
     void weft_cpu_##op##_##n##_run(const weft_step *step, weft_stream *stream);
 

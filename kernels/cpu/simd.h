@@ -13,6 +13,18 @@
 #define WEFT_UNROLL _Pragma("GCC unroll 32")
 #endif
 
+/* The build names the level; who reads one file alone gets that of the compiler's flags. */
+#if defined(WEFT_CPU_LEVEL)
+#elif defined(__AVX512BF16__)
+#define WEFT_CPU_LEVEL 3
+#elif defined(__AVX512DQ__)
+#define WEFT_CPU_LEVEL 2
+#elif defined(__AVX2__)
+#define WEFT_CPU_LEVEL 1
+#else
+#define WEFT_CPU_LEVEL 0
+#endif
+
 #if WEFT_CPU_LEVEL == 0
 #include "simd_portable.h"
 #elif WEFT_CPU_LEVEL == 1

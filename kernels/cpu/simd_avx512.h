@@ -10,16 +10,19 @@ enum {
     TILE_C = 4, /* attention: the same, rows x vectors */
 };
 
-/* Sizes of tile a kernel is built in: X(..., tokens, rows). */
-#define V16_TILES(X, ...)                                                                   \
-    X(__VA_ARGS__, 1, 1) X(__VA_ARGS__, 1, 2) X(__VA_ARGS__, 1, 3)                          \
-    X(__VA_ARGS__, 1, 4) X(__VA_ARGS__, 1, 5) X(__VA_ARGS__, 1, 6)                          \
-    X(__VA_ARGS__, 2, 1) X(__VA_ARGS__, 2, 2) X(__VA_ARGS__, 2, 3)                          \
-    X(__VA_ARGS__, 2, 4) X(__VA_ARGS__, 2, 5) X(__VA_ARGS__, 2, 6)                          \
-    X(__VA_ARGS__, 3, 1) X(__VA_ARGS__, 3, 2) X(__VA_ARGS__, 3, 3)                          \
-    X(__VA_ARGS__, 3, 4) X(__VA_ARGS__, 3, 5) X(__VA_ARGS__, 3, 6)                          \
-    X(__VA_ARGS__, 4, 1) X(__VA_ARGS__, 4, 2) X(__VA_ARGS__, 4, 3)                          \
-    X(__VA_ARGS__, 4, 4) X(__VA_ARGS__, 4, 5) X(__VA_ARGS__, 4, 6)
+/* The sizes of tile a kernel is built in: X(..., tokens, rows). */
+#define V16_ROWS_(X, t, ...) \
+    X(__VA_ARGS__, t, 1) \
+    X(__VA_ARGS__, t, 2) \
+    X(__VA_ARGS__, t, 3) \
+    X(__VA_ARGS__, t, 4) \
+    X(__VA_ARGS__, t, 5) \
+    X(__VA_ARGS__, t, 6)
+#define V16_TILES(X, ...) \
+    V16_ROWS_(X, 1, __VA_ARGS__) \
+    V16_ROWS_(X, 2, __VA_ARGS__) \
+    V16_ROWS_(X, 3, __VA_ARGS__) \
+    V16_ROWS_(X, 4, __VA_ARGS__)
 
 typedef __m512 v16;
 

@@ -10,9 +10,11 @@ enum {
     TILE_C = 2,
 };
 
-/* Sizes of tile a kernel is built in: X(..., tokens, rows). */
-#define V16_TILES(X, ...)                                                                   \
-    X(__VA_ARGS__, 1, 1) X(__VA_ARGS__, 1, 2)
+/* The sizes of tile a kernel is built in: X(..., tokens, rows). */
+#define V16_ROWS_(X, t, ...) \
+    X(__VA_ARGS__, t, 1) \
+    X(__VA_ARGS__, t, 2)
+#define V16_TILES(X, ...) V16_ROWS_(X, 1, __VA_ARGS__)
 
 typedef struct {
     float f[16];

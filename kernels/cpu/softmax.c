@@ -13,16 +13,23 @@ V16 v16 softmax_weight(int dtype, const void *x, int64_t i, int n, float top) {
 
 static void softmax_row(int xtype, const void *x, int ytype, void *y, int64_t width) {
     v16 most = v16_set1(-INFINITY), sum = v16_zero();
-    CPU_EACH16(i, n, width)
-    most = v16_max(v16_pick(0, (int)n, v16_get(xtype, x, i, (int)n), most), most);
+    CPU_EACH16(i, n, width) {
+        most = v16_max(v16_pick(0, (int)n, v16_get(xtype, x, i, (int)n), most), most);
+    }
     float top = v16_hmax(most);
     top = top == -INFINITY ? 0.0f : top;
-    CPU_EACH16(i, n, width)
-    sum = v16_add(sum, softmax_weight(xtype, x, i, (int)n, top));
+    CPU_EACH_BLOCK(at, block, width) {
+        v16 part = v16_zero();
+        CPU_EACH16(i, n, block) {
+            part = v16_add(part, softmax_weight(xtype, x, at + i, (int)n, top));
+        }
+        sum = v16_add(sum, part);
+    }
     float total = v16_sum(sum);
     v16 by = v16_set1(total == 0 ? 1.0f : total);
-    CPU_EACH16(i, n, width)
-    v16_put(ytype, y, i, (int)n, v16_div(softmax_weight(xtype, x, i, (int)n, top), by));
+    CPU_EACH16(i, n, width) {
+        v16_put(ytype, y, i, (int)n, v16_div(softmax_weight(xtype, x, i, (int)n, top), by));
+    }
 }
 
 static void softmax_rows(const void *ctx, int64_t begin, int64_t end, int worker) {

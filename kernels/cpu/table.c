@@ -6,39 +6,39 @@
 
 #define SCRATCH_MATMUL(n) weft_cpu_matmul_##n##_scratch
 #define ROW_(stem, n, label, class, level, scratch_fn) \
-    {.op = WEFT_OP_##stem,                             \
-     .backend = "cpu",                                 \
-     .name = label,                                    \
-     .arith = WEFT_ARITH_##class,                      \
-     .rank = 1 + n,                                    \
-     .cap = level,                                     \
-     .ok = weft_cpu_##stem##_##n##_ok,                 \
-     .scratch = scratch_fn,                            \
+    {.op = WEFT_OP_##stem, \
+     .backend = "cpu", \
+     .name = label, \
+     .arith = WEFT_ARITH_##class, \
+     .rank = 1 + n, \
+     .cap = level, \
+     .ok = weft_cpu_##stem##_##n##_ok, \
+     .scratch = scratch_fn, \
      .run = weft_cpu_##stem##_##n##_run},
 
-#define LEVEL_(n, label, level)                                  \
-    ROW_(embed, n, label, NONE, level, NULL)                     \
-    ROW_(rope, n, label, LANE16, level, NULL)                    \
-    ROW_(rmsnorm, n, label, LANE16, level, NULL)                 \
-    ROW_(layernorm, n, label, LANE16, level, NULL)               \
-    ROW_(matmul, n, label, LANE16, level, SCRATCH_MATMUL(n))     \
-    ROW_(leaf_sum, n, label, LANE16, level, NULL)                \
-    ROW_(kv_append, n, label, NONE, level, NULL)                 \
-    ROW_(attention, n, label, LANE16, level, NULL)               \
-    ROW_(glu, n, label, LANE16, level, NULL)                     \
-    ROW_(activation, n, label, LANE16, level, NULL)              \
-    ROW_(add, n, label, NONE, level, NULL)                       \
-    ROW_(softmax, n, label, LANE16, level, NULL)                 \
-    ROW_(argmax, n, label, NONE, level, NULL)                    \
-    ROW_(token_logprob, n, label, LANE16, level, NULL)           \
-    ROW_(gather, n, label, NONE, level, NULL)                    \
+#define LEVEL_(n, label, level) \
+    ROW_(embed, n, label, NONE, level, NULL) \
+    ROW_(rope, n, label, LANE16, level, NULL) \
+    ROW_(rmsnorm, n, label, LANE16, level, NULL) \
+    ROW_(layernorm, n, label, LANE16, level, NULL) \
+    ROW_(matmul, n, label, LANE16, level, SCRATCH_MATMUL(n)) \
+    ROW_(leaf_sum, n, label, LANE16, level, NULL) \
+    ROW_(kv_append, n, label, NONE, level, NULL) \
+    ROW_(attention, n, label, LANE16, level, NULL) \
+    ROW_(glu, n, label, LANE16, level, NULL) \
+    ROW_(activation, n, label, LANE16, level, NULL) \
+    ROW_(add, n, label, NONE, level, NULL) \
+    ROW_(softmax, n, label, LANE16, level, NULL) \
+    ROW_(argmax, n, label, NONE, level, NULL) \
+    ROW_(token_logprob, n, label, LANE16, level, NULL) \
+    ROW_(gather, n, label, NONE, level, NULL) \
     ROW_(cast, n, label, NONE, level, NULL)
 
 #if defined(__x86_64__)
-#define LEVELS_                                   \
-    LEVEL_(0, "portable", WEFT_CPU_PORTABLE)      \
-    LEVEL_(1, "avx2", WEFT_CPU_AVX2)              \
-    LEVEL_(2, "avx512", WEFT_CPU_AVX512)          \
+#define LEVELS_ \
+    LEVEL_(0, "portable", WEFT_CPU_PORTABLE) \
+    LEVEL_(1, "avx2", WEFT_CPU_AVX2) \
+    LEVEL_(2, "avx512", WEFT_CPU_AVX512) \
     ROW_(matmul, 3, "avx512bf16", BF16DOT, WEFT_CPU_AVX512BF16, SCRATCH_MATMUL(3))
 #else
 #define LEVELS_ LEVEL_(0, "portable", WEFT_CPU_PORTABLE)

@@ -10,8 +10,9 @@ CPU_OK(token_logprob) {
 
 static float logprob_top(int dtype, const void *x, int64_t width) {
     v16 most = v16_set1(-INFINITY);
-    CPU_EACH16(i, n, width)
-    most = v16_max(v16_pick(0, (int)n, v16_get(dtype, x, i, (int)n), most), most);
+    CPU_EACH16(i, n, width) {
+        most = v16_max(v16_pick(0, (int)n, v16_get(dtype, x, i, (int)n), most), most);
+    }
     return v16_hmax(most);
 }
 

@@ -145,18 +145,19 @@ static void sample_chain(sample_row *s) {
 
 /* x becomes the weights; inverse of their running sum, ids ascending. */
 static int32_t sample_draw(const sample_row *s, double *total) {
-    double sum = 0, at = sample_uniform(s, 0);
+    double *x = s->x, sum = 0, mass = 0;
+    int64_t n = s->vocab;
     int32_t last = -1;
-    *total = 0;
-    for (int64_t i = 0; i < s->vocab; i++) {
-        s->x[i] = s->x[i] > -INFINITY ? weft_exp(s->x[i]) : 0.0;
-        *total += s->x[i];
+    for (int64_t i = 0; i < n; i++) {
+        x[i] = x[i] > -INFINITY ? weft_exp(x[i]) : 0.0;
+        mass += x[i];
     }
-    at *= *total;
-    for (int64_t i = 0; i < s->vocab && (last < 0 || sum <= at); i++) {
-        sum += s->x[i];
-        last = s->x[i] > 0 ? (int32_t)i : last;
+    double at = sample_uniform(s, 0) * mass;
+    for (int64_t i = 0; i < n && (last < 0 || sum <= at); i++) {
+        sum += x[i];
+        last = x[i] > 0 ? (int32_t)i : last;
     }
+    *total = mass;
     return last;
 }
 

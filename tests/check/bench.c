@@ -122,7 +122,7 @@ static int contenders(const bench *b, const check_set *s, const char *glob, cont
     for (int t = 0; registry_tables[t]; t++)
         for (const weft_kernel *r = registry_tables[t]; r->name; r++) {
             bool ours = strcmp(r->backend, b->b->name) == 0 ||
-                        (strcmp(r->backend, "ref") == 0 && strcmp(glob, "*"));
+                        (strcmp(r->backend, "ref") == 0 && strcmp(glob, "*") != 0);
             bool rescue = ours && strcmp(r->backend, "cpu") == 0 && r->cap == WEFT_CPU_PORTABLE &&
                           b->b->device->level > WEFT_CPU_PORTABLE; /* emulates fma: takes minutes */
             if (r->op != s->c.op->op || !ours || rescue || fnmatch(glob, r->backend, 0) ||
@@ -138,7 +138,7 @@ static int contenders(const bench *b, const check_set *s, const char *glob, cont
 static void bench_case(bench *b, const check_case *c, const char *glob) {
     contender *t = mem_alloc(MOST_ROWS * sizeof *t);
     check_set s;
-    size_t scratch, bytes, scratch_at, off[CHECK_OPERANDS];
+    size_t scratch, bytes, scratch_at, off[CHECK_OPERANDS] = {0};
     check_set_init(&s, c, 1);
     s.aligned = true;
     c->op->build(&s);

@@ -16,8 +16,9 @@
     X(rope) \
     X(rmsnorm) \
     X(layernorm) \
-    X(matmul) X(leaf_sum) X(kv_append) X(attention) X(glu) X(activation) X(add_) X(softmax) \
-        X(argmax) X(token_logprob) X(gather) X(cast) X(sample)
+    X(matmul) \
+    X(leaf_sum) X(kv_append) X(attention) X(glu) X(activation) X(add_) X(softmax) X(argmax) \
+        X(token_logprob) X(gather) X(cast) X(sample)
 #define DECLARE_(op) extern const check_op check_##op;
 #define LIST_(op) &check_##op,
 CHECK_OPS(DECLARE_)
@@ -79,7 +80,7 @@ static bool backend_wanted(const session *s, const weft_kernel *row, bool sole) 
 static bool only_reference(weft_op op) {
     for (int t = 0; registry_tables[t]; t++)
         for (const weft_kernel *r = registry_tables[t]; r->name; r++)
-            if (r->op == op && strcmp(r->backend, "ref"))
+            if (r->op == op && strcmp(r->backend, "ref") != 0)
                 return false;
     return true;
 }
@@ -118,7 +119,8 @@ static void compare_class(session *s, const check_set *set, class_results *seen,
                           const weft_kernel *row, const check_result *base) {
     for (int i = 0; i < seen->n && !s->k.bad; i++) {
         char what[96];
-        if (!check_same_arith(seen->row[i], row) || strcmp(seen->row[i]->backend, row->backend))
+        if (!check_same_arith(seen->row[i], row) ||
+            strcmp(seen->row[i]->backend, row->backend) != 0)
             continue;
         snprintf(what, sizeof what, "row %s of the same numerics class differs",
                  seen->row[i]->name);
@@ -175,7 +177,7 @@ static void run_case(session *s, const check_case *c, const char *only) {
         report(s, c, ref);
     }
     for (const weft_kernel *r; (r = next_row(s, c->op->op, &table, &at));) {
-        if (only && strcmp(only, r->name))
+        if (only && strcmp(only, r->name) != 0)
             continue;
         if (r->cap > level_of(s, r))
             s->skipped++;
@@ -343,7 +345,7 @@ static int print_help(void) {
 
 int main(int argc, char **argv) {
     static options o;
-    static check_backend backends[3] = {{.name = "ref"}, {.name = "cpu"}};
+    static check_backend backends[4] = {{.name = "ref"}, {.name = "cpu"}, {.name = "emu"}};
     int positional = 0, rc;
     session s = {.o = &o, .words = stdout, .k = {.backends = backends}};
     weft_status st = args_parse(specs, SPECS, argc - 1, argv + 1, &o, NULL, 0, &positional);
@@ -352,7 +354,7 @@ int main(int argc, char **argv) {
     s.words = o.json ? stderr : stdout;
     s.k.threads = (int)o.threads;
     if (st == WEFT_OK)
-        st = check_backends_open(backends, 2, (int)o.threads);
+        st = check_backends_open(backends, 3, (int)o.threads);
     if (st != WEFT_OK) {
         fprintf(stderr, "checkkernels: error: %s\n", err_message());
         return err_exit_code(st);

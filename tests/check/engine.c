@@ -45,7 +45,7 @@ void check_backends_close(check_backend *b) {
 
 static check_backend *backend_of(const check_state *k, const weft_kernel *row) {
     check_backend *b = k->backends;
-    while (b->name && strcmp(b->name, row->backend))
+    while (b->name && strcmp(b->name, row->backend) != 0)
         b++;
     WEFT_ASSERT(b->name);
     return b;
@@ -168,7 +168,7 @@ void check_exec(check_state *k, const weft_kernel *row, const check_set *s, int 
     device *d = b->device;
     size_t scratch = row->scratch ? row->scratch(&s->args) : 0;
     check_layout l = lay_out(s, scratch);
-    char *sent[CHECK_OPERANDS], *guard, fill = dirty ? DIRT : 0x7f;
+    char *sent[CHECK_OPERANDS] = {NULL}, *guard, fill = dirty ? DIRT : 0x7f;
     arena tmp = {0};
     memset(out, 0, sizeof *out);
     for (int i = 0; i < s->n; i++)
@@ -187,11 +187,17 @@ void check_exec(check_state *k, const weft_kernel *row, const check_set *s, int 
     if (d->host_memory && stream->worker_memory && threads == 1)
         memset(stream->worker_memory, fill, WEFT_WORKER_BYTES);
     run_row(k, b, row, s, &l, stream, &tmp);
-    d->sync(d, stream);
+    if (d->sync(d, stream) != WEFT_OK) { /* the stream is dead: the next execution needs another */
+        check_fail(k, "%s", err_message());
+        d->stream_close(d, stream);
+        b->stream[threads] = NULL;
+        WEFT_ASSERT(d->stream_open(d, threads, &b->stream[threads]) == WEFT_OK);
+        stream = b->stream[threads];
+    }
     for (int i = 0; i < s->n; i++) {
         char *got = out->image[i] ? out->image[i] : arena_alloc(&tmp, s->operand[i].bytes);
         d->copy(d, stream, got, b->block + l.operand[i], s->operand[i].bytes, DEVICE_FROM);
-        check_untouched(k, s, &s->operand[i], sent[i], got, &tmp);
+        check_untouched(k, s, &s->operand[i], sent[i] ? sent[i] : s->operand[i].image, got, &tmp);
     }
     d->copy(d, stream, guard, b->block + l.scratch - CHECK_GUARD, l.total - l.scratch + CHECK_GUARD,
             DEVICE_FROM);
@@ -233,6 +239,7 @@ void check_same_bits(check_state *k, const char *what, const check_operand *a, c
     char text[96];
     if (!weft_tensor_count(a->at))
         return;
+    WEFT_ASSERT(image_a && image_b);
     do {
         if ((a->spec.row && rows >= 0 && i[a->spec.row - 1] >= rows) || !map(ctx, i, j))
             continue;

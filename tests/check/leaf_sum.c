@@ -41,7 +41,7 @@ static void invariants(check_state *k, const check_set *s) {
     if (weft_has(&a->bias) || weft_has(&a->res))
         return;
     do {
-        float leaf[8];
+        float leaf[8] = {0};
         int64_t rows = s->rows < 0 ? y->spec.dim[0] : s->rows;
         for (int64_t l = 0; l < a->x.shape[0]; l++)
             leaf[l] = (float)check_load(x, x->image, (int64_t[4]){l, i[0], i[1]});

@@ -38,6 +38,18 @@ static weft_sample_params params(const check_set *s, int64_t r, int64_t rows) {
     }
     if (mode == 4)
         p.typical_p = 0.8f, p.temperature = 1.2f;
+    if (mode == 6) {
+        static const uint8_t order[] = {WEFT_STAGE_TOP_K, WEFT_STAGE_XTC, WEFT_STAGE_DRY,
+                                        WEFT_STAGE_TOP_N_SIGMA, WEFT_STAGE_TEMPERATURE};
+        memcpy(p.order, order, sizeof order);
+        p.top_k = 30, p.xtc_probability = 0.8f, p.xtc_threshold = 0.05f, p.top_n_sigma = 1.5f;
+        p.dry_multiplier = 0.8f, p.dry_base = 1.75f, p.dry_allowed_length = 1, p.dry_last_n = -1;
+        p.dynatemp_range = 0.4f, p.dynatemp_exponent = 1;
+    }
+    if (mode == 7) {
+        p.mirostat = 1 + (int32_t)(h >> 50 & 1), p.mirostat_tau = 3, p.mirostat_eta = 0.1f;
+        p.min_tokens = 4, p.n_held = p.n_bias < B ? 1 : 0;
+    }
     return p;
 }
 
@@ -53,6 +65,7 @@ static void build(check_set *s) {
     int64_t slots = R + 1, top = check_get(c, "top");
     weft_sample_params *p = arena_alloc(&s->mem, (size_t)R * sizeof *p);
     int32_t *history = arena_alloc(&s->mem, (size_t)(slots * C) * 4);
+    int32_t *breaker = arena_alloc(&s->mem, (size_t)(slots * ((V + 31) / 32)) * 4);
     int32_t *last = arena_alloc(&s->mem, (size_t)slots * 4),
             *bias = arena_alloc(&s->mem, (size_t)(slots * B + 1) * 4);
     for (int64_t r = 0; r < R; r++)
@@ -72,6 +85,9 @@ static void build(check_set *s) {
         check_add(s, &a->bias_id, (check_spec){WEFT_I32, 2, {slots, B}, .ints = bias});
         check_add(s, &a->bias, (check_spec){WEFT_F32, 2, {slots, B}, .size = 3});
     }
+    for (int64_t i = 0; i < slots * ((V + 31) / 32); i++)
+        breaker[i] = (int32_t)(check_hash(s->seed, 12000 + (uint64_t)i) & 0x01010101);
+    check_add(s, &a->breaker, (check_spec){WEFT_I32, 2, {slots, (V + 31) / 32}, .ints = breaker});
     check_add(s, &a->id, (check_spec){WEFT_I32, 1, {R}, .row = 1});
     check_add(s, &a->logprob, (check_spec){WEFT_F32, 1, {R}, .row = 1});
     if (top) {
@@ -82,6 +98,7 @@ static void build(check_set *s) {
         check_add(s, &a->probs, (check_spec){WEFT_F32, 2, {R, V}, .row = 1});
     check_add(s, &a->history, (check_spec){WEFT_I32, 2, {slots, C}, .ints = history});
     check_add(s, &a->last, (check_spec){WEFT_I32, 1, {slots}, .ints = last});
+    check_add(s, &a->mu, (check_spec){WEFT_F32, 2, {slots, C + 1}, .size = 6});
 }
 
 static double magnitude(const check_set *s, const weft_tensor *out, int64_t row) {
@@ -99,6 +116,8 @@ static const char *const variants[] = {"mode=0,top=5",
                                        "mode=5,B=4,probs=1,top=7",
                                        "mode=5,mask=1,top=2,probs=1",
                                        "mode=0,B=3",
+                                       "mode=6,probs=1",
+                                       "mode=7,B=4,probs=1",
                                        NULL};
 static const char *const few[] = {"R=9,V=50,C=12", NULL};
 static const char *const bucket[] = {"rows=1,mode=5", "rows=8,mode=5,probs=1,top=3", NULL};

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import subprocess
+import tempfile
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -153,6 +154,64 @@ class Kinds(unittest.TestCase):
                 self.assertGreater(len(ids), 100)
                 self.assertEqual(tokenize(tokenizer_path(path), ["--decode"], [ids])[0], text)
                 self.assertLess(after.ru_utime - before.ru_utime, 20, f"{path} {unit!r}")
+
+
+class Folders(unittest.TestCase):
+    """What stands beside a tokenizer's own file, on folders written here."""
+
+    model = {"type": "BPE", "vocab": {"<s>": 0, "</s>": 1, "a": 2, "b": 3, "ab": 4},
+             "merges": ["a b"]}
+    added = [{"id": i, "content": c, "special": True} for i, c in enumerate(("<s>", "</s>"))]
+    template = {"type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+                           {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}}
+
+    def setUp(self):
+        self.temp = tempfile.TemporaryDirectory()
+        self.addCleanup(self.temp.cleanup)
+
+    def write(self, name, value):
+        with open(os.path.join(self.temp.name, name), "w", encoding="utf-8") as f:
+            f.write(value if isinstance(value, str) else json.dumps(value))
+
+    def ids(self, text, *flags):
+        return tokenize(self.temp.name, list(flags), [text])[0]
+
+    def test_switches_of_the_configuration(self):
+        self.write("tokenizer.json", {"added_tokens": self.added, "model": self.model,
+                                      "post_processor": self.template})
+        self.assertEqual(self.ids("ab", "--special"), [0, 4])
+        config = {"bos_token": "<s>", "eos_token": {"content": "</s>"},
+                  "add_bos_token": False, "add_eos_token": True}
+        self.write("tokenizer_config.json", config | {"tokenizer_class": "LlamaTokenizerFast"})
+        self.assertEqual(self.ids("ab", "--special"), [4, 1])
+        self.write("tokenizer_config.json", config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+        self.assertEqual(self.ids("ab", "--special"), [0, 4])  # the template stands
+
+    def test_vocabulary_and_merges(self):
+        vocab = {"a": 0, "1": 1, "11": 2, "\u0120a": 3, "\u0120": 4}
+        self.write("vocab.json", vocab)
+        self.write("merges.txt", "#version: 0.2\n1 1\n\u0120 a\n")
+        self.assertEqual(self.ids("a a11<|endoftext|>"), [0, 3, 2, 5])
+        del vocab["11"]
+        vocab["2"] = 2  # no two digits side by side: a split that keeps them apart, and NFC
+        self.write("vocab.json", vocab | {"\u00c3\u00a9": 5, "\u00c3": 6, "\u00a9": 7})
+        self.write("merges.txt", "\u0120 a\n\u00c3 \u00a9\n")
+        self.assertEqual(self.ids("a a12e\u0301"), [0, 3, 1, 2, 5])
+        self.write("config.json", {"model_type": "gpt2"})
+        self.assertEqual(self.ids("\u00e9a"), [5, 0])
+
+    def test_broken_neighbours(self):
+        self.write("tokenizer.json", {"added_tokens": self.added, "model": self.model})
+        for name, text in (("tokenizer_config.json", "{"), ("tokenizer_config.json", "[]"),
+                           ("tokenizer_config.json", '{"added_tokens_decoder":{"x":{}}}')):
+            self.write(name, text)
+            r = subprocess.run([WEFT, "tokenize", self.temp.name, "a"], capture_output=True,
+                               text=True)
+            self.assertEqual(r.returncode, 3, r.stderr)
+            self.assertIn(name, r.stderr)
+            self.assertEqual(r.stderr.count("\n"), 1)
 
 
 if __name__ == "__main__":

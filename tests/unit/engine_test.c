@@ -62,6 +62,22 @@ static void write_stories(story *s, int n, const weft_engine_info *info, uint64_
                                             .repetition_penalty = 1.1f,
                                             .seed = 5,
                                             .stream = (uint64_t)i};
+        if (i % 6 == 5)
+            s[i].sampling = (weft_sampling){.temperature = 1.2f,
+                                            .mirostat = 1 + i / 6 % 2,
+                                            .mirostat_tau = 4,
+                                            .dry_multiplier = 2,
+                                            .dry_allowed_length = 1,
+                                            .min_tokens = 5,
+                                            .stream = (uint64_t)i};
+        if (i % 6 == 2)
+            s[i].sampling = (weft_sampling){.temperature = 1.1f,
+                                            .dynatemp_range = 0.5f,
+                                            .top_n_sigma = 2,
+                                            .xtc_probability = 0.6f,
+                                            .xtc_threshold = 0.01f,
+                                            .samplers = "xtc;temperature;top_n_sigma",
+                                            .stream = (uint64_t)i};
     }
 }
 
@@ -268,6 +284,44 @@ CASE(truncate_leaves_no_trace) {
     weft_engine_close(e);
 }
 
+/* What mirostat has learned is of a position: going back takes it back, and tokens that were not
+ * sampled teach it nothing. */
+CASE(mirostat_goes_back_with_its_sequence) {
+    char path[512];
+    if (!file_is_dir(fixture("llama-gqa", path))) {
+        print_message("skipped: mirostat_goes_back_with_its_sequence: no fixtures at %s\n", path);
+        skip();
+    }
+    enum { FIRST = 7, MORE = 12, BACK = 4 };
+    weft_sampling by = {
+        .temperature = 1.5f, .mirostat = 2, .mirostat_tau = 3, .mirostat_eta = 0.9f};
+    int32_t prompt[] = {3, 1, 4, 1, 5}, want[FIRST + MORE];
+    weft_engine *e = open_model(path, (weft_engine_options){.max_seqs = 2});
+    for (int round = 0; round < 3; round++) {
+        weft_seq *s;
+        weft_sampled out;
+        int done = 0;
+        assert_int_equal(weft_seq_open(e, &by, &s), WEFT_OK);
+        assert_int_equal(weft_seq_append(s, prompt, 5), WEFT_OK);
+        while (done < FIRST + MORE) {
+            assert_int_equal(weft_engine_step(e, &s, 1, &out), WEFT_OK);
+            if (round > 0)
+                assert_int_equal(out.id, want[done]);
+            want[done++] = out.id;
+            if (round == 1 && done == FIRST) { /* elsewhere and back */
+                assert_int_equal(weft_seq_append(s, prompt, 3), WEFT_OK);
+                for (int i = 0; i < 5; i++)
+                    assert_int_equal(weft_engine_step(e, &s, 1, &out), WEFT_OK);
+                assert_int_equal(weft_seq_truncate(s, 5 + FIRST - BACK), WEFT_OK);
+                done -= BACK;
+                round = 2; /* once */
+            }
+        }
+        weft_seq_close(s);
+    }
+    weft_engine_close(e);
+}
+
 static uint64_t planned(const weft_engine *e) {
     uint64_t n = 0;
     for (int i = 0; i < e->shape.tp; i++)
@@ -360,6 +414,7 @@ int main(void) {
         cmocka_unit_test(one_arithmetic),
         cmocka_unit_test(decode_equals_prefill_equals_score),
         cmocka_unit_test(truncate_leaves_no_trace),
+        cmocka_unit_test(mirostat_goes_back_with_its_sequence),
         cmocka_unit_test(planned_is_taken_and_given_back),
         cmocka_unit_test(steps_allocate_nothing),
         cmocka_unit_test(limits_are_refused_without_a_trace),

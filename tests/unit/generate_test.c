@@ -119,6 +119,7 @@ struct weft_seq {
     size_t n;
 };
 static struct weft_seq the_seq;
+static weft_sampling the_sampling; /* what it was opened with */
 
 void weft_engine_describe(const weft_engine *e, weft_engine_info *out) {
     *out = (weft_engine_info){.vocab = VOCAB, .ctx_size = CTX, .bos_id = e->bos, .n_eos = 1};
@@ -132,7 +133,7 @@ weft_sampling weft_sampling_default(const weft_engine *e) {
     return (weft_sampling){.temperature = 1};
 }
 weft_status weft_seq_open(weft_engine *e, const weft_sampling *sampling, weft_seq **out) {
-    (void)sampling;
+    the_sampling = sampling ? *sampling : (weft_sampling){0};
     assert_false(e->seq_open);
     e->seq_open = true;
     the_seq = (weft_seq){.e = e};
@@ -140,7 +141,7 @@ weft_status weft_seq_open(weft_engine *e, const weft_sampling *sampling, weft_se
     return WEFT_OK;
 }
 weft_status weft_seq_sampling(weft_seq *s, const weft_sampling *sampling) {
-    (void)sampling;
+    the_sampling = sampling ? *sampling : (weft_sampling){0};
     assert_true(s->e->seq_open);
     return WEFT_OK;
 }
@@ -283,6 +284,50 @@ static void test_partial_stop_is_given_at_the_end(void **state) {
     assert_int_equal(j.last_calls, 1);
     assert_int_equal(j.r.finish, WEFT_FINISH_EOS);
     assert_int_equal(j.r.n_generated, 4); /* the end token is not reported */
+}
+
+static void test_stop_expressions(void **state) {
+    (void)state;
+    static const int32_t script[] = {2, 5, 5, 2, 6, END};
+    static const char *const one[] = {"(?:ab){2}c"}, *end[] = {"a$"}, *bad[] = {"("};
+    job j = new_job();
+    weft_request req = {.stop_regex = one, .n_stop_regex = 1};
+    assert_int_equal(run(&j, script, 6, req), WEFT_OK); /* c ab ab c: it begins in a token */
+    assert_text(&j, "c");
+    assert_int_equal(j.r.finish, WEFT_FINISH_STOP);
+    j = new_job();
+    req.stop_regex = end;
+    assert_int_equal(run(&j, script, 6, req), WEFT_OK); /* "$" is decided at the end only */
+    assert_text(&j, "cababcc");
+    assert_int_equal(j.r.finish, WEFT_FINISH_STOP);
+    req.stop_regex = bad;
+    assert_int_equal(run(&j, script, 6, req), WEFT_USAGE);
+    j.e.tok = NULL;
+    req.stop_regex = one;
+    assert_int_equal(run(&j, script, 6, req), WEFT_USAGE);
+}
+
+/* No text ends before min_tokens; stop tokens go to the sampler, which masks them so long. */
+static void test_min_tokens(void **state) {
+    (void)state;
+    static const int32_t script[] = {5, 5, 5, 5, END}, stop_id[] = {7};
+    static const char *const stops[] = {"ab"}, *regex[] = {"b"};
+    weft_sampling by = {.min_tokens = 2};
+    job j = new_job();
+    weft_request req = {.stop = stops, .n_stop = 1, .sampling = &by};
+    assert_int_equal(run(&j, script, 5, req), WEFT_OK);
+    assert_text(&j, "abab");
+    assert_int_equal(j.n_ids, 3);
+    req = (weft_request){.stop_regex = regex,
+                         .n_stop_regex = 1,
+                         .sampling = &by,
+                         .stop_id = stop_id,
+                         .n_stop_id = 1};
+    j = new_job();
+    assert_int_equal(run(&j, script, 5, req), WEFT_OK);
+    assert_text(&j, "ababa");
+    assert_int_equal(the_sampling.n_stop_id, 1);
+    assert_int_equal(the_sampling.stop_id[0], 7);
 }
 
 static void test_half_characters(void **state) {
@@ -466,6 +511,8 @@ int main(void) {
         cmocka_unit_test(test_stop_limits),
         cmocka_unit_test(test_stop_strings_across_tokens),
         cmocka_unit_test(test_partial_stop_is_given_at_the_end),
+        cmocka_unit_test(test_stop_expressions),
+        cmocka_unit_test(test_min_tokens),
         cmocka_unit_test(test_half_characters),
         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_context_is_the_limit),

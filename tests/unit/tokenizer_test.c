@@ -591,8 +591,8 @@ static double cpu_seconds(const tokenizer *t, const char *unit, size_t bytes) {
     char *text = malloc(bytes + k);
     tok_ids ids = {0};
     struct timespec a, b;
-    for (size_t i = 0; i < bytes; i += k)
-        memcpy(text + i, unit, k);
+    for (size_t i = 0; i < bytes + k; i++)
+        text[i] = unit[i % k];
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
     assert_int_equal(tokenizer_encode(t, text, bytes / k * k, 0, &ids), WEFT_OK);
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What a GPU backend and its host side share: the streams that rows of "cuda" and "emu" are given,
+ * and what the emulator counts. Both begin with a weft_stream, so a row's `run` casts. */
+#pragma once
+#include "weft/kernel.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One launch, or the sum over several. A request is one memory instruction of one warp. Requests,
+ * sectors and passes are counted only while the stream's `profile` is set. */
+typedef struct {
+    uint64_t launches, blocks, threads;
+    uint64_t read_bytes, written_bytes;       /* global memory, as the kernel asked for it */
+    uint64_t requests, sectors;               /* global: 32-byte sectors those requests touch */
+    uint64_t shared_requests, shared_passes;  /* passes beyond the least are bank conflicts */
+    uint64_t shared_least;                    /* passes the bytes alone would need */
+    uint64_t async_bytes;                     /* by cp.async */
+    uint64_t mma;                             /* matrix instructions of a warp */
+    uint64_t barriers;                        /* of a block */
+    uint64_t switches;                        /* of the emulator's fibers */
+} weft_gpu_counters;
+
+enum { WEFT_EMU_ERROR_BYTES = 512 };
+
+/* seed: order of a block's threads. 0 ascending, 1 descending, else drawn at every chance. After
+ * a fault the stream is dead, as a CUDA context would be: `error` says what was found and where. */
+typedef struct {
+    weft_stream head;
+    weft_stream *pool; /* the threads that run blocks */
+    uint64_t seed;
+    int profile, failed;
+    weft_gpu_counters last, total; /* of the last launch; since the stream was opened */
+    char error[WEFT_EMU_ERROR_BYTES];
+} weft_emu_stream;
+
+/* error: the first failed launch's code, 0 if none. */
+typedef struct {
+    weft_stream head;
+    void *stream; /* cudaStream_t */
+    int error;
+} weft_cuda_stream;
+
+/* Files of kernels/cuda. Each exports its rows once per build: weft_cuda_<file> for the GPU,
+ * weft_emu_<file> for the emulator, ended by a row whose name is NULL. */
+#define WEFT_CU_FILES(X)                                                                        \
+    X(add) X(argmax) X(cast) X(embed) X(gather) X(glu) X(kv_append) X(leaf_sum) X(matmul_mma)   \
+    X(matmul_simt) X(rmsnorm) X(rope) X(softmax)
+#define WEFT_CU_DECLARE_(file) extern const weft_kernel weft_cuda_##file[], weft_emu_##file[];
+WEFT_CU_FILES(WEFT_CU_DECLARE_)
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * matmul in fp32 and for mixed types, on FFMA alone: a leaf of an output is one chain of fmaf over
+ * ascending k. A block has 32 x 32 outputs, a thread four of them; 32 of k at a time go through
+ * shared memory as fp32. Bound by shared memory. Measured: nowhere yet. */
+#include "kernels/lib/epilogue.cuh"
+#include "kernels/lib/tile.h"
+
+namespace WEFT_CU_NS {
+
+struct simt_smem {
+    float w[SIMT_TILE][SIMT_K + 1], x[SIMT_TILE][SIMT_K + 1]; /* + 1: rows in other banks */
+};
+
+/* k0 .. k0 + nk of 32 rows from row0 on; rows that do not exist are zero. */
+__device__ static void simt_fill(float (&to)[SIMT_TILE][SIMT_K + 1], const weft_tensor &from,
+                                 int64_t row0, int64_t rows, int64_t k0, int nk) {
+    for (int i = threadIdx.x; i < SIMT_TILE * SIMT_K; i += SIMT_THREADS) {
+        int r = i / SIMT_K, k = i % SIMT_K;
+        if (k >= nk)
+            continue;
+        float v = 0;
+        if (row0 + r < rows)
+            v = load1(from, (row0 + r) * from.stride[0] + (k0 + k) * from.stride[1]);
+        st_shared(&to[r][k], v);
+    }
+}
+
+/* Outputs of a thread: columns n, n + 16 by tokens t, t + 16. */
+__device__ __forceinline__ void simt_chain(const simt_smem &s, int n, int t, int nk,
+                                           float (&acc)[4]) {
+    for (int k = 0; k < nk; k++) {
+        float w0 = ld_shared(&s.w[n][k]), w1 = ld_shared(&s.w[n + 16][k]);
+        float x0 = ld_shared(&s.x[t][k]), x1 = ld_shared(&s.x[t + 16][k]);
+        acc[0] = fmaf(x0, w0, acc[0]);
+        acc[1] = fmaf(x0, w1, acc[1]);
+        acc[2] = fmaf(x1, w0, acc[2]);
+        acc[3] = fmaf(x1, w1, acc[3]);
+    }
+}
+
+__device__ static void simt_store(const weft_matmul_args &a, int64_t t, int64_t n, int leaf,
+                                  float v) {
+    epilogue e = {&a.y, &a.bias, &a.res, a.act};
+    if (a.partial)
+        store1(a.y, leaf * a.y.stride[0] + t * a.y.stride[1] + n * a.y.stride[2], v);
+    else if (leaf == a.leaves - 1)
+        e.store1(t, n, v);
+}
+
+__global__ void __launch_bounds__(SIMT_THREADS)
+    matmul_simt_k(const __grid_constant__ weft_matmul_args a) {
+    WEFT_SMEM(simt_smem, s);
+    int64_t n0 = blockIdx.x * (int64_t)SIMT_TILE, t0 = blockIdx.y * (int64_t)SIMT_TILE;
+    int64_t rows = lead_rows(a.rows, a.x.shape[0]), cols = a.w.shape[0];
+    int64_t width = a.x.shape[1] / a.leaves;
+    int n = threadIdx.x % 16, t = threadIdx.x / 16;
+    tree_sum sum[4];
+    if (t0 >= rows)
+        return;
+    for (int leaf = 0; leaf < a.leaves; leaf++) {
+        float acc[4] = {0, 0, 0, 0};
+        for (int64_t k = 0; k < width; k += SIMT_K) {
+            int nk = width - k < SIMT_K ? (int)(width - k) : (int)SIMT_K;
+            simt_fill(s.w, a.w, n0, cols, leaf * width + k, nk);
+            simt_fill(s.x, a.x, t0, rows, leaf * width + k, nk);
+            __syncthreads();
+            simt_chain(s, n, t, nk, acc);
+            __syncthreads();
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int64_t at = t0 + t + i / 2 * 16, an = n0 + n + i % 2 * 16;
+            float v = a.partial ? acc[i] : sum[i].add(leaf, acc[i]);
+            if (at < rows && an < cols)
+                simt_store(a, at, an, leaf, v);
+        }
+    }
+}
+
+static int matmul_ok(const weft_args *args) {
+    const weft_matmul_args &a = args->matmul;
+    bool tree = a.leaves == 1 || a.leaves == 2 || a.leaves == 4 || a.leaves == 8;
+    bool plain = a.y.dtype == WEFT_F32 && !weft_has(&a.bias) && !weft_has(&a.res) && !a.act;
+    return tree && a.x.shape[1] % a.leaves == 0 && a.w.shape[1] == a.x.shape[1] && is_float(a.x) &&
+           is_float(a.w) && is_float(a.y) && (!weft_has(&a.bias) || is_float(a.bias)) &&
+           (!weft_has(&a.res) || is_float(a.res)) && (!a.partial || plain);
+}
+
+static void matmul_run(const weft_step *step, weft_stream *stream) {
+    const weft_matmul_args *a = &step->args.matmul;
+    dim3 grid((unsigned)((a->w.shape[0] + SIMT_TILE - 1) / SIMT_TILE),
+              (unsigned)((a->x.shape[0] + SIMT_TILE - 1) / SIMT_TILE));
+    if (a->x.shape[0] && a->w.shape[0])
+        WEFT_LAUNCH(step, stream, matmul_simt_k, grid, SIMT_THREADS, sizeof(simt_smem), *a);
+}
+
+WEFT_ROWS(matmul_simt) = {WEFT_ROW(matmul, "simt", SIMT, 1, NULL), WEFT_ROWS_END};
+
+} // namespace WEFT_CU_NS

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The frame of a .cu file under the emulator: the twin of kernels/lib/launch.cuh. */
+#pragma once
+#include "kernels/emu/emu.h"
+#include "weft/math.h"
+
+#define WEFT_CU_BACKEND "emu"
+
+/* The last parameter of functions of kernels/lib, and how they hand it on. */
+#define WEFT_AT , EMU_AT
+#define WEFT_PASS , at
+#define WEFT_PASS_ALONE at
+
+#define WEFT_SMEM(type, name)                                       \
+    type &name = *(type *)::emu::shared_bytes(                      \
+        sizeof(type), alignof(type), ::emu::site{__FILE__, __LINE__})
+
+namespace WEFT_CU_NS {
+
+inline void grid_sync(EMU_AT) {
+    ::emu::barrier(::emu::BARRIER_GRID, 0, at);
+}
+
+} // namespace WEFT_CU_NS
+
+#define WEFT_LAUNCH(step, to, kernel, grid, block, shared, ...)                            \
+    ::emu::launch(::emu::launch_spec{step, to, #kernel, grid, block, dim3(), shared,       \
+                                     false, NULL, NULL},                                   \
+                  [&] { (kernel)(__VA_ARGS__); })
+#define WEFT_LAUNCH_COOPERATIVE(step, to, kernel, grid, block, shared, ...)                \
+    ::emu::launch(::emu::launch_spec{step, to, #kernel, grid, block, dim3(), shared,       \
+                                     true, NULL, NULL},                                    \
+                  [&] { (kernel)(__VA_ARGS__); })
+
+#include "kernels/lib/row.h"

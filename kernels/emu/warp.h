@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The matrix instructions of a warp; kernels/emu/ptx.cuh gives them their PTX names. */
+#pragma once
+#include "kernels/emu/emu.h"
+
+namespace emu {
+
+enum mma_kind { MMA_BF16, MMA_F16, MMA_TF32, MMA_S8 };
+
+/* d and c are four fp32, or s32 for MMA_S8. */
+void mma(mma_kind kind, void *d, const uint32_t *a, const uint32_t *b, const void *c, site at);
+void ldmatrix(uint32_t *r, const void *row, int matrices, bool trans, site at);
+void stmatrix(void *row, const uint32_t *r, int matrices, bool trans, site at);
+
+} // namespace emu

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * One row of the sampling chain and its stages. A stage looks at its own parameters, and does
+ * nothing where they are neutral. */
+#pragma once
+#include "kernels/ref/ref.h"
+
+/* What x holds. A logit is x + base, always. */
+typedef enum {
+    SAMPLE_RAW,     /* base is 0, and there may be NaN */
+    SAMPLE_LOOSE,   /* no NaN; the best may be anywhere below 0 */
+    SAMPLE_CENTRED, /* the best is 0; -infinity is out */
+} sample_state;
+
+typedef struct {
+    const weft_sample_args *a;
+    weft_sample_params p;
+    int64_t row, vocab;
+    const int32_t *history; /* NULL: none */
+    int32_t history_len;
+    double *x; /* [V] */
+    double base;
+    int32_t *index; /* [V]: token counts, then a heap */
+    int32_t *match; /* [C]: DRY's lengths */
+    sample_state state;
+    bool greedy; /* the temperature is 0: the best of what is left, and no draw */
+} sample_row;
+
+static inline int32_t *sample_ints(const weft_tensor *t, int64_t i) {
+    return (int32_t *)t->data + i * t->stride[0];
+}
+
+/* sample.c */
+int32_t sample_best(const sample_row *s); /* -1 if there is none; NaN becomes -infinity */
+bool sample_centre(sample_row *s);        /* false if no token is left */
+double sample_mass(const sample_row *s);  /* sum of e^x */
+double sample_uniform(const sample_row *s, int lane); /* this position's random numbers, 0..3 */
+
+/* sample_history.c: stages that read the history; they work on logits. */
+void sample_bias(sample_row *s);
+void sample_penalties(sample_row *s);
+void sample_dry(sample_row *s);
+
+/* sample_filter.c: stages that cut, on distances from the best. */
+void sample_top_n_sigma(sample_row *s);
+void sample_top_k(sample_row *s);
+void sample_top_p(sample_row *s);
+void sample_min_p(sample_row *s);
+void sample_typical(sample_row *s);
+void sample_xtc(sample_row *s);
+
+/* sample_mirostat.c */
+typedef struct {
+    double mu, mass; /* of all tokens, before the cut */
+} sample_miro;
+sample_miro sample_mirostat_cut(sample_row *s);
+void sample_mirostat_learn(const sample_row *s, const sample_miro *m, double weight);
+/* The k best stay, equal ones by lower id. */
+void sample_keep(sample_row *s, int64_t k);
+/* The n best tokens, best first, ties to the lower id; returns how many there are. */
+int64_t sample_first(sample_row *s, int64_t n, int32_t *id);
