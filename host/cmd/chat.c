@@ -94,9 +94,8 @@ static void announce_dropped(chat_state *c) {
     if (c->announced || c->turn.dropped == 0)
         return;
     c->announced = true;
-    snprintf(text, sizeof text,
-             "the oldest %zu turn%s left out: the context has %d tokens%s", c->turn.dropped,
-             c->turn.dropped == 1 ? " is" : "s are", (int)c->session.info.ctx_size,
+    snprintf(text, sizeof text, "the oldest %zu turn%s left out: the context has %d tokens%s",
+             c->turn.dropped, c->turn.dropped == 1 ? " is" : "s are", (int)c->session.info.ctx_size,
              session_system_text(&c->session) ? "; the system message stays" : "");
     announce(c, text);
 }
@@ -309,7 +308,8 @@ const cmd_row cmd_chat = {
     .usage = "MODEL [--system TEXT] [--chat-template FILE|NAME] [options]",
     .summary = "talk to a model",
     .notes =
-        "A line is a message. A line that ends in \\ goes on, and a line of \"\"\" opens and closes "
+        "A line is a message. A line that ends in \\ goes on, and a line of \"\"\" opens and "
+        "closes "
         "a block. /help lists the commands: /system /regen /undo /clear /save /load /set /stats "
         "/quit. Ctrl-C stops an answer, Ctrl-D quits. Only answers go to standard output; through "
         "a pipe there are no prompts, and the first failure ends the conversation.\n\n"

@@ -31,9 +31,9 @@ static const struct {
 };
 
 static const size_t field_size[] = {
-    [ARG_FLAG] = sizeof(bool),         [ARG_INT] = sizeof(int64_t),
-    [ARG_FLOAT] = sizeof(double),      [ARG_STRING] = sizeof(const char *),
-    [ARG_LIST] = sizeof(arg_list),     [ARG_CHOICE] = sizeof(const char *),
+    [ARG_FLAG] = sizeof(bool),     [ARG_INT] = sizeof(int64_t),
+    [ARG_FLOAT] = sizeof(double),  [ARG_STRING] = sizeof(const char *),
+    [ARG_LIST] = sizeof(arg_list), [ARG_CHOICE] = sizeof(const char *),
 };
 
 static const void *field(const cmd_sampling_args *a, const arg_spec *row) {
@@ -214,7 +214,7 @@ static bool add_effective(const chat_settings *s, const arg_spec *row, buf *out)
 }
 
 static void show(const chat_settings *s, const arg_spec *row, buf *out) {
-    static const char *const off[] = {[ARG_FLAG] = "off", [ARG_INT] = "-", [ARG_FLOAT] = "-",
+    static const char *const off[] = {[ARG_FLAG] = "off", [ARG_INT] = "-",  [ARG_FLOAT] = "-",
                                       [ARG_STRING] = "-", [ARG_LIST] = "-", [ARG_CHOICE] = "-"};
     buf_printf(out, "  %-22s ", row->name);
     if (!is_default(&s->args, row))

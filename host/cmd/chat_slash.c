@@ -137,8 +137,7 @@ static weft_status quit(chat_state *c, const char *rest) {
 
 static const slash commands[] = {
     {"help", "", "this list", help},
-    {"system", "[TEXT]", "set the system message (none: remove it), or show it",
-     system_message},
+    {"system", "[TEXT]", "set the system message (none: remove it), or show it", system_message},
     {"regen", "", "answer the last message again, differently", regen},
     {"undo", "", "take back the last message and its answer", undo},
     {"clear", "", "start over; the system message stays", clear},

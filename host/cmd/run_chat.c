@@ -21,10 +21,10 @@ typedef struct {
 
 weft_status run_chat_check(const run_chat_args *a, const cmd_prompt_args *p) {
     bool prompt = p->text || p->file;
-    const char *needs = a->messages                 ? "--messages"
-                        : a->chat.system            ? "--system"
-                        : a->chat.chat_template     ? "--chat-template"
-                                                    : NULL;
+    const char *needs = a->messages             ? "--messages"
+                        : a->chat.system        ? "--system"
+                        : a->chat.chat_template ? "--chat-template"
+                                                : NULL;
     if (!a->on && needs)
         return weft_fail(WEFT_USAGE, "%s: needs --chat", needs);
     if (!a->on)
@@ -138,8 +138,8 @@ static weft_status open_prompt(const run_chat_args *a, const char *model, const 
 }
 
 static weft_status make(run_chat *out, const run_chat_args *a, const cmd_prompt_args *p,
-                        const char *model, const weft_engine *e, chat_template **t,
-                        conversation *c, tok_ids *ids) {
+                        const char *model, const weft_engine *e, chat_template **t, conversation *c,
+                        tok_ids *ids) {
     chat_prompt prompt;
     bool exposed;
     WEFT_TRY(read_conversation(c, a, p));

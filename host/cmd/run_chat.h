@@ -10,13 +10,29 @@ typedef struct {
     cmd_chat_args chat;
 } run_chat_args;
 
-#define RUN_CHAT_SPECS(type, at)                                                                   \
-    {"chat", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,                                                 \
-     "the prompt is a message: apply the chat template to it", offsetof(type, at.on)},             \
-    {"messages", "", NULL, ARG_STRING, "FILE", 0, 0, NULL,                                         \
-     "with --chat: a JSON array of {role, content}, or an object with messages, tools, "           \
-     "documents; - reads standard input", offsetof(type, at.messages)},                            \
-    CMD_CHAT_SPECS(type, at.chat)
+#define RUN_CHAT_SPECS(type, at) \
+    {"chat", \
+     "", \
+     NULL, \
+     ARG_FLAG, \
+     NULL, \
+     0, \
+     0, \
+     NULL, \
+     "the prompt is a message: apply the chat template to it", \
+     offsetof(type, at.on)}, \
+        {"messages", \
+         "", \
+         NULL, \
+         ARG_STRING, \
+         "FILE", \
+         0, \
+         0, \
+         NULL, \
+         "with --chat: a JSON array of {role, content}, or an object with messages, tools, " \
+         "documents; - reads standard input", \
+         offsetof(type, at.messages)}, \
+        CMD_CHAT_SPECS(type, at.chat)
 
 typedef struct {
     int32_t stop_id; /* see chat_prompt_stop */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * `weft template`: conversations as the text a model reads, by its own template. */
-#include "host/cmd/cmd.h"
 #include "host/base/file.h"
 #include "host/base/mem.h"
+#include "host/cmd/cmd.h"
 #include "host/model/chat.h"
 #include <inttypes.h>
 #include <string.h>
@@ -17,7 +17,8 @@ typedef struct {
 #define AT(member) offsetof(template_args, member)
 static const arg_spec specs[] = {
     {"jsonl", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
-     "one object of arguments a line in, one JSON string or {\"error\": ...} a line out", AT(jsonl)},
+     "one object of arguments a line in, one JSON string or {\"error\": ...} a line out",
+     AT(jsonl)},
     {"file", "f", NULL, ARG_STRING, "FILE", 0, 0, NULL,
      "read the arguments from a file or - (the default)", AT(file)},
     {"chat-template", "", NULL, ARG_STRING, "FILE|NAME", 0, 0, NULL,
@@ -112,15 +113,17 @@ const cmd_row cmd_template = {
     .name = "template",
     .usage = "FILE|MODEL [--jsonl] [-f FILE] [--now TIME] [--chat-template FILE|NAME]",
     .summary = "conversations as the prompt a model reads",
-    .notes = "The input is an object of render arguments: messages, tools, documents, "
-             "add_generation_prompt, bos_token, eos_token and any other variable. MODEL is a folder with "
-             "chat_template.jinja or tokenizer_config.json; FILE a template. With --jsonl a failure is "
-             "that line's {\"error\": ...}, and the exit code is 3 once all lines are done.\n\n"
-             "Built-in names: chatml, llama-2, llama-3, mistral, gemma, phi-3, vicuna, zephyr, alpaca, "
-             "deepseek, command-r.\n\n"
-             "  weft template MODEL -f conversation.json\n"
-             "  echo '{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],"
-             "\"add_generation_prompt\":true}' | weft template --chat-template chatml --jsonl",
+    .notes =
+        "The input is an object of render arguments: messages, tools, documents, "
+        "add_generation_prompt, bos_token, eos_token and any other variable. MODEL is a folder "
+        "with "
+        "chat_template.jinja or tokenizer_config.json; FILE a template. With --jsonl a failure is "
+        "that line's {\"error\": ...}, and the exit code is 3 once all lines are done.\n\n"
+        "Built-in names: chatml, llama-2, llama-3, mistral, gemma, phi-3, vicuna, zephyr, alpaca, "
+        "deepseek, command-r.\n\n"
+        "  weft template MODEL -f conversation.json\n"
+        "  echo '{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],"
+        "\"add_generation_prompt\":true}' | weft template --chat-template chatml --jsonl",
     .specs = specs,
     .nspec = CMD_COUNT(specs),
     .run = run,

@@ -65,7 +65,8 @@ static void read_named(json *j, found *f) {
         else if (json_is(key, "template"))
             text = json_string(j);
     }
-    found_add(f, arena_printf(f->mem, "%s: chat_template \"%s\"", j->name, name), name, text.s, text.n);
+    found_add(f, arena_printf(f->mem, "%s: chat_template \"%s\"", j->name, name), name, text.s,
+              text.n);
 }
 
 static void read_templates(json *j, found *f) {
@@ -101,7 +102,7 @@ static void read_token(json *j, found *f, json_str name) {
 }
 
 static bool is_token_name(json_str key) {
-    static const char *const names[] = {"bos_token", "eos_token", "unk_token",  "pad_token",
+    static const char *const names[] = {"bos_token", "eos_token", "unk_token", "pad_token",
                                         "sep_token", "cls_token", "mask_token"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (json_is(key, names[i]))
@@ -188,7 +189,8 @@ const char *const *chat_template_builtins(void) {
 
 static weft_status nothing_found(const char *path, const char *choice, found *f) {
     if (choice)
-        return weft_fail(WEFT_USAGE, "--chat-template %s: no file and no template of this name; names: %s",
+        return weft_fail(WEFT_USAGE,
+                         "--chat-template %s: no file and no template of this name; names: %s",
                          choice, builtin_list(f->mem));
     return weft_fail(WEFT_USAGE,
                      "%s: has no chat template; give --chat-template FILE or one of: %s",
@@ -288,8 +290,12 @@ weft_status chat_now_parse(const char *text, int64_t *now) {
     for (int i = 0; ok && i < 6; i++)
         for (int k = 0; k < len[i]; k++)
             v[i] = v[i] * 10 + (text[at[i] + k] - '0');
-    tm = (struct tm){.tm_year = v[0] - 1900, .tm_mon = v[1] - 1, .tm_mday = v[2],
-                     .tm_hour = v[3],        .tm_min = v[4],     .tm_sec = v[5]};
+    tm = (struct tm){.tm_year = v[0] - 1900,
+                     .tm_mon = v[1] - 1,
+                     .tm_mday = v[2],
+                     .tm_hour = v[3],
+                     .tm_min = v[4],
+                     .tm_sec = v[5]};
     back = tm;
     time_t t = timegm(&back);
     ok = ok && v[0] >= 1 && back.tm_mon == tm.tm_mon && back.tm_mday == tm.tm_mday &&
@@ -315,12 +321,12 @@ typedef struct {
 static void wrong(shape *s, const char *path, const char *what) {
     if (json_failed(s->j))
         return;
-    s->j->status = weft_fail(WEFT_BAD_FILE, "%s%s%s: %s", s->name ? s->name : "", s->name ? ": " : "",
-                             path, what);
+    s->j->status = weft_fail(WEFT_BAD_FILE, "%s%s%s: %s", s->name ? s->name : "",
+                             s->name ? ": " : "", path, what);
 }
 
 static const char *kind_name(json_kind k) {
-    static const char *const name[] = {"nothing", "an object",     "an array", "a string",
+    static const char *const name[] = {"nothing",  "an object",     "an array", "a string",
                                        "a number", "true or false", "null"};
     return name[k];
 }
@@ -578,10 +584,13 @@ static void marked_spans(const jinja_output *o, chat_output *out) {
 static weft_status render(const chat_template *t, const shape *s, const char *text, size_t n,
                           int64_t now, chat_output *out) {
     renderer r = {.t = s->has_tools && t->tool_use ? t->tool_use : t->main,
-                  .tokens = t->tokens, .now = now, .s = s};
+                  .tokens = t->tokens,
+                  .now = now,
+                  .s = s};
     jinja_output o;
     jinja_output_init(&o);
-    weft_status st = jinja_render(r.t, s->name ? s->name : "arguments", text, n, t->tokens, now, &o);
+    weft_status st = jinja_render(r.t, s->name ? s->name : "arguments", text, n, t->tokens, now,
+                                  &o);
     out->did_raise = o.did_raise && st != WEFT_OK;
     buf_add(&out->text, o.text.data, o.text.len);
     if (out->did_raise)
@@ -646,7 +655,8 @@ void chat_args_value(chat_args *a, const char *name, const char *value) {
 }
 
 void chat_args_end(chat_args *a, bool add_generation_prompt) {
-    buf_printf(&a->json, "],\"add_generation_prompt\":%s", add_generation_prompt ? "true" : "false");
+    buf_printf(&a->json, "],\"add_generation_prompt\":%s",
+               add_generation_prompt ? "true" : "false");
     buf_add(&a->json, a->values.data, a->values.len);
     buf_putc(&a->json, '}');
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Chat templates: from messages to the prompt a model was tuned on. The language is jinja.h's; here are
- * where a template is found, what it is given, and which bytes of the result the assistant wrote. */
+ * Chat templates: from messages to the prompt a model was tuned on. The language is jinja.h's; here
+ * are where a template is found, what it is given, and which bytes of the result the assistant
+ * wrote. */
 #pragma once
 #include "host/base/buf.h"
 #include "weft/status.h"
@@ -36,8 +37,8 @@ typedef struct {
 
 /* How the assistant's spans are known.
  * MARKED: the template has {% generation %} and the spans are what these blocks wrote.
- * PREFIX: it has none; span i is what message i adds to the rendering of the messages before it with
- *         add_generation_prompt, so it begins behind the generation prompt and has the end of turn.
+ * PREFIX: it has none; span i is what message i adds to the rendering of the messages before it
+ * with add_generation_prompt, so it begins behind the generation prompt and has the end of turn.
  *         Only if every such rendering is a prefix of the next and of the whole.
  * UNKNOWN: neither; there are no spans. */
 typedef enum { CHAT_SPANS_UNKNOWN, CHAT_SPANS_MARKED, CHAT_SPANS_PREFIX } chat_spans;
@@ -59,8 +60,8 @@ void chat_output_fini(chat_output *o);
 int64_t chat_now(void);
 weft_status chat_now_parse(const char *text, int64_t *now); /* "2025-12-31T23:59:58", WEFT_USAGE */
 
-/* Renders. `json` is an object of arguments: messages, tools, documents, add_generation_prompt and any
- * other variable. Special tokens come from the template unless the object has them; tools and
+/* Renders. `json` is an object of arguments: messages, tools, documents, add_generation_prompt and
+ * any other variable. Special tokens come from the template unless the object has them; tools and
  * documents are none unless given; everything else absent is undefined. `name` names the JSON in
  * messages ("messages.json"); NULL: its paths stand alone. WEFT_BAD_FILE: messages of a wrong shape
  * ("messages[2].content: ..."), or the template failed ("chat_template.jinja:3:14: ..."). `o` is

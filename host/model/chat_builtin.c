@@ -44,9 +44,11 @@ static const struct {
     {"chatml", TURNS("'<|im_start|>' ~ m.role ~ '\\n'", "'\\n'", "'<|im_end|>'",
                      "'<|im_start|>assistant\\n'")},
     {"llama-2",
-     DIALOGUE("", "(bos_token | default('')) ~ '[INST] ' ~ ('<<SYS>>\\n' ~ system ~ '\\n<</SYS>>\\n\\n' "
-                  "if system and loop.first else '')",
-              "' [/INST]'", "' ' ~ text(m) ~ ' ' ~ " EOS)},
+     DIALOGUE(
+         "",
+         "(bos_token | default('')) ~ '[INST] ' ~ ('<<SYS>>\\n' ~ system ~ '\\n<</SYS>>\\n\\n' "
+         "if system and loop.first else '')",
+         "' [/INST]'", "' ' ~ text(m) ~ ' ' ~ " EOS)},
     {"llama-3", BOS TURNS("'<|start_header_id|>' ~ m.role ~ '<|end_header_id|>\\n\\n'", "''",
                           "'<|eot_id|>'", "'<|start_header_id|>assistant<|end_header_id|>\\n\\n'")},
     {"mistral", DIALOGUE(BOS, "'[INST] ' ~ (system ~ '\\n\\n' if system and loop.first else '')",
@@ -63,7 +65,9 @@ static const struct {
      DIALOGUE(BOS "{{- system ~ '\\n\\n' if system else '' -}}\n", "'### Instruction:\\n'",
               "'\\n\\n### Response:\\n'", "text(m) ~ " EOS " ~ '\\n\\n'")},
     {"deepseek", DIALOGUE(BOS "{{- system -}}\n", "'<\xef\xbd\x9cUser\xef\xbd\x9c>'",
-                          "'<\xef\xbd\x9c" "Assistant\xef\xbd\x9c>'", "text(m) ~ " EOS)},
+                          "'<\xef\xbd\x9c"
+                          "Assistant\xef\xbd\x9c>'",
+                          "text(m) ~ " EOS)},
     {"command-r",
      BOS TURNS("'<|START_OF_TURN_TOKEN|><|' ~ {'user': 'USER', 'assistant': 'CHATBOT'}.get(m.role, "
                "'SYSTEM') ~ '_TOKEN|>'",

@@ -147,8 +147,7 @@ typedef enum { MARK_NONE, MARK_OTHERS, MARK_ALL } marking;
 
 static void add_message(chat_args *a, const chat_message *m, size_t index, marking marks) {
     size_t begin = 0, end = 0;
-    if (m->content && marks != MARK_NONE &&
-        (marks == MARK_ALL || !chat_message_is(m, "assistant")))
+    if (m->content && marks != MARK_NONE && (marks == MARK_ALL || !chat_message_is(m, "assistant")))
         core(m, &begin, &end);
     if (begin < end)
         add_marked(a, m, index, begin, end);
@@ -416,16 +415,22 @@ static bool built_in(const char *name) {
     return false;
 }
 
-/* A SentencePiece model finds no control token in a text; templates write BOS and EOS as such. */
+/* Templates write BOS and EOS as text, and not every tokenizer finds them inside one: a
+ * SentencePiece model nowhere, some old files at the start only. */
 static int32_t split_at(const tokenizer *t, int32_t id) {
     size_t n;
     const char *name = id >= 0 ? tokenizer_piece(t, id, &n) : NULL;
+    if (!name || n == 0)
+        return -1;
     tok_ids ids = {0};
-    bool found = !name || n == 0 || tokenizer_encode(t, name, n, TOK_SPECIAL, &ids) != WEFT_OK;
-    for (size_t i = 0; i < ids.n; i++)
-        found |= ids.v[i] == id && !(i == 0 && id == tokenizer_bos(t) && ids.n > 1 &&
-                                     tokenizer_adds_bos(t) && ids.v[1] != id);
+    char *text = mem_alloc(n + 3);
+    text[0] = text[n + 1] = 'a';
+    memcpy(text + 1, name, n);
+    bool found = tokenizer_encode(t, text, n + 2, TOK_SPECIAL, &ids) != WEFT_OK;
+    for (size_t i = 1; i < ids.n; i++)
+        found |= ids.v[i] == id && i + 1 < ids.n; /* not the one that is added at an end */
     tok_ids_fini(&ids);
+    mem_free(text);
     return found ? -1 : id;
 }
 

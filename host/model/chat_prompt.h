@@ -9,27 +9,27 @@
 
 typedef struct {
     char *role;
-    char *content;     /* NUL-terminated; NULL: the message has none that is text */
-    size_t n;          /* bytes of content */
-    char *raw, *rest;  /* the message as JSON, and its members but content; NULL: role and content
-                          are all there is */
-    int32_t *ids;      /* tokens the model wrote it with, which may not be those its text encodes
-                          to; NULL: not known */
+    char *content;    /* NUL-terminated; NULL: the message has none that is text */
+    size_t n;         /* bytes of content */
+    char *raw, *rest; /* the message as JSON, and its members but content; NULL: role and content
+                         are all there is */
+    int32_t *ids;     /* tokens the model wrote it with, which may not be those its text encodes
+                         to; NULL: not known */
     size_t n_ids;
-    bool spells;       /* content spells a control token */
+    bool spells; /* content spells a control token */
 } chat_message;
 
 typedef struct {
     const tokenizer *tok;
     const chat_template *template;
-    const char *name;          /* of the messages, in errors; NULL: none */
-    int64_t now;               /* what the template takes for the time: constant, so that a later
-                                  rendering begins with the earlier one */
-    const char *const *extra;  /* further arguments of the template: name, JSON, name, JSON, NULL */
-    bool bos;                  /* put BOS in front if the rendering has none */
-    bool joins;                /* ids of two texts, one behind the other, are the joined text */
-    size_t nprefix, nsuffix;   /* ids TOK_SPECIAL adds */
-    int32_t split[2];          /* BOS and EOS where the tokenizer does not find their names; -1 */
+    const char *name;         /* of the messages, in errors; NULL: none */
+    int64_t now;              /* what the template takes for the time: constant, so that a later
+                                 rendering begins with the earlier one */
+    const char *const *extra; /* further arguments of the template: name, JSON, name, JSON, NULL */
+    bool bos;                 /* put BOS in front if the rendering has none */
+    bool joins;               /* ids of two texts, one behind the other, are the joined text */
+    size_t nprefix, nsuffix;  /* ids TOK_SPECIAL adds */
+    int32_t split[2];         /* BOS and EOS where the tokenizer does not find their names; -1 */
 } chat_prompt;
 
 /* A built-in template is general: BOS goes in front where the tokenizer adds one. A model's own

@@ -58,7 +58,7 @@ typedef struct {
         bool b;
         int64_t i;
         double f;
-        jstr *s; /* also J_BIG */
+        jstr *s;  /* also J_BIG */
         jlist *l; /* also J_TUPLE */
         jdict *d; /* also J_NAMESPACE */
         const jundef *u;
@@ -84,7 +84,7 @@ typedef struct {
 struct jstr {
     const char *p;
     size_t n;
-    int64_t chars;   /* code points; JTEXT_UNCOUNTED until asked for (never so in a template) */
+    int64_t chars; /* code points; JTEXT_UNCOUNTED until asked for (never so in a template) */
     jroom *room;
     uint32_t *index; /* where every JINDEX_STRIDE-th code point begins; made when asked for */
     bool fixed;      /* lies in a template: other threads read it too */
@@ -210,16 +210,16 @@ typedef enum {
     N_ARG,    /* a; flag: jarg_kind; val: the keyword */
     /* statements */
     N_DATA,
-    N_OUTPUT, /* a: expressions */
-    N_FOR,    /* a target, b iterable, c test, d body, e else; flag: recursive */
-    N_IF,     /* a test, b body, c the next N_IF or N_ELSE */
-    N_ELSE,   /* b body */
-    N_SET,    /* a target, b value */
-    N_SETBLOCK, /* a target, b filters, d body */
-    N_NSREF,    /* a namespace's attribute as a target: sym, val */
-    N_WITH,     /* a targets, b values, d body */
-    N_MACRO,    /* sym, val name; a parameters (N_NAME with default in a), d body */
-    N_CALLBLOCK, /* as N_MACRO; b the call */
+    N_OUTPUT,      /* a: expressions */
+    N_FOR,         /* a target, b iterable, c test, d body, e else; flag: recursive */
+    N_IF,          /* a test, b body, c the next N_IF or N_ELSE */
+    N_ELSE,        /* b body */
+    N_SET,         /* a target, b value */
+    N_SETBLOCK,    /* a target, b filters, d body */
+    N_NSREF,       /* a namespace's attribute as a target: sym, val */
+    N_WITH,        /* a targets, b values, d body */
+    N_MACRO,       /* sym, val name; a parameters (N_NAME with default in a), d body */
+    N_CALLBLOCK,   /* as N_MACRO; b the call */
     N_FILTERBLOCK, /* b filters, d body */
     N_SCOPE,       /* d body */
     N_AUTOESCAPE,  /* a expression, d body */
@@ -303,7 +303,7 @@ void jbuf_puts(jrun *r, jbuf *b, const char *s);
 void jbuf_putc(jrun *r, jbuf *b, char c);
 void jbuf_char(jrun *r, jbuf *b, uint32_t cp);
 void jbuf_fill(jrun *r, jbuf *b, uint32_t cp, int64_t n); /* n times cp; n may be negative */
-jval jbuf_take(jbuf *b, jrun *r); /* as a string; b is empty again */
+jval jbuf_take(jbuf *b, jrun *r);                         /* as a string; b is empty again */
 
 /* jinja_value.c */
 #define JV_NONE ((jval){.kind = J_NONE})
@@ -332,7 +332,7 @@ jval *jdict_find(const jdict *d, const char *key, size_t n);
 bool jv_is_str(jval v, const char *s);
 bool jv_truth(jrun *r, jval v);
 bool jv_equal(jrun *r, jval a, jval b);
-bool jv_same(jval a, jval b); /* `is` */
+bool jv_same(jval a, jval b);                            /* `is` */
 int jv_compare(jrun *r, jval a, jval b, const char *op); /* <0, 0, >0 (2: unordered); fails */
 bool jv_number(jval v, double *f);                       /* bool, int, big or float */
 bool jv_integer(jval v, int64_t *i);                     /* bool or int */
@@ -372,7 +372,7 @@ jval jop_path(jrun *r, jval obj, jval path, jval preset); /* "a.b.0" as filters 
 
 /* jinja_chars.c: code points */
 size_t jchar_space(const char *p, const char *end); /* bytes of the white space at p; 0: none */
-bool jchar_is(uint32_t cp, const char *classes);     /* any of "L", "Lu", ... */
+bool jchar_is(uint32_t cp, const char *classes);    /* any of "L", "Lu", ... */
 typedef enum { JCASE_UPPER, JCASE_LOWER, JCASE_TITLE, JCASE_FOLD } jcase;
 /* The character at p, of a text that begins at `begin`. */
 void jchar_case(jrun *r, jbuf *b, jcase c, const char *begin, const char *p, const char *end);
@@ -410,7 +410,8 @@ jval jformat_time(jrun *r, jval format, int64_t now);
 jval jeval(jrun *r, const jnode *n);
 jval jeval_call(jrun *r, jval f, const jargs *a);
 jval jeval_row(jrun *r, const jrow *row, jval self, const jargs *a);
-jval jeval_filters(jrun *r, const jnode *chain, jval v); /* a chain whose innermost has no operand */
+jval jeval_filters(jrun *r, const jnode *chain,
+                   jval v); /* a chain whose innermost has no operand */
 void jeval_args(jrun *r, const jnode *list, jargs *out);
 jscope *jscope_push(jrun *r, jscope *up);
 void jscope_set(jrun *r, jscope *s, int32_t sym, jval v);
@@ -425,8 +426,19 @@ jval jexec_loop_again(jrun *r, jloop *loop, jval items);
 
 /* ---- The parser ---- */
 
-typedef enum { T_EOF, T_DATA, T_VAR_BEGIN, T_VAR_END, T_BLOCK_BEGIN, T_BLOCK_END, T_NAME, T_STRING,
-               T_INTEGER, T_FLOAT, T_OP } jtoken_kind;
+typedef enum {
+    T_EOF,
+    T_DATA,
+    T_VAR_BEGIN,
+    T_VAR_END,
+    T_BLOCK_BEGIN,
+    T_BLOCK_END,
+    T_NAME,
+    T_STRING,
+    T_INTEGER,
+    T_FLOAT,
+    T_OP
+} jtoken_kind;
 
 typedef struct {
     jtoken_kind kind;

@@ -42,8 +42,11 @@ static jval captured(jrun *r, const jnode *body, jscope *scope) {
 static void assign(jrun *r, const jnode *target, jval v);
 
 static void assign_namespace(jrun *r, const jnode *target, jval v) {
-    const jnode name = {.op = N_NAME, .sym = target->sym, .val = r->t->sym[target->sym],
-                        .line = target->line, .col = target->col};
+    const jnode name = {.op = N_NAME,
+                        .sym = target->sym,
+                        .val = r->t->sym[target->sym],
+                        .line = target->line,
+                        .col = target->col};
     jval ns = jeval(r, &name);
     r->at = target;
     if (ns.kind != J_NAMESPACE)
@@ -60,8 +63,9 @@ static void assign_elements(jrun *r, const jnode *target, jval v) {
     r->at = target;
     const jlist *l = jv_elements(r, v);
     if (l->n != want)
-        jrun_fail(r, l->n < want ? "not enough values to unpack (expected %zu, got %zu)"
-                                 : "too many values to unpack (expected %zu, got %zu)",
+        jrun_fail(r,
+                  l->n < want ? "not enough values to unpack (expected %zu, got %zu)"
+                              : "too many values to unpack (expected %zu, got %zu)",
                   want, l->n);
     for (const jnode *k = target->a; k; k = k->next)
         assign(r, k, l->v[i++]);

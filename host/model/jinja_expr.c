@@ -14,7 +14,8 @@ bool jparse_is_op(const jparse *p, int op) {
 }
 
 bool jparse_is_name(const jparse *p, const char *name) {
-    return p->cur.kind == T_NAME && p->cur.n == strlen(name) && memcmp(p->cur.p, name, p->cur.n) == 0;
+    return p->cur.kind == T_NAME && p->cur.n == strlen(name) &&
+           memcmp(p->cur.p, name, p->cur.n) == 0;
 }
 
 bool jparse_skip_op(jparse *p, int op) {
@@ -33,8 +34,8 @@ bool jparse_skip_name(jparse *p, const char *name) {
 
 /* How a message shows a token. */
 const char *jparse_shown(const jtoken *t, char out[48]) {
-    static const char *const what[] = {"the end of the template", "text",     "{{", "}}", "{%",
-                                       "%}",                      "a string"};
+    static const char *const what[] = {
+        "the end of the template", "text", "{{", "}}", "{%", "%}", "a string"};
     if (t->kind <= T_BLOCK_END)
         snprintf(out, 48, t->kind < T_VAR_BEGIN ? "%s" : "'%s'", what[t->kind]);
     else if (t->kind == T_STRING)
@@ -71,8 +72,9 @@ static jnode *constant(jparse *p, const jtoken *at, jval v) {
 /* ---- Literals ---- */
 
 static int hex_digit(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10
-                                                                                     : -1;
+    return c >= '0' && c <= '9'                     ? c - '0'
+           : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10
+                                                    : -1;
 }
 
 typedef struct {
@@ -93,8 +95,8 @@ static void hex_escape(unescape *u, int digits) {
     for (int i = 0; i < digits; i++, u->q++) {
         int d = u->q < u->end ? hex_digit(*u->q) : -1;
         if (d < 0)
-            jparse_fail(u->p, u->t, "this string has a cut off escape (%d hexadecimal digits are due)",
-                        digits);
+            jparse_fail(u->p, u->t,
+                        "this string has a cut off escape (%d hexadecimal digits are due)", digits);
         cp = cp << 4 | (uint32_t)d;
     }
     put(u, cp);
@@ -117,7 +119,8 @@ static void one_escape(unescape *u) {
         return;
     }
     if (c == 'N')
-        jparse_fail(u->p, u->t, "this string has a character by name (\\N); write \\u and its number");
+        jparse_fail(u->p, u->t,
+                    "this string has a character by name (\\N); write \\u and its number");
     u->q++;
     if (f)
         *u->out++ = to[f - from];
@@ -202,9 +205,12 @@ static jnode *name_node(jparse *p, bool with_namespace) {
     static const struct {
         const char *name;
         jval v;
-    } word[] = {{"true", {.kind = J_BOOL, .b = true}},   {"True", {.kind = J_BOOL, .b = true}},
-                {"false", {.kind = J_BOOL, .b = false}}, {"False", {.kind = J_BOOL, .b = false}},
-                {"none", {.kind = J_NONE}},              {"None", {.kind = J_NONE}}};
+    } word[] = {{"true", {.kind = J_BOOL, .b = true}},
+                {"True", {.kind = J_BOOL, .b = true}},
+                {"false", {.kind = J_BOOL, .b = false}},
+                {"False", {.kind = J_BOOL, .b = false}},
+                {"none", {.kind = J_NONE}},
+                {"None", {.kind = J_NONE}}};
     jtoken t = p->cur;
     for (size_t i = 0; i < sizeof word / sizeof *word; i++)
         if (jparse_skip_name(p, word[i].name))
@@ -385,7 +391,8 @@ static jnode *parse_postfix(jparse *p, jnode *node) {
     }
 }
 
-/* The name of a filter or test; extensions may have dots in theirs, so those are no syntax error. */
+/* The name of a filter or test; extensions may have dots in theirs, so those are no syntax
+ * error. */
 static jtoken row_name(jparse *p) {
     char shown[48];
     jtoken t = p->cur;
@@ -529,7 +536,8 @@ static jnode *parse_sum(jparse *p) {
 
 /* The comparison at cur, skipped; -1 if it is none. */
 static int comparison(jparse *p) {
-    static const int op[] = {JOP2('=', '='), JOP2('!', '='), '<', JOP2('<', '='), '>', JOP2('>', '=')};
+    static const int op[] = {JOP2('=', '='), JOP2('!', '='), '<', JOP2('<', '='), '>',
+                             JOP2('>', '=')};
     for (int i = 0; i < 6; i++)
         if (jparse_skip_op(p, op[i]))
             return JCMP_EQ + i;

@@ -127,7 +127,8 @@ static jval f_truncate(jrun *r, jval v, jval *a) {
     int64_t length = jarg_int(r, "length", a[0], 255), leeway = jarg_int(r, "leeway", a[3], 5);
     jarg_str(r, "end", end);
     if (length < jv_chars(end))
-        jrun_fail(r, "expected length >= %lld, got %lld", (long long)jv_chars(end), (long long)length);
+        jrun_fail(r, "expected length >= %lld, got %lld", (long long)jv_chars(end),
+                  (long long)length);
     if (leeway < 0)
         jrun_fail(r, "expected leeway >= 0, got %lld", (long long)leeway);
     if (jv_chars(s) <= leeway || jv_chars(s) - leeway <= length)
@@ -156,7 +157,8 @@ static jval f_wordcount(jrun *r, jval v, jval *a) {
     return jv_int(n);
 }
 
-/* Greedy lines of at most `width` characters: white space at a break goes, words too long are cut. */
+/* Greedy lines of at most `width` characters: white space at a break goes, words too long are
+ * cut. */
 static void wrap_line(jrun *r, jbuf *b, jval line, int64_t width, bool cut, jval newline) {
     const char *p = line.s->p, *end = p + line.s->n;
     bool any = false;
@@ -209,7 +211,7 @@ static jval f_wordwrap(jrun *r, jval v, jval *a) {
 /* ---- HTML and URLs ---- */
 
 static jval unescaped(jrun *r, jval s) {
-    static const char *const row[][2] = {{"&lt;", "<"},   {"&gt;", ">"},   {"&quot;", "\""},
+    static const char *const row[][2] = {{"&lt;", "<"},   {"&gt;", ">"},  {"&quot;", "\""},
                                          {"&#34;", "\""}, {"&#39;", "'"}, {"&nbsp;", "\xc2\xa0"},
                                          {"&amp;", "&"}};
     for (size_t i = 0; i < sizeof row / sizeof *row; i++)
@@ -460,7 +462,8 @@ static jval f_format(jrun *r, jval v, jval *a) {
 
 static jval f_attr(jrun *r, jval v, jval *a) {
     jval name = jarg_str(r, "attr", a[0]), out = jop_attr(r, v, name);
-    if (v.kind == J_DICT && !jobject_method(J_DICT, name.s->p, name.s->n) && out.kind != J_UNDEFINED)
+    if (v.kind == J_DICT && !jobject_method(J_DICT, name.s->p, name.s->n) &&
+        out.kind != J_UNDEFINED)
         return jv_undefined_in(r, v, name);
     return out;
 }

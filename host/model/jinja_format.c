@@ -19,7 +19,7 @@ typedef struct {
     char align; /* '<', '>', '^', '='; 0: the type's own */
     char sign;  /* '+', ' ' or 0 */
     bool alternate;
-    char group; /* ',' or '_' between thousands, or 0 */
+    char group;               /* ',' or '_' between thousands, or 0 */
     int64_t width, precision; /* precision -1: none */
     char type;
 } spec;
@@ -68,7 +68,10 @@ static void put_int(jrun *r, jbuf *b, const spec *s, jval v) {
     jv_integer(v, &i);
     negative = i < 0;
     uint64_t u = negative ? 0 - (uint64_t)i : (uint64_t)i;
-    unsigned base = s->type == 'x' || s->type == 'X' ? 16 : s->type == 'o' ? 8 : s->type == 'b' ? 2 : 10;
+    unsigned base = s->type == 'x' || s->type == 'X' ? 16
+                    : s->type == 'o'                 ? 8
+                    : s->type == 'b'                 ? 2
+                                                     : 10;
     const char *set = s->type == 'X' ? "0123456789ABCDEF" : "0123456789abcdef";
     do
         digits[sizeof digits - ++n] = set[u % base];

@@ -43,7 +43,8 @@ static bool next_counted(jrun *r, jiter *it, jval *out) {
             *out = view_element(r, v.v, i);
         return i < v.v->d->n;
     case J_RANGE:
-        *out = jv_int(v.r->start + (int64_t)i * v.r->step);
+        if ((int64_t)i < v.r->n)
+            *out = jv_int(v.r->start + (int64_t)i * v.r->step);
         return (int64_t)i < v.r->n;
     default: return false;
     }

@@ -242,7 +242,8 @@ static jval indent_of(jrun *r, jval v) {
 
 jval json_of_value(jrun *r, jval v, jval *a) {
     jbuf b = {0};
-    dump d = {.r = r, .b = &b, .ascii = jarg_bool(r, a[0], false), .sort = jarg_bool(r, a[3], false)};
+    dump d = {
+        .r = r, .b = &b, .ascii = jarg_bool(r, a[0], false), .sort = jarg_bool(r, a[3], false)};
     d.indent = indent_of(r, a[1]);
     d.item = jv_text(r, d.indent.kind == J_MISSING ? ", " : ",");
     d.key = jv_text(r, ": ");

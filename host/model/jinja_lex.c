@@ -207,8 +207,9 @@ static bool raw_token(jparse *p, jtoken *t) {
 
 static size_t digits_of(const char *at, const char *end, const char *set) {
     const char *q = at;
-    while (q < end && *q && (strchr(set, *q) || (*q == '_' && q + 1 < end && q > at && q[-1] != '_' &&
-                                                 q[1] && strchr(set, q[1]))))
+    while (q < end && *q &&
+           (strchr(set, *q) ||
+            (*q == '_' && q + 1 < end && q > at && q[-1] != '_' && q[1] && strchr(set, q[1]))))
         q++;
     return (size_t)(q - at);
 }
@@ -336,9 +337,9 @@ static void tag_token(jparse *p, jtoken *t) {
     *t = token_at(p, T_EOF, p->p);
     if (p->p == p->end)
         return;
-    const char *behind = p->nopen                   ? NULL
-                         : p->state == JLEX_BLOCK   ? close_of(p, p->p, "%}")
-                                                    : variable_close(p, p->p);
+    const char *behind = p->nopen                 ? NULL
+                         : p->state == JLEX_BLOCK ? close_of(p, p->p, "%}")
+                                                  : variable_close(p, p->p);
     if (!behind) {
         plain_token(p, t);
         return;

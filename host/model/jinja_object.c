@@ -56,16 +56,17 @@ static jval d_fromkeys(jrun *r, jval self, jval *a) {
 }
 
 static const jrow dict_rows[] = {
-    {"keys", "", 0, d_keys},         {"values", "", 0, d_values}, {"items", "", 0, d_items},
-    {"get", "key default", 1, d_get}, {"copy", "", 0, d_copy},
-    {"fromkeys", "iterable value", 1, d_fromkeys},
+    {"keys", "", 0, d_keys},   {"values", "", 0, d_values},
+    {"items", "", 0, d_items}, {"get", "key default", 1, d_get},
+    {"copy", "", 0, d_copy},   {"fromkeys", "iterable value", 1, d_fromkeys},
 };
 
 /* ---- list, tuple, range ---- */
 
 static jval l_index(jrun *r, jval self, jval *a) {
     const jlist *l = jv_elements(r, self);
-    int64_t n = (int64_t)l->n, lo = jarg_int(r, "start", a[1], 0), hi = jarg_int(r, "stop", a[2], n);
+    int64_t n = (int64_t)l->n, lo = jarg_int(r, "start", a[1], 0),
+            hi = jarg_int(r, "stop", a[2], n);
     lo = lo < 0 ? (lo + n < 0 ? 0 : lo + n) : lo;
     hi = hi < 0 ? hi + n : hi > n ? n : hi;
     for (int64_t i = lo; i < hi; i++)
@@ -166,7 +167,7 @@ static const struct {
     int64_t base, sign; /* base: 0 nothing, 1 length; then sign * index0, then plus */
     int64_t plus;
 } loop_numbers[] = {
-    {"index", 0, 1, 1},      {"index0", 0, 1, 0},   {"revindex", 1, -1, 0},
+    {"index", 0, 1, 1},       {"index0", 0, 1, 0}, {"revindex", 1, -1, 0},
     {"revindex0", 1, -1, -1}, {"length", 1, 0, 0},
 };
 
@@ -174,7 +175,8 @@ static bool loop_attr(jrun *r, const jloop *l, jval name, jval *out) {
     int64_t n = (int64_t)l->items->n, i = (int64_t)l->index0;
     for (size_t k = 0; k < sizeof loop_numbers / sizeof *loop_numbers; k++)
         if (jv_is_str(name, loop_numbers[k].name)) {
-            *out = jv_int(loop_numbers[k].base * n + loop_numbers[k].sign * i + loop_numbers[k].plus);
+            *out = jv_int(loop_numbers[k].base * n + loop_numbers[k].sign * i +
+                          loop_numbers[k].plus);
             return true;
         }
     if (jv_is_str(name, "first"))
@@ -221,11 +223,10 @@ const jrow *jobject_method(jkind kind, const char *name, size_t n) {
         jkind kind;
         const jrow *rows;
         int n;
-    } table[] = {{J_DICT, ROWS(dict_rows)},   {J_LIST, ROWS(list_rows)},
-                 {J_TUPLE, ROWS(tuple_rows)}, {J_RANGE, ROWS(tuple_rows)},
-                 {J_FLOAT, ROWS(float_rows)}, {J_INT, ROWS(int_rows)},
-                 {J_BOOL, ROWS(int_rows)},    {J_LOOP, ROWS(loop_rows)},
-                 {J_CYCLER, ROWS(cycler_rows)}};
+    } table[] = {
+        {J_DICT, ROWS(dict_rows)},   {J_LIST, ROWS(list_rows)},   {J_TUPLE, ROWS(tuple_rows)},
+        {J_RANGE, ROWS(tuple_rows)}, {J_FLOAT, ROWS(float_rows)}, {J_INT, ROWS(int_rows)},
+        {J_BOOL, ROWS(int_rows)},    {J_LOOP, ROWS(loop_rows)},   {J_CYCLER, ROWS(cycler_rows)}};
     if (kind == J_STR)
         return jstr_method(name, n);
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
@@ -261,8 +262,8 @@ bool jobject_attr(jrun *r, jval obj, jval name, jval *out) {
 
 bool jobject_unsafe(jkind kind, const char *name, size_t n) {
     static const char *const of_dict[] = {"clear", "pop", "popitem", "setdefault", "update"};
-    static const char *const of_list[] = {"append", "clear",  "pop",    "reverse",
-                                          "insert", "sort", "extend", "remove"};
+    static const char *const of_list[] = {"append", "clear", "pop",    "reverse",
+                                          "insert", "sort",  "extend", "remove"};
     const char *const *names = kind == J_DICT ? of_dict : of_list;
     int count = kind == J_DICT ? 5 : kind == J_LIST ? 8 : 0;
     for (int i = 0; i < count; i++)

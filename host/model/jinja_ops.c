@@ -14,7 +14,8 @@ static const char *op_sign(jop op) {
 
 static _Noreturn void unsupported(jrun *r, jop op, jval a, jval b) {
     if (op == N_ADD && (a.kind == J_STR || a.kind == J_LIST || a.kind == J_TUPLE))
-        jrun_fail(r, "can only concatenate %s (not \"%s\") to %s", jv_type(a), jv_type(b), jv_type(a));
+        jrun_fail(r, "can only concatenate %s (not \"%s\") to %s", jv_type(a), jv_type(b),
+                  jv_type(a));
     jrun_fail(r, "unsupported operand type(s) for %s: '%s' and '%s'", op_sign(op), jv_type(a),
               jv_type(b));
 }
@@ -140,7 +141,8 @@ static jval repeat_string(jrun *r, jval s, int64_t n) {
     if (n <= 0)
         n = 0;
     if (__builtin_mul_overflow((int64_t)s.s->n, n, &total) || total > JINJA_OUTPUT_MAX)
-        jrun_fail(r, "a string repeated %lld times (limit %d bytes)", (long long)n, JINJA_OUTPUT_MAX);
+        jrun_fail(r, "a string repeated %lld times (limit %d bytes)", (long long)n,
+                  JINJA_OUTPUT_MAX);
     n = s.s->n ? n : 0;
     for (int64_t i = 0; i < n; i++)
         jbuf_add(r, &b, s.s->p, s.s->n);
@@ -371,7 +373,8 @@ static jlist *slice_list(jrun *r, const jlist *l, slice s) {
 static jval slice_str(jrun *r, jval v, slice s) {
     jval out;
     if (s.step == 1) {
-        const char *p = s.n ? jchar_at(r, v, s.from) : v.s->p, *q = s.n ? jchar_at(r, v, s.from + s.n) : p;
+        const char *p = s.n ? jchar_at(r, v, s.from) : v.s->p,
+                   *q = s.n ? jchar_at(r, v, s.from + s.n) : p;
         out = jv_borrow(r, p, (size_t)(q - p));
         if (jv_chars(v) == (int64_t)v.s->n)
             out.s->chars = s.n;
@@ -382,10 +385,17 @@ static jval slice_str(jrun *r, jval v, slice s) {
     return out;
 }
 
+/* Its bounds may lie past 64 bits where no element does: unsigned, they wrap instead. */
+static int64_t range_at(const jrange *v, int64_t i) {
+    return (int64_t)((uint64_t)v->start + (uint64_t)i * (uint64_t)v->step);
+}
+
 static jval slice_range(jrun *r, const jrange *v, slice s) {
     jrange *out = JNEW(r, jrange, 1);
-    *out = (jrange){.start = v->start + s.from * v->step, .stop = v->start + s.to * v->step,
-                    .step = v->step * s.step, .n = s.n};
+    *out = (jrange){.start = range_at(v, s.from),
+                    .stop = range_at(v, s.to),
+                    .step = (int64_t)((uint64_t)v->step * (uint64_t)s.step),
+                    .n = s.n};
     return (jval){.kind = J_RANGE, .r = out};
 }
 

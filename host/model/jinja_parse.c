@@ -360,7 +360,8 @@ static jnode *parse_statement(jparse *p, const char *const *ends, const char *ta
     while (ends[last + 1])
         last++;
     jparse_fail(p, &at, "unknown tag %s; inside {%% %s %%}, which '%s' closes",
-                jparse_shown(&at, shown), tag, ends[ends[0][0] == 'e' && ends[0][1] == 'n' ? 0 : last]);
+                jparse_shown(&at, shown), tag,
+                ends[ends[0][0] == 'e' && ends[0][1] == 'n' ? 0 : last]);
 }
 
 static bool at_end(const jparse *p, const char *const *ends) {
@@ -445,8 +446,8 @@ static bool parse(jparse *p) {
 
 static weft_status check_source(const char *name, const char *text, size_t n) {
     if (n > JINJA_SOURCE_MAX)
-        return weft_fail(WEFT_BAD_FILE, "%s: %zu bytes are too many for a template (limit %d)", name, n,
-                         JINJA_SOURCE_MAX);
+        return weft_fail(WEFT_BAD_FILE, "%s: %zu bytes are too many for a template (limit %d)",
+                         name, n, JINJA_SOURCE_MAX);
     size_t bad = utf8_invalid_at(text, n), line = 1;
     for (size_t i = 0; i < bad; i++)
         line += text[i] == '\n';

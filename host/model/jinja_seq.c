@@ -15,8 +15,9 @@ static jval q_length(jrun *r, jval v, jval *a) {
 static jval q_first(jrun *r, jval v, jval *a) {
     (void)a;
     jval x;
-    return jiter_next(r, jiter_open(r, v), &x) ? x
-                                               : jv_undefined(r, "no first item, sequence was empty");
+    return jiter_next(r, jiter_open(r, v), &x)
+               ? x
+               : jv_undefined(r, "no first item, sequence was empty");
 }
 
 static jval q_last(jrun *r, jval v, jval *a) {

@@ -159,8 +159,10 @@ static bool is_decimal(uint32_t cp) {
 }
 
 static bool is_digit(uint32_t cp) {
-    bool raised = cp == 0xb2 || cp == 0xb3 || cp == 0xb9 || cp == 0x2070 || (cp >= 0x2074 && cp <= 0x2079);
-    return raised || (cp >= 0x2080 && cp <= 0x2089) || (cp >= 0x2460 && cp <= 0x2468) || is_decimal(cp);
+    bool raised = cp == 0xb2 || cp == 0xb3 || cp == 0xb9 || cp == 0x2070 ||
+                  (cp >= 0x2074 && cp <= 0x2079);
+    return raised || (cp >= 0x2080 && cp <= 0x2089) || (cp >= 0x2460 && cp <= 0x2468) ||
+           is_decimal(cp);
 }
 
 static bool is_numeric(uint32_t cp) {
@@ -693,7 +695,7 @@ const jrow *jstr_method(const char *name, size_t n) {
 /* ---- Numbers in text ---- */
 
 static int digit_value(char c) {
-    return c >= '0' && c <= '9'               ? c - '0'
+    return c >= '0' && c <= '9'                     ? c - '0'
            : (c | 0x20) >= 'a' && (c | 0x20) <= 'z' ? (c | 0x20) - 'a' + 10
                                                     : 99;
 }

@@ -134,14 +134,26 @@ _Noreturn void jv_fail_undefined(jrun *r, jval v) {
     jrun_fail(r, "%s", b.p);
 }
 
-static const char *const type_names[J_KINDS] = {
-    [J_MISSING] = "missing",     [J_UNDEFINED] = "Undefined", [J_NONE] = "NoneType",
-    [J_BOOL] = "bool",           [J_INT] = "int",             [J_BIG] = "int",
-    [J_FLOAT] = "float",         [J_STR] = "str",             [J_LIST] = "list",
-    [J_TUPLE] = "tuple",         [J_DICT] = "dict",           [J_RANGE] = "range",
-    [J_ITER] = "generator",      [J_VIEW] = "dict view",      [J_NAMESPACE] = "Namespace",
-    [J_MACRO] = "Macro",         [J_FUNC] = "function",       [J_LOOP] = "LoopContext",
-    [J_CYCLER] = "Cycler",       [J_JOINER] = "Joiner"};
+static const char *const type_names[J_KINDS] = {[J_MISSING] = "missing",
+                                                [J_UNDEFINED] = "Undefined",
+                                                [J_NONE] = "NoneType",
+                                                [J_BOOL] = "bool",
+                                                [J_INT] = "int",
+                                                [J_BIG] = "int",
+                                                [J_FLOAT] = "float",
+                                                [J_STR] = "str",
+                                                [J_LIST] = "list",
+                                                [J_TUPLE] = "tuple",
+                                                [J_DICT] = "dict",
+                                                [J_RANGE] = "range",
+                                                [J_ITER] = "generator",
+                                                [J_VIEW] = "dict view",
+                                                [J_NAMESPACE] = "Namespace",
+                                                [J_MACRO] = "Macro",
+                                                [J_FUNC] = "function",
+                                                [J_LOOP] = "LoopContext",
+                                                [J_CYCLER] = "Cycler",
+                                                [J_JOINER] = "Joiner"};
 
 const char *jv_type(jval v) {
     return type_names[v.kind];
@@ -206,7 +218,10 @@ static double big_value(const jstr *s) {
 
 bool jv_number(jval v, double *f) {
     int64_t i;
-    *f = v.kind == J_FLOAT ? v.f : v.kind == J_BIG ? big_value(v.s) : jv_integer(v, &i) ? (double)i : 0;
+    *f = v.kind == J_FLOAT   ? v.f
+         : v.kind == J_BIG   ? big_value(v.s)
+         : jv_integer(v, &i) ? (double)i
+                             : 0;
     return v.kind == J_FLOAT || v.kind == J_BIG || v.kind == J_INT || v.kind == J_BOOL;
 }
 
@@ -214,7 +229,8 @@ static int order(double a, double b) {
     return a < b ? -1 : a > b ? 1 : a == b ? 0 : 2;
 }
 
-/* An integer against a double, exactly: past 2^63 the double decides, below its integer part does. */
+/* An integer against a double, exactly: past 2^63 the double decides, below its integer part
+ * does. */
 static int compare_mixed(int64_t i, double f) {
     if (isnan(f))
         return 2;

@@ -106,8 +106,9 @@ static weft_status view_ids(const session *s, view *v, tok_ids *out, bool *expos
         memcpy(v->m + v->head, s->message + v->from, sizeof *v->m * left);
     out->n = 0;
     WEFT_TRY(chat_prompt_ids(&s->prompt, v->m, v->head + left, out, exposed));
-    return out->n ? WEFT_OK : weft_fail(WEFT_BAD_FILE, "%s: renders this conversation to nothing",
-                                        chat_template_name(s->prompt.template));
+    return out->n ? WEFT_OK
+                  : weft_fail(WEFT_BAD_FILE, "%s: renders this conversation to nothing",
+                              chat_template_name(s->prompt.template));
 }
 
 /* Where the turn behind the one at v->from begins; v->n if that is the last. */
@@ -150,11 +151,12 @@ static size_t room(const session *s, const weft_request *req) {
 }
 
 static weft_status too_long(const session *s, size_t n) {
-    return weft_fail(WEFT_USAGE,
-                     "message: is %zu tokens with its template%s, and the context has %d; shorten it "
-                     "or raise --ctx-size (the model allows %d)",
-                     n, session_system_text(s) ? " and the system message" : "",
-                     (int)s->info.ctx_size, (int)s->info.max_ctx);
+    return weft_fail(
+        WEFT_USAGE,
+        "message: is %zu tokens with its template%s, and the context has %d; shorten it "
+        "or raise --ctx-size (the model allows %d)",
+        n, session_system_text(s) ? " and the system message" : "", (int)s->info.ctx_size,
+        (int)s->info.max_ctx);
 }
 
 /* Ids of as many of the latest turns as leave room for an answer. */

@@ -21,10 +21,10 @@ typedef struct {
 
 typedef struct {
     weft_result result;
-    int32_t reused;   /* tokens of the prompt whose K and V were kept */
-    size_t dropped;   /* oldest turns given up to make room */
-    bool full;        /* the answer ended because the context did */
-    bool exposed;     /* see chat_prompt_ids */
+    int32_t reused; /* tokens of the prompt whose K and V were kept */
+    size_t dropped; /* oldest turns given up to make room */
+    bool full;      /* the answer ended because the context did */
+    bool exposed;   /* see chat_prompt_ids */
 } session_turn;
 
 weft_status session_open(session *s, weft_engine *e, const chat_template *t);
@@ -42,7 +42,7 @@ size_t session_last(const session *s, const char *role);
 weft_status session_ids(const session *s, tok_ids *out);
 
 /* Answers the last message and adds the answer. If the conversation leaves too little room, its
- * oldest turns are dropped (the system message stays); WEFT_USAGE if even the last one alone does not
- * fit, and nothing is changed. Of `req`, sampling, limits, stops and cancel count. */
+ * oldest turns are dropped (the system message stays); WEFT_USAGE if even the last one alone does
+ * not fit, and nothing is changed. Of `req`, sampling, limits, stops and cancel count. */
 weft_status session_answer(session *s, const weft_request *req, weft_token_fn *fn, void *user,
                            session_turn *out);

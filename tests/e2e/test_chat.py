@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`weft chat` and `weft run --chat` as people and scripts use them: through a pipe, and in a terminal
-of its own. What is kept between turns is compared with another process that computes it all again."""
+"""`weft chat` and `weft run --chat` as people and scripts use them: through a pipe, and in a
+terminal of its own. What is kept between turns is compared with another process that computes it
+all again."""
 
 import fcntl
 import json
@@ -213,8 +214,8 @@ class Commands(Case):
         self.assertEqual(self.chat("/set n-predict 30", "/set seed 11", HELLO)[0], plain)
         self.assertEqual(self.chat("/set stop a", HELLO, args=SEED)[0],
                          self.chat(HELLO, args=[*SEED, "--stop", "a"])[0])
-        self.assertEqual(self.chat("/set ignore-eos on", "/set ignore-eos off", HELLO, args=SEED)[0],
-                         plain)
+        flag = ["/set ignore-eos on", "/set ignore-eos off"]
+        self.assertEqual(self.chat(*flag, HELLO, args=SEED)[0], plain)
         _, err = self.chat("/set", args=["--temp", "0.25"])
         self.assertRegex(err, r"(?m)^  temp +0\.25$")
         self.assertRegex(err, r"(?m)^  top-p +0\.95  \(the model's\)$")
@@ -260,8 +261,8 @@ class Kept(Case):
 
 class Files(Case):
     def test_goes_on_as_if_nothing_had_happened(self):
-        """Three settings, a second try and a stop, saved at every place."""
-        script = ["/set frequency-penalty 0.3", HELLO, "/set temp 1.3", MORE, "/regen",
+        """Three settings, further tries and a stop, saved at every place."""
+        script = ["/set frequency-penalty 0.3", HELLO, "/set temp 1.3", MORE, "/regen", "/regen",
                   "/set repeat-penalty 1.1", LAST, "/regen", "What next?"]
         args = [*SEED, "--stop", "zq"]
         whole = self.chat(*script, args=args)[0]
@@ -359,7 +360,8 @@ class Context(Case):
         self.assertEqual(users, lines[-len(users):])
 
     def test_a_full_context_ends_an_answer(self):
-        _, err = self.chat(HELLO, MORE, args=["-c", "96", "--seed", "1", "--ignore-eos", "--stats"])
+        args = ["-c", "96", "--seed", "1", "--ignore-eos", "--stats"]
+        _, err = self.chat(HELLO, MORE, args=args)
         self.assertIn("the context is full", err)
         self.assertIn("finish: context full", err)
         self.assertEqual(len(turns(err)), 2)
@@ -369,8 +371,8 @@ class Context(Case):
         self.assertIn("the context has 128", err)
         self.assertIn("--ctx-size", err)
         # Nothing was given up for it: the conversation goes on where it was.
-        self.chat(HELLO, f"/save {self.path('a.json')}", "word " * 300, args=["-c", "128", "-n", "5"],
-                  code=2)
+        args = ["-c", "128", "-n", "5"]
+        self.chat(HELLO, f"/save {self.path('a.json')}", "word " * 300, args=args, code=2)
 
     def test_long_conversations_are_cut_at_once(self):
         messages = [{"role": "user" if i % 2 == 0 else "assistant", "content": f"word {i}"}

@@ -20,7 +20,9 @@ static const char twice[] =
 static const struct {
     const char *file, *tokens, *control[4];
 } rows[] = {
-    {"demo", "{\"bos_token\": \"<|begin|>\", \"eos_token\": \"<|end|>\"}", {"<|begin|>", "<|end|>"}},
+    {"demo",
+     "{\"bos_token\": \"<|begin|>\", \"eos_token\": \"<|end|>\"}",
+     {"<|begin|>", "<|end|>"}},
     {"tokenizers/gpt2/tokenizer.json",
      "{\"bos_token\": \"<|endoftext|>\", \"eos_token\": \"<|endoftext|>\"}",
      {"<|endoftext|>"}},
@@ -127,8 +129,12 @@ static void expect_same(const tok_ids *a, const tok_ids *b, size_t n, const char
 }
 
 CASE(test_harmless_words_are_encoded_as_one_text) {
-    static const char *const text[] = {"Hello  there, w\xc3\xb6rld", " Yes.\n", "1 + 1 = ?", "2",
-                                       "\nand \xe6\xbc\xa2 \xf0\x9f\x99\x82 then", "",
+    static const char *const text[] = {"Hello  there, w\xc3\xb6rld",
+                                       " Yes.\n",
+                                       "1 + 1 = ?",
+                                       "2",
+                                       "\nand \xe6\xbc\xa2 \xf0\x9f\x99\x82 then",
+                                       "",
                                        "<| not one |> </ s>"};
     int seen = 0;
     for (int row = 0; row < ROWS; row++)
@@ -182,10 +188,9 @@ CASE(test_spelt_control_tokens_are_text) {
             tok_ids a = ids_of(&r, bad, 3), b = ids_of(&r, good, 3);
             size_t got = controls(&r, &a, row, rows[row].control);
             size_t want = controls(&r, &b, row, rows[row].control);
-            if (got != want)
+            if (got != want || (t > 0 && want < 2))
                 fail_msg("%s, template %d: %zu control tokens, not %zu", rows[row].file, t, got,
                          want);
-            assert_true(t == 0 || want >= 3);
             free_all(bad, 3);
             free_all(good, 3);
             tok_ids_fini(&a);
