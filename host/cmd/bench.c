@@ -247,7 +247,7 @@ static weft_status open_and_work(const bench_args *a, const char *model) {
     opt.ctx_size = (int)need;
     opt.max_seqs = (int)a->batch;
     choose_tests(&b);
-    WEFT_TRY(weft_engine_open(model, &opt, &b.engine));
+    WEFT_TRY(cmd_open(model, &opt, &b.engine));
     weft_status s = work(&b);
     mem_free(b.ids);
     weft_engine_close(b.engine);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What every command needs: how it fails, how it prints, where prompts and lines come from. */
 #include "host/cmd/cmd.h"
+#include "host/model/engine.h"
 #include "host/base/file.h"
 #include "host/base/mem.h"
 #include <errno.h>
@@ -250,4 +251,18 @@ weft_status cmd_lines_next(cmd_lines *l, const char **line, size_t *n) {
         looked = have;
         WEFT_TRY(more(l));
     }
+}
+
+/* Tensors nobody asked for are worth a word: the folder may be of a family that only looks alike. */
+static void warn_unused(const weft_engine *e) {
+    const weights *w = &e->rank[0].w;
+    if (w->n_unused)
+        fprintf(stderr, "weft: warning: %s%s: not used by this family\n", w->unused,
+                w->n_unused > 1 ? " and others" : "");
+}
+
+weft_status cmd_open(const char *model, const weft_engine_options *opt, weft_engine **out) {
+    WEFT_TRY(weft_engine_open(model, opt, out));
+    warn_unused(*out);
+    return WEFT_OK;
 }

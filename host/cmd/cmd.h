@@ -161,6 +161,8 @@ typedef struct {
             "read the weights instead of mapping the files", offsetof(type, at.no_mmap) \
     }
 
+/* weft_engine_open, with a warning on stderr about tensors that nothing used. */
+weft_status cmd_open(const char *model, const weft_engine_options *opt, weft_engine **out);
 weft_engine_options cmd_engine_options(const cmd_engine_args *a);
 
 typedef struct {

@@ -307,7 +307,7 @@ static weft_status check(const run_args *a) {
 static weft_status open_and_work(const run_args *a, const char *model, bool *stopped) {
     run_state r = {.args = a, .model = model};
     weft_engine_options opt = cmd_engine_options(&a->engine);
-    WEFT_TRY(weft_engine_open(model, &opt, &r.engine));
+    WEFT_TRY(cmd_open(model, &opt, &r.engine));
     weft_engine_describe(r.engine, &r.info);
     buf_init(&r.text, SIZE_MAX);
     buf_init(&r.logprobs, SIZE_MAX);

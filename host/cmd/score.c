@@ -179,7 +179,7 @@ static weft_status open_and_work(const score_args *a, const char *model) {
     weft_engine_options opt = cmd_engine_options(&a->engine);
     opt.score = true;
     WEFT_TRY(cmd_prompt_check(&a->prompt));
-    WEFT_TRY(weft_engine_open(model, &opt, &s.engine));
+    WEFT_TRY(cmd_open(model, &opt, &s.engine));
     weft_status st = work(&s);
     mem_free(s.ids);
     mem_free(s.logprob);
