@@ -46,7 +46,7 @@ LIB_SRC  := $(wildcard host/base/*.c host/run/*.c host/model/*.c kernels/ref/*.c
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(CPU_OBJ) $(EMU_OBJ)
 CMD_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard host/cmd/*.c))
 CHECK    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/check/*.c))
-UNIT     := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/*_test.c))
+UNIT     := $(patsubst tests/unit/%,$(BUILD)/tests/unit/%,$(basename $(wildcard tests/unit/*_test.c tests/unit/*_test.cu)))
 FUZZ     := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(wildcard tests/fuzz/*_fuzz.c))
 BENCH    := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 DEPS     := $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(CHECK:.o=.d) $(UNIT:=.d) $(FUZZ:=.d) $(BENCH:=.d)
@@ -156,6 +156,10 @@ $(BUILD)/tests/unit/%_test: tests/unit/%_test.c $(BUILD)/libweft.a
 	@mkdir -p $(@D)
 	$(SAY) CC $@
 	$(Q)$(CC) $(CFLAGS) -MMD -MP -MF $@.d $(LDFLAGS) -o $@ $< $(BUILD)/libweft.a $(LDLIBS) -lcmocka
+$(BUILD)/tests/unit/%_test: tests/unit/%_test.cu $(BUILD)/libweft.a
+	@mkdir -p $(@D)
+	$(SAY) EMU $@
+	$(Q)$(CXX) $(CXXFLAGS) $(CU_FLAGS) -MMD -MP -MF $@.d $< -x none $(LDFLAGS) -o $@ $(BUILD)/libweft.a $(LDLIBS) -lcmocka
 FUZZ_MAIN ?= tests/fuzz/driver.c
 $(BUILD)/tests/fuzz/%_fuzz: tests/fuzz/%_fuzz.c $(FUZZ_MAIN) $(BUILD)/libweft.a
 	@mkdir -p $(@D)

@@ -110,8 +110,9 @@ static weft_status unknown(const char *name) {
             words[n++] = rows[i].alias;
     }
     const char *near = args_nearest(name, words, n);
-    return weft_fail(WEFT_USAGE, "/set: there is no parameter \"%.100s\"; %s%s", name,
-                     near ? "did you mean " : "/set alone lists them", near ? near : "");
+    return weft_fail(WEFT_USAGE, "/set: there is no parameter \"%.100s\"; %s%s%s", name,
+                     near ? "did you mean " : "/set alone lists them", near ? near : "",
+                     near ? "?" : "");
 }
 
 static weft_status set_flag(const char *name, const char *value, bool *out) {

@@ -80,7 +80,7 @@ typedef struct {
          "", \
          NULL, \
          ARG_CHOICE, \
-         "auto|ref|cpu", \
+         "auto|ref|cpu|emu", \
          0, \
          0, \
          "auto", \

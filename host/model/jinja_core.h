@@ -345,7 +345,8 @@ jiter *jiter_open(jrun *r, jval v); /* fails: "'int' object is not iterable" */
 bool jiter_next(jrun *r, jiter *it, jval *out);
 jlist *jv_elements(jrun *r, jval v); /* all of it; shares a list's own */
 jval jiter_of_list(jrun *r, jlist *l);
-bool jv_length(jrun *r, jval v, int64_t *n); /* false: has none */
+int64_t jrange_at(const jrange *v, int64_t i); /* element i */
+bool jv_length(jrun *r, jval v, int64_t *n);   /* false: has none */
 
 /* jinja_text.c */
 void jtext_str(jrun *r, jbuf *b, jval v);  /* str(v) */

@@ -282,6 +282,8 @@ static jval eval_slice(jrun *r, const jnode *n) {
     jval obj = jeval(r, n->a), from = eval_optional(r, n->b), to = eval_optional(r, n->c);
     jval step = eval_optional(r, n->d);
     r->at = n;
+    if (n->a->op == N_CONST && obj.kind != J_STR) /* jinja2 evaluates constants more leniently */
+        return jv_undefined_in(r, obj, JV_NONE);
     return jop_slice(r, obj, from, to, step);
 }
 

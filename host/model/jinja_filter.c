@@ -163,7 +163,7 @@ static void wrap_line(jrun *r, jbuf *b, jval line, int64_t width, bool cut, jval
     const char *p = line.s->p, *end = p + line.s->n;
     bool any = false;
     while (p < end) {
-        const char *q = p, *fit = NULL, *next = NULL;
+        const char *q, *fit = NULL;
         uint32_t cp;
         int64_t n = 0;
         if (any)
@@ -174,21 +174,17 @@ static void wrap_line(jrun *r, jbuf *b, jval line, int64_t width, bool cut, jval
         for (q = p; q < end && (n < width || (!fit && !cut)); n++) {
             bool gap = *q == ' ';
             q += utf8_next(q, end, &cp);
-            if (!gap && (q == end || *q == ' ' || cp == '-')) {
+            if (!gap && (q == end || *q == ' ' || cp == '-'))
                 fit = q;
-                next = q;
-            }
         }
-        if (!fit || q == end) {
+        if (!fit || q == end)
             fit = q;
-            next = q;
-        }
         if (any)
             jbuf_add(r, b, newline.s->p, newline.s->n);
-        jrun_tick(r, (size_t)(next - p));
+        jrun_tick(r, (size_t)(q - p));
         jbuf_add(r, b, p, (size_t)(fit - p));
         any = true;
-        p = next;
+        p = fit;
     }
 }
 
@@ -361,6 +357,8 @@ static jval f_abs(jrun *r, jval v, jval *a) {
         jv_fail_undefined(r, v);
     if (v.kind == J_FLOAT)
         return jv_float(fabs(v.f));
+    if (v.kind == J_BIG)
+        return v.s->p[0] == '-' ? jop_negate(r, v, true) : v;
     if (!jv_integer(v, &i))
         jrun_fail(r, "bad operand type for abs(): '%s'", jv_type(v));
     return i < 0 ? jop_negate(r, v, true) : jv_int(i);

@@ -19,6 +19,11 @@ bool jv_iterable(jval v) {
     }
 }
 
+/* i * step may lie past 64 bits where the element does not: unsigned, it wraps back. */
+int64_t jrange_at(const jrange *v, int64_t i) {
+    return (int64_t)((uint64_t)v->start + (uint64_t)i * (uint64_t)v->step);
+}
+
 static jval view_element(jrun *r, const jview *v, size_t i) {
     const jentry *e = &v->d->e[i];
     return v->what == JVIEW_KEYS ? e->k : v->what == JVIEW_VALUES ? e->v : jv_pair(r, e->k, e->v);
@@ -44,7 +49,7 @@ static bool next_counted(jrun *r, jiter *it, jval *out) {
         return i < v.v->d->n;
     case J_RANGE:
         if ((int64_t)i < v.r->n)
-            *out = jv_int(v.r->start + (int64_t)i * v.r->step);
+            *out = jv_int(jrange_at(v.r, (int64_t)i));
         return (int64_t)i < v.r->n;
     default: return false;
     }

@@ -191,16 +191,25 @@ jval jop_binary(jrun *r, jop op, jval a, jval b) {
     unsupported(r, op, a, b);
 }
 
+static jval negate_big(jrun *r, jval v) {
+    if (v.s->p[0] == '-') {
+        v.s = jv_borrow(r, v.s->p + 1, v.s->n - 1).s;
+    } else if (jv_is_str((jval){.kind = J_STR, .s = v.s}, "9223372036854775808")) {
+        return jv_int(INT64_MIN);
+    } else {
+        v.s = jv_concat(r, jv_text(r, "-"), (jval){.kind = J_STR, .s = v.s}).s;
+    }
+    return v;
+}
+
 jval jop_negate(jrun *r, jval v, bool negative) {
     int64_t i;
     if (v.kind == J_UNDEFINED)
         jv_fail_undefined(r, v);
     if (v.kind == J_FLOAT)
         return jv_float(negative ? -v.f : v.f);
-    if (v.kind == J_BIG && negative)
-        overflow(r);
     if (v.kind == J_BIG)
-        return v;
+        return negative ? negate_big(r, v) : v;
     if (!jv_integer(v, &i))
         jrun_fail(r, "bad operand type for unary %c: '%s'", negative ? '-' : '+', jv_type(v));
     if (negative && i == INT64_MIN)
@@ -285,7 +294,7 @@ static bool index_element(jrun *r, jval obj, int64_t i, jval *out) {
     if (i < 0 || i >= n)
         return false;
     if (obj.kind == J_RANGE) {
-        *out = jv_int(obj.r->start + i * obj.r->step);
+        *out = jv_int(jrange_at(obj.r, i));
     } else if (obj.kind == J_STR) {
         const char *p = jchar_at(r, obj, i);
         uint32_t cp;
@@ -385,15 +394,10 @@ static jval slice_str(jrun *r, jval v, slice s) {
     return out;
 }
 
-/* Its bounds may lie past 64 bits where no element does: unsigned, they wrap instead. */
-static int64_t range_at(const jrange *v, int64_t i) {
-    return (int64_t)((uint64_t)v->start + (uint64_t)i * (uint64_t)v->step);
-}
-
 static jval slice_range(jrun *r, const jrange *v, slice s) {
     jrange *out = JNEW(r, jrange, 1);
-    *out = (jrange){.start = range_at(v, s.from),
-                    .stop = range_at(v, s.to),
+    *out = (jrange){.start = jrange_at(v, s.from),
+                    .stop = jrange_at(v, s.to),
                     .step = (int64_t)((uint64_t)v->step * (uint64_t)s.step),
                     .n = s.n};
     return (jval){.kind = J_RANGE, .r = out};

@@ -89,6 +89,12 @@ int32_t jparse_sym(jparse *p, const char *s, size_t n) {
 
 /* ---- Statements ---- */
 
+/* Puts n at the end of a list; returns where the next one goes. */
+static jnode **append(jnode **tail, jnode *n) {
+    *tail = n;
+    return &n->next;
+}
+
 static void expect_name(jparse *p, const char *name) {
     char shown[48];
     if (!jparse_skip_name(p, name))
@@ -181,14 +187,12 @@ static jnode *parse_set(jparse *p, const jtoken *at) {
 
 static jnode *parse_with(jparse *p, const jtoken *at) {
     jnode *n = jparse_node(p, N_WITH, at), **target = &n->a, **value = &n->b;
-    while (p->cur.kind != T_BLOCK_END) {
-        if (n->a)
+    for (bool first = true; p->cur.kind != T_BLOCK_END; first = false) {
+        if (!first)
             jparse_expect_op(p, ',');
-        *target = jparse_target(p, false, NULL);
-        target = &(*target)->next;
+        target = append(target, jparse_target(p, false, NULL));
         jparse_expect_op(p, '=');
-        *value = jparse_expr(p);
-        value = &(*value)->next;
+        value = append(value, jparse_expr(p));
     }
     n->d = body_until(p, "endwith", "with", at);
     return n;
@@ -268,11 +272,10 @@ static jnode *parse_filter(jparse *p, const jtoken *at) {
 
 static jnode *parse_print(jparse *p, const jtoken *at) {
     jnode *n = jparse_node(p, N_OUTPUT, at), **tail = &n->a;
-    while (p->cur.kind != T_BLOCK_END) {
-        if (n->a)
+    for (bool first = true; p->cur.kind != T_BLOCK_END; first = false) {
+        if (!first)
             jparse_expect_op(p, ',');
-        *tail = jparse_expr(p);
-        tail = &(*tail)->next;
+        tail = append(tail, jparse_expr(p));
     }
     return n;
 }

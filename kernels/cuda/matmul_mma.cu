@@ -45,17 +45,17 @@ __device__ __forceinline__ void mma_load8(uint16_t *to, const weft_tensor &from,
     int n = !exists || left <= 0 ? 0 : left < CHUNK ? (int)left : (int)CHUNK;
     const uint16_t *p = (const uint16_t *)from.data;
     p += n ? row * from.stride[0] + leaf * width + k : 0;
-    if (WIDE) {
+    if constexpr (WIDE) {
         cp_async16(to, p, 2 * n);
-        return;
-    }
-    uint16_t e[CHUNK];
-    uint4 q;
+    } else {
+        uint16_t e[CHUNK];
+        uint4 q;
 #pragma unroll
-    for (int i = 0; i < CHUNK; i++)
-        e[i] = i < n ? ld_const(p + i) : (uint16_t)0;
-    memcpy(&q, e, sizeof q);
-    st_shared((uint4 *)to, q);
+        for (int i = 0; i < CHUNK; i++)
+            e[i] = i < n ? ld_const(p + i) : (uint16_t)0;
+        memcpy(&q, e, sizeof q);
+        st_shared((uint4 *)to, q);
+    }
 }
 
 template <bool WIDE>

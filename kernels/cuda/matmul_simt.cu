@@ -7,34 +7,44 @@
 
 namespace WEFT_CU_NS {
 
+enum { SIMT_PITCH = SIMT_K + 4 }; /* rows of four-word places in other banks */
+
 struct simt_smem {
-    float w[SIMT_TILE][SIMT_K + 1], x[SIMT_TILE][SIMT_K + 1]; /* + 1: rows in other banks */
+    __align__(16) float w[SIMT_TILE][SIMT_PITCH], x[SIMT_TILE][SIMT_PITCH];
 };
 
-/* k0 .. k0 + nk of 32 rows from row0 on; rows that do not exist are zero. */
-__device__ static void simt_fill(float (&to)[SIMT_TILE][SIMT_K + 1], const weft_tensor &from,
+/* k0 .. k0 + nk of 32 rows from row0 on; what does not exist is zero. */
+__device__ static void simt_fill(float (&to)[SIMT_TILE][SIMT_PITCH], const weft_tensor &from,
                                  int64_t row0, int64_t rows, int64_t k0, int nk) {
     for (int i = threadIdx.x; i < SIMT_TILE * SIMT_K; i += SIMT_THREADS) {
         int r = i / SIMT_K, k = i % SIMT_K;
-        if (k >= nk)
-            continue;
         float v = 0;
-        if (row0 + r < rows)
+        if (row0 + r < rows && k < nk)
             v = load1(from, (row0 + r) * from.stride[0] + (k0 + k) * from.stride[1]);
         st_shared(&to[r][k], v);
     }
 }
 
-/* Outputs of a thread: columns n, n + 16 by tokens t, t + 16. */
+__device__ __forceinline__ float simt_fma(const float4 &x, const float4 &w, int n, float acc) {
+    acc = fmaf(x.x, w.x, acc);
+    acc = n > 1 ? fmaf(x.y, w.y, acc) : acc;
+    acc = n > 2 ? fmaf(x.z, w.z, acc) : acc;
+    return n > 3 ? fmaf(x.w, w.w, acc) : acc;
+}
+
+/* Outputs of a thread: columns n, n + 16 by tokens t, t + 16. Padding takes no part: it could turn
+ * a -0 into +0. */
 __device__ __forceinline__ void simt_chain(const simt_smem &s, int n, int t, int nk,
                                            float (&acc)[4]) {
-    for (int k = 0; k < nk; k++) {
-        float w0 = ld_shared(&s.w[n][k]), w1 = ld_shared(&s.w[n + 16][k]);
-        float x0 = ld_shared(&s.x[t][k]), x1 = ld_shared(&s.x[t + 16][k]);
-        acc[0] = fmaf(x0, w0, acc[0]);
-        acc[1] = fmaf(x0, w1, acc[1]);
-        acc[2] = fmaf(x1, w0, acc[2]);
-        acc[3] = fmaf(x1, w1, acc[3]);
+    for (int k = 0; k < nk; k += 4) {
+        float4 w0 = ld_shared((const float4 *)&s.w[n][k]);
+        float4 w1 = ld_shared((const float4 *)&s.w[n + 16][k]);
+        float4 x0 = ld_shared((const float4 *)&s.x[t][k]);
+        float4 x1 = ld_shared((const float4 *)&s.x[t + 16][k]);
+        acc[0] = simt_fma(x0, w0, nk - k, acc[0]);
+        acc[1] = simt_fma(x0, w1, nk - k, acc[1]);
+        acc[2] = simt_fma(x1, w0, nk - k, acc[2]);
+        acc[3] = simt_fma(x1, w1, nk - k, acc[3]);
     }
 }
 

@@ -56,7 +56,7 @@ static void group_free(group *g) {
         free(g->slots[i]);
     }
     void *owned[] = {g->slots, g->threads, g->warps,   g->blocks, g->ready, g->shared,
-                     g->cells, g->copies,  g->records, g};
+                     g->cells, g->settled, g->copies, g->records, g};
     for (void *p : owned)
         free(p);
 }
@@ -357,6 +357,8 @@ static uint32_t warp_arrived(thread *t, uint32_t need) {
                  o->at.line);
         if (o->state != AT_WARP)
             continue;
+        if (!same_op(o, t) && !(o->mask >> t->lane & 1))
+            continue; /* among others first; it may still come */
         if (!same_op(o, t))
             fail(t->at, "%s with mask %08x: lane %d is at %s with mask %08x, line %d", t->what,
                  t->mask, i, o->what, o->mask, o->at.line);
@@ -399,7 +401,7 @@ void warp_sync(uint32_t mask, site at) {
     warp_op(sync_lanes, "__syncwarp", mask, NULL, at);
 }
 
-/* The least that is active: this lane and those that wait for it at a warp operation. */
+/* Lanes that have not returned: no hardware promises more or less. */
 uint32_t warp_active() {
     const thread *t = current();
     const warp_state *w = &t->grp->warps[t->warp];
@@ -496,6 +498,7 @@ static void block_begin(group *g, int i, int64_t number) {
     b->first_warp = i * ((n + 31) / 32);
     b->shared = g->shared + (size_t)i * g->shared_stride;
     b->cells = g->cells + (size_t)i * g->shared_stride / 2;
+    b->settled = g->settled + (size_t)i * g->shared_stride / 2;
     b->epoch = b->epoch0 = ++g->epoch;
     for (int j = 0; j < n; j++)
         thread_begin(g, b, j);

@@ -100,17 +100,20 @@ static void in_bounds(thread *t, const char *p, size_t n, access how, site at) {
     outside(l, p, n, need, at);
 }
 
-static void note(thread *t, int space, const void *p, size_t bytes) {
+static void keep(thread *t, int space, uint32_t order, const void *p, size_t bytes) {
     group *g = t->grp;
-    uint32_t order = t->order[space]++;
-    if (!g->l->profile)
-        return;
     reserve(&g->records, &g->record_room, g->nrecord + 1);
     g->records[g->nrecord++] = record{(uint32_t)t->warp, order,          (uint64_t)(uintptr_t)p,
                                       (uint16_t)bytes,   (uint8_t)space, (uint8_t)t->lane};
 }
 
-static void aligned(const void *p, size_t bytes, size_t align, site at) {
+static inline void note(thread *t, int space, const void *p, size_t bytes) {
+    uint32_t order = t->order[space]++;
+    if (t->grp->l->profile)
+        keep(t, space, order, p, bytes);
+}
+
+static inline void aligned(const void *p, size_t bytes, size_t align, site at) {
     if ((uintptr_t)p % align)
         fail(at, "misaligned: %zu bytes at an address that is %zu past a multiple of %zu", bytes,
              (size_t)((uintptr_t)p % align), align);
@@ -141,6 +144,7 @@ void shared_begin(group *g, size_t bytes) {
         g->shared_room = all;
     }
     reserve(&g->cells, &g->cell_room, all / 2);
+    reserve(&g->settled, &g->settled_room, all / 2);
     memset(g->shared, 0xff, g->shared_stride * (size_t)n); /* NaN in every float type */
 }
 
@@ -213,7 +217,7 @@ static void cell_write(thread *t, cell *c, bool atomic, int pending, site at) {
 }
 
 /* Bytes one by one are not tracked apart: a cell is two of them. */
-static cell *cells_of(thread *t, const void *p, size_t bytes, size_t *n, site at) {
+static inline cell *cells_of(thread *t, const void *p, size_t bytes, size_t *n, site at) {
     const char *lo = t->blk->shared, *hi = lo + t->grp->l->spec->shared, *q = (const char *)p;
     if (q < lo || q + bytes > hi)
         fail(at, "shared memory out of bounds: %zu bytes at offset %lld of %zu", bytes,
@@ -223,19 +227,35 @@ static cell *cells_of(thread *t, const void *p, size_t bytes, size_t *n, site at
     return t->blk->cells + first;
 }
 
+/* What most reads find: all of it written before the last barrier, and since then read by many. */
+static inline bool settled(const block *b, const cell *c, size_t n) {
+    const uint32_t *at = b->settled + (c - b->cells);
+    uint32_t differs = 0;
+    for (size_t i = 0; i < n; i++)
+        differs |= at[i] ^ b->epoch;
+    return differs == 0;
+}
+
+static void cell_access(thread *t, cell *c, access how, site at) {
+    block *b = t->blk;
+    if (how == ATOMIC && c->write_epoch < b->epoch0)
+        fail(at, "reads shared memory that nobody wrote");
+    if (how == LOAD)
+        cell_read(t, c, at);
+    else
+        cell_write(t, c, how == ATOMIC, 0, at);
+    b->settled[c - b->cells] =
+        how == LOAD && c->reader == MANY && c->write_epoch != b->epoch ? b->epoch : 0;
+}
+
 void shared_access(const void *p, size_t bytes, size_t align, access how, site at) {
     thread *t = current();
     size_t n;
     aligned(p, bytes, align, at);
     cell *c = cells_of(t, p, bytes, &n, at);
-    for (size_t i = 0; i < n; i++) {
-        if (how == ATOMIC && c[i].write_epoch < t->blk->epoch0)
-            fail(at, "reads shared memory that nobody wrote");
-        if (how == LOAD)
-            cell_read(t, &c[i], at);
-        else
-            cell_write(t, &c[i], how == ATOMIC, 0, at);
-    }
+    if (how != LOAD || !settled(t->blk, c, n))
+        for (size_t i = 0; i < n; i++)
+            cell_access(t, &c[i], how, at);
     note(t, 1, p, bytes);
 }
 
@@ -262,8 +282,10 @@ void async_copy(void *dst, const void *src, int size, int n, site at) {
     if (n)
         in_bounds(t, (const char *)src, (size_t)n, LOAD, at);
     cell *c = cells_of(t, dst, (size_t)size, &cells, at);
-    for (size_t i = 0; i < cells; i++)
+    for (size_t i = 0; i < cells; i++) {
         cell_write(t, &c[i], false, 1, at);
+        t->blk->settled[&c[i] - t->blk->cells] = 0;
+    }
     memset(dst, 0xff, (size_t)size);
     int i = copy_take(g);
     g->copies[i] = copy{dst, src, size, n, -1, t->committed, at};

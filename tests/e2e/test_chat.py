@@ -346,8 +346,8 @@ class Context(Case):
         lines = [f"Message number {i} of this" for i in range(8)]
         args = ["-c", "160", "-n", "20", "--seed", "1", "--ignore-eos", "--system", "Keep me."]
         _, err = self.chat(*lines, f"/save {self.path('a.json')}", args=[*args, "--stats"])
-        self.assertRegex(err, r"weft: warning: the oldest \d+ turns? (is|are) left out: the context "
-                              r"has 160 tokens; the system message stays\n")
+        self.assertRegex(err, r"weft: warning: the oldest \d+ turns? (is|are) left out: the "
+                              r"context has 160 tokens; the system message stays\n")
         messages = self.read("a.json")["messages"]
         self.assertEqual(messages[0], {"role": "system", "content": "Keep me."})
         self.assertEqual([m["role"] for m in messages[1:3]], ["user", "assistant"])

@@ -5,6 +5,7 @@
 #include "host/model/engine.h"
 #include "tests/unit/unit.h"
 #include <malloc.h>
+#include <math.h>
 #include <stdio.h>
 
 enum { MAX_SEQS = 33, NEW_TOKENS = 8, MAX_PROMPT = 100 };
@@ -317,13 +318,20 @@ CASE(mirostat_goes_back_with_its_sequence) {
     weft_seq *s = open_mirostat(e, 4, prompt, MIRO_PROMPT);
     go_on(e, s, want, MIRO_TOKENS);
     weft_seq_close(s);
-    s = open_mirostat(e, 1, prompt, 1); /* whoever had the slot before leaves nothing */
+    s = open_mirostat(e, 9, prompt, 1); /* whoever had the slot before leaves nothing */
     go_on(e, s, got, MIRO_TOKENS);
     weft_seq_close(s);
     s = open_mirostat(e, 4, prompt, MIRO_PROMPT);
     go_on(e, s, got, 7);
+    const float *mu =
+        (const float *)(const void *)((const char *)e->rank[0].base[WEFT_SPACE_STATE] +
+                                      e->rank[0].io.mu.off);
+    float learned = mu[MIRO_PROMPT + 7];
     assert_int_equal(weft_seq_append(s, prompt, 3), WEFT_OK); /* elsewhere and back */
     go_on(e, s, got, 6);
+    assert_true(mu[MIRO_PROMPT + 7] == learned);
+    for (int i = 8; i <= 10; i++)
+        assert_true(isnan(mu[MIRO_PROMPT + i]));
     assert_int_equal(weft_seq_truncate(s, MIRO_PROMPT + 4), WEFT_OK);
     go_on(e, s, got, MIRO_TOKENS - 4);
     assert_memory_equal(got, want + 4, sizeof *got * (MIRO_TOKENS - 4));

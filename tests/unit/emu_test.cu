@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The emulator against the PTX ISA's definitions: matrix fragments, conversions, warp operations,
+ * barriers, atomics, cooperative launches, counters. Expected values are computed here, from whole
+ * matrices and from the formats' definitions. */
+#include "tests/unit/emu.h"
+#include "kernels/lib/types.cuh"
+#include <ptx_sm90.cuh>
+
+using namespace WEFT_CU_NS;
+
+static weft_emu_stream *stream;
+
+/* ---- matrix instructions ---- */
+
+struct fragments {
+    uint32_t a[32][4], b[32][2];
+    uint32_t c[32][4], d[32][4]; /* fp32 or s32 bits */
+};
+
+template <int KIND> __global__ void mma_k(fragments *f) {
+    int l = threadIdx.x;
+    uint32_t a[4], b[2];
+    float c[4], d[4];
+    int32_t ci[4], di[4];
+    memcpy(a, f->a[l], sizeof a);
+    memcpy(b, f->b[l], sizeof b);
+    memcpy(c, f->c[l], sizeof c);
+    memcpy(ci, f->c[l], sizeof ci);
+    if (KIND == 0)
+        mma_m16n8k16_bf16(d, a, b, c);
+    else if (KIND == 1)
+        mma_m16n8k16_f16(d, a, b, c);
+    else if (KIND == 2)
+        mma_m16n8k8_tf32(d, a, b, c);
+    else
+        mma_m16n8k32_s8(di, a, b, ci);
+    if (KIND == 3)
+        memcpy(f->d[l], di, sizeof di);
+    else
+        memcpy(f->d[l], d, sizeof d);
+}
+
+/* Small integers: every product and sum is exact in any order. */
+static int small(int i, int j, int seed) {
+    return (i * 7 + j * 13 + seed * 5 + i * j) % 15 - 7;
+}
+
+static uint32_t element(int kind, int v) {
+    if (kind == 0)
+        return weft_f32_to_bf16((float)v);
+    if (kind == 1)
+        return weft_f32_to_f16((float)v);
+    return kind == 2 ? weft_f32_bits((float)v) : (uint32_t)v & 0xffu;
+}
+
+/* "Matrix Fragments for mma.m16n8k16 / k8 / k32": element i of a lane's a has row group (+ 8 where
+ * odd registers are) and column (lane % 4) * per + ..., per elements in a register. */
+static void pack(int kind, fragments *f) {
+    int per = kind == 2 ? 1 : kind == 3 ? 4 : 2, bits = 32 / per;
+    memset(f, 0, sizeof *f);
+    for (int l = 0; l < 32; l++) {
+        for (int i = 0; i < 4 * per; i++) {
+            int row = i / per % 2 == 0 ? l / 4 : l / 4 + 8;
+            int col = l % 4 * per + i % per + (i / per < 2 ? 0 : 4 * per);
+            f->a[l][i / per] |= element(kind, small(row, col, 1)) << bits * (i % per);
+        }
+        for (int i = 0; i < 2 * per; i++) {
+            int k = l % 4 * per + i % per + (i < per ? 0 : 4 * per);
+            f->b[l][i / per] |= element(kind, small(k, l / 4, 2)) << bits * (i % per);
+        }
+        for (int i = 0; i < 4; i++) {
+            int c = small(l / 4 + (i < 2 ? 0 : 8), l % 4 * 2 + i % 2, 3);
+            f->c[l][i] = kind == 3 ? (uint32_t)c : weft_f32_bits((float)c);
+        }
+    }
+}
+
+template <int KIND> static void check_mma() {
+    int depth = KIND == 2 ? 8 : KIND == 3 ? 32 : 16;
+    static fragments f;
+    pack(KIND, &f);
+    WEFT_LAUNCH(NULL, &stream->head, (mma_k<KIND>), 1, 32, 0, &f);
+    emu_ok(stream);
+    for (int row = 0; row < 16; row++)
+        for (int col = 0; col < 8; col++) {
+            int sum = small(row, col, 3), l = row % 8 * 4 + col / 2, i = row / 8 * 2 + col % 2;
+            for (int k = 0; k < depth; k++)
+                sum += small(row, k, 1) * small(k, col, 2);
+            int got = KIND == 3 ? (int)f.d[l][i] : (int)weft_bits_f32(f.d[l][i]);
+            assert_int_equal(got, sum);
+        }
+}
+
+static void mma_multiplies_the_matrices(void **) {
+    check_mma<0>();
+    check_mma<1>();
+    check_mma<2>();
+    check_mma<3>();
+}
+
+struct tile_smem {
+    uint16_t in[32][8], out[32][8];
+};
+
+/* mode 0: ldmatrix x4, 1: .trans; stmatrix takes the same fragments back. */
+__global__ void matrix_k(uint32_t *r, uint16_t *back, int trans) {
+    WEFT_SMEM(tile_smem, s);
+    int l = threadIdx.x;
+    uint32_t v[4];
+    for (int i = 0; i < 8; i++)
+        st_shared(&s.in[l][i], (uint16_t)(l * 8 + i));
+    __syncwarp();
+    if (trans)
+        ldmatrix_x4_trans(v, s.in[l]);
+    else
+        ldmatrix_x4(v, s.in[l]);
+    for (int i = 0; i < 4; i++)
+        st_global(&r[l * 4 + i], v[i]);
+    if (trans)
+        stmatrix_x4_trans(s.out[l], v);
+    else
+        stmatrix_x4(s.out[l], v);
+    __syncwarp();
+    for (int i = 0; i < 8; i++)
+        st_global(&back[l * 8 + i], ld_shared(&s.out[l][i]));
+}
+
+static void ldmatrix_and_stmatrix_place_elements(void **) {
+    uint32_t r[128];
+    uint16_t back[256];
+    for (int trans = 0; trans < 2; trans++) {
+        WEFT_LAUNCH(NULL, &stream->head, matrix_k, 1, 32, sizeof(tile_smem), r, back, trans);
+        emu_ok(stream);
+        for (int l = 0; l < 32; l++)
+            for (int i = 0; i < 4; i++)
+                for (int h = 0; h < 2; h++) {
+                    int row = trans ? l % 4 * 2 + h : l / 4, col = trans ? l / 4 : l % 4 * 2 + h;
+                    assert_int_equal(r[l * 4 + i] >> 16 * h & 0xffff, (i * 8 + row) * 8 + col);
+                }
+        for (int i = 0; i < 256; i++)
+            assert_int_equal(back[i], i);
+    }
+}
+
+/* ---- conversions ---- */
+
+/* The value of a small float's bits, by its definition. */
+static double value_of(unsigned bits, int exp_bits, int man_bits, int bias) {
+    unsigned e = bits >> man_bits & ((1u << exp_bits) - 1u), m = bits & ((1u << man_bits) - 1u);
+    double v = e ? ldexp(1.0 + (double)m / (1u << man_bits), (int)e - bias)
+                 : ldexp((double)m / (1u << man_bits), 1 - bias);
+    return bits >> (exp_bits + man_bits) & 1u ? -v : v;
+}
+
+/* Every finite number is kept; between two neighbours the nearer is taken, the even one on a tie. */
+template <class T> static void check_type(int exp_bits, int man_bits, int bias, unsigned last) {
+    for (unsigned b = 0; b <= last; b++) {
+        T t = {(decltype(t.bits))b};
+        double v = value_of(b, exp_bits, man_bits, bias);
+        assert_true((double)to_float(t) == v);
+        assert_int_equal(from_float<T>((float)v).bits, b);
+        if (b == last)
+            continue;
+        double next = value_of(b + 1, exp_bits, man_bits, bias), mid = (v + next) / 2;
+        unsigned even = b % 2 ? b + 1 : b;
+        assert_int_equal(from_float<T>((float)mid).bits, even);
+        assert_int_equal(from_float<T>(nextafterf((float)mid, 0)).bits, b);
+        assert_int_equal(from_float<T>(nextafterf((float)mid, INFINITY)).bits, b + 1);
+    }
+}
+
+static void conversions_round_to_nearest_even(void **) {
+    check_type<e4m3>(4, 3, 7, 0x7e);
+    check_type<e5m2>(5, 2, 15, 0x7b);
+    check_type<f16>(5, 10, 15, 0x7bff);
+    check_type<bf16>(8, 7, 127, 0x7f7e);
+    assert_int_equal(from_float<e4m3>(1e9f).bits, 0x7e);
+    assert_int_equal(from_float<e4m3>(-1e9f).bits, 0xfe);
+    assert_int_equal(from_float<e4m3>(-NAN).bits & 0x7f, 0x7f);
+    assert_int_equal(from_float<e5m2>(-INFINITY).bits, 0xfb);
+    assert_int_equal(from_float<f16>(65520.0f).bits, 0x7c00);
+    assert_int_equal(from_float<bf16>(3.4e38f).bits, 0x7f80);
+    assert_int_equal(from_float<f16>(NAN).bits, 0x7fff);
+}
+
+static void cvt_to_integers_and_tf32(void **) {
+    static const float x[] = {2.5f, -2.5f, 3.5f, 0.4f, -0.6f, 1e20f, -1e20f, 127.6f, -129.0f};
+    static const int ni[] = {2, -2, 4, 0, -1, INT32_MAX, INT32_MIN, 128, -129};
+    static const int zi[] = {2, -2, 3, 0, 0, INT32_MAX, INT32_MIN, 127, -129};
+    static const int mi[] = {2, -3, 3, 0, -1, INT32_MAX, INT32_MIN, 127, -129};
+    static const int pi[] = {3, -2, 4, 1, 0, INT32_MAX, INT32_MIN, 128, -129};
+    static const int s8[] = {2, -2, 4, 0, -1, 127, -128, 127, -128};
+    for (int i = 0; i < 9; i++) {
+        assert_int_equal(cvt_rni_s32_f32(x[i]), ni[i]);
+        assert_int_equal(cvt_rzi_s32_f32(x[i]), zi[i]);
+        assert_int_equal(cvt_rmi_s32_f32(x[i]), mi[i]);
+        assert_int_equal(cvt_rpi_s32_f32(x[i]), pi[i]);
+        assert_int_equal(cvt_rni_sat_s8_f32(x[i]), s8[i]);
+    }
+    assert_int_equal(cvt_rni_s32_f32(NAN), 0);
+    /* 10 bits of mantissa, ties away from zero. */
+    assert_true(weft_bits_f32(cvt_tf32_f32(1.0f + 0x1p-11f)) == 1.0f + 0x1p-10f);
+    assert_true(weft_bits_f32(cvt_tf32_f32(-1.0f - 0x1p-11f)) == -1.0f - 0x1p-10f);
+    assert_true(weft_bits_f32(cvt_tf32_f32(1.0f + 0x1p-12f)) == 1.0f);
+}
+
+/* ---- warps, barriers, atomics ---- */
+
+__global__ void warp_k(int *out) {
+    int l = threadIdx.x, *o = out + l * 16;
+    o[0] = __shfl_sync(~0u, l * 3, (l + 5) % 32);
+    o[1] = __shfl_up_sync(~0u, l, 3, 16);
+    o[2] = __shfl_down_sync(~0u, l, 3, 16);
+    o[3] = __shfl_xor_sync(~0u, l, 9);
+    o[4] = (int)__ballot_sync(~0u, l % 3 == 0);
+    o[5] = __any_sync(~0u, l == 31);
+    o[6] = __all_sync(~0u, l < 31);
+    o[7] = (int)__match_any_sync(~0u, l % 4);
+    o[8] = (int)__reduce_add_sync(~0u, (unsigned)l);
+    o[9] = __reduce_min_sync(~0u, l - 16);
+    o[10] = (int)__reduce_max_sync(~0u, (unsigned)(l - 16));
+    o[11] = (int)__reduce_xor_sync(~0u, 1u << l);
+    o[12] = 0;
+    if (l < 8) /* a part of the warp, by its own mask */
+        o[12] = __shfl_xor_sync(0xffu, l, 1);
+    int all;
+    o[13] = (int)__match_all_sync(~0u, 7, &all) + all;
+}
+
+static void warp_operations(void **) {
+    int out[32 * 16];
+    for (stream->seed = 0; stream->seed < 6; stream->seed++) {
+        WEFT_LAUNCH(NULL, &stream->head, warp_k, 1, 32, 0, out);
+        emu_ok(stream);
+        for (int l = 0; l < 32; l++) {
+            const int *o = out + l * 16;
+            assert_int_equal(o[0], (l + 5) % 32 * 3);
+            assert_int_equal(o[1], l % 16 < 3 ? l : l - 3);
+            assert_int_equal(o[2], l % 16 > 12 ? l : l + 3);
+            assert_int_equal(o[3], l ^ 9);
+            assert_int_equal((unsigned)o[4], 0x49249249u);
+            assert_int_equal(o[5], 1);
+            assert_int_equal(o[6], 0);
+            assert_int_equal((unsigned)o[7], 0x11111111u << l % 4);
+            assert_int_equal(o[8], 496);
+            assert_int_equal(o[9], -16);
+            assert_int_equal(o[10], -1);
+            assert_int_equal(o[11], -1);
+            assert_int_equal(o[12], l < 8 ? l ^ 1 : 0);
+            assert_int_equal(o[13], 0);
+        }
+    }
+    stream->seed = 0;
+}
+
+__global__ void barrier_k(int *out, int *sum, unsigned long long *wide, float *f) {
+    int t = threadIdx.x;
+    out[t * 3] = __syncthreads_count(t % 3 == 0);
+    out[t * 3 + 1] = __syncthreads_and(t < 70);
+    out[t * 3 + 2] = __syncthreads_or(t == 69);
+    atomicAdd(sum, t);
+    atomicMax(sum + 1, t);
+    atomicMin(sum + 2, -t);
+    atomicCAS(sum + 3, 0, t + 1);
+    atomicAdd(wide, 1ull << 40);
+    atomicAdd(f, 0.5f);
+}
+
+static void barriers_and_atomics(void **) {
+    int out[210], sum[4] = {0, 0, 0, 0};
+    unsigned long long wide = 0;
+    float f = 0;
+    stream->seed = 3;
+    WEFT_LAUNCH(NULL, &stream->head, barrier_k, 4, 70, 0, out, sum, &wide, &f);
+    emu_ok(stream);
+    for (int t = 0; t < 70; t++) {
+        assert_int_equal(out[t * 3], 24);
+        assert_int_equal(out[t * 3 + 1], 1);
+        assert_int_equal(out[t * 3 + 2], 1);
+    }
+    assert_int_equal(sum[0], 4 * 70 * 69 / 2);
+    assert_int_equal(sum[1], 69);
+    assert_int_equal(sum[2], -69);
+    assert_in_range(sum[3], 1, 70);
+    assert_true(wide == 280ull << 40);
+    assert_true(f == 140.0f);
+    stream->seed = 0;
+}
+
+/* Each block reads what all others wrote before the grid's barrier. */
+__global__ void grid_k(int *part, int *out) {
+    if (threadIdx.x == 0)
+        st_global(&part[blockIdx.x], (int)blockIdx.x + 1);
+    grid_sync();
+    int sum = 0;
+    for (unsigned i = 0; i < gridDim.x; i++)
+        sum += ld_global(&part[i]);
+    st_global(&out[blockIdx.x * blockDim.x + threadIdx.x], sum);
+}
+
+static void cooperative_blocks_meet(void **) {
+    int part[12], out[12 * 40];
+    for (stream->seed = 0; stream->seed < 4; stream->seed++) {
+        memset(part, 0, sizeof part);
+        WEFT_LAUNCH_COOPERATIVE(NULL, &stream->head, grid_k, 12, 40, 0, part, out);
+        emu_ok(stream);
+        for (int i = 0; i < 12 * 40; i++)
+            assert_int_equal(out[i], 78);
+    }
+    stream->seed = 0;
+}
+
+/* ---- counters ---- */
+
+struct bank_smem {
+    float v[32 * 32];
+};
+
+__global__ void count_k(const float *x, float *y, int stride, int bank) {
+    WEFT_SMEM(bank_smem, s);
+    int t = threadIdx.x;
+    float v = ld_const(&x[t * stride]);
+    st_shared(&s.v[t * bank], v);
+    __syncthreads();
+    st_global(&y[t], ld_shared(&s.v[t * bank]));
+}
+
+static void counters_see_sectors_and_conflicts(void **) {
+    static float x[1024] __attribute__((aligned(128))), y[32] __attribute__((aligned(128)));
+    stream->profile = 1;
+    WEFT_LAUNCH(NULL, &stream->head, count_k, 1, 32, sizeof(bank_smem), x, y, 1, 1);
+    emu_ok(stream);
+    assert_int_equal(stream->last.read_bytes, 128);
+    assert_int_equal(stream->last.written_bytes, 128);
+    assert_int_equal(stream->last.requests, 2);
+    assert_int_equal(stream->last.sectors, 8);
+    assert_int_equal(stream->last.shared_requests, 2);
+    assert_int_equal(stream->last.shared_passes, 2);
+    assert_int_equal(stream->last.barriers, 1);
+    WEFT_LAUNCH(NULL, &stream->head, count_k, 1, 32, sizeof(bank_smem), x, y, 8, 32);
+    emu_ok(stream);
+    assert_int_equal(stream->last.sectors, 32 + 4);
+    assert_int_equal(stream->last.shared_passes, 64);
+    WEFT_LAUNCH(NULL, &stream->head, count_k, 1, 32, sizeof(bank_smem), x, y, 1, 2);
+    emu_ok(stream);
+    assert_int_equal(stream->last.shared_passes, 4);
+    stream->profile = 0;
+}
+
+/* ---- launches that the driver would refuse ---- */
+
+__global__ void nothing_k() {
+}
+
+static void bad_launches_are_named(void **) {
+    emu_fails(stream, "invalid block size", [] {
+        WEFT_LAUNCH(NULL, &stream->head, nothing_k, 1, 1025, 0);
+    });
+    emu_fails(stream, "invalid grid size", [] {
+        WEFT_LAUNCH(NULL, &stream->head, nothing_k, 0, 32, 0);
+    });
+    emu_fails(stream, "invalid grid size", [] {
+        WEFT_LAUNCH(NULL, &stream->head, nothing_k, dim3(1, 65536), 32, 0);
+    });
+    emu_fails(stream, "shared memory", [] {
+        WEFT_LAUNCH(NULL, &stream->head, nothing_k, 1, 32, 228 << 10);
+    });
+    emu_fails(stream, "not cooperative", [] {
+        int a[1], b[32];
+        WEFT_LAUNCH(NULL, &stream->head, grid_k, 1, 32, 0, a, b);
+    });
+}
+
+int main() {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(mma_multiplies_the_matrices),
+        cmocka_unit_test(ldmatrix_and_stmatrix_place_elements),
+        cmocka_unit_test(conversions_round_to_nearest_even),
+        cmocka_unit_test(cvt_to_integers_and_tf32),
+        cmocka_unit_test(warp_operations),
+        cmocka_unit_test(barriers_and_atomics),
+        cmocka_unit_test(cooperative_blocks_meet),
+        cmocka_unit_test(counters_see_sectors_and_conflicts),
+        cmocka_unit_test(bad_launches_are_named),
+    };
+    stream = emu_stream_open(2);
+    int rc = cmocka_run_group_tests(tests, NULL, NULL);
+    emu_stream_close(stream);
+    return rc;
+}
