@@ -42,7 +42,7 @@ CXXFLAGS  = $(patsubst -std=c17,-std=c++17,$(filter-out -Wstrict-prototypes -Wmi
 CU_FLAGS := -Ikernels/emu -DWEFT_CU_NS=weft_emu -Wno-unknown-pragmas -x c++
 EMU_OBJ  := $(patsubst %.cc,$(BUILD)/%.o,$(wildcard kernels/emu/*.cc)) \
             $(patsubst %.cu,$(BUILD)/%.emu.o,$(wildcard kernels/cuda/*.cu))
-LIB_SRC  := $(wildcard host/base/*.c host/run/*.c host/model/*.c kernels/ref/*.c) kernels/cpu/table.c
+LIB_SRC  := $(wildcard host/base/*.c host/run/*.c host/model/*.c host/model/*/*.c kernels/ref/*.c) kernels/cpu/table.c
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(CPU_OBJ) $(EMU_OBJ)
 CMD_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard host/cmd/*.c))
 CHECK    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/check/*.c))

@@ -6,7 +6,7 @@
 #include "host/cmd/cmd.h"
 #include "host/model/rope.h"
 #include "host/model/safetensors.h"
-#include "host/model/tokenizer.h"
+#include "host/model/tokenizer/tokenizer.h"
 #include "host/model/weights.h"
 #include <inttypes.h>
 #include <math.h>

@@ -2,7 +2,7 @@
  * The part of `weft run` behind --chat. */
 #pragma once
 #include "host/cmd/cmd.h"
-#include "host/model/chat_prompt.h"
+#include "host/model/chat/chat_prompt.h"
 
 typedef struct {
     bool on;

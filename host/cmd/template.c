@@ -3,7 +3,7 @@
 #include "host/base/file.h"
 #include "host/base/mem.h"
 #include "host/cmd/cmd.h"
-#include "host/model/chat.h"
+#include "host/model/chat/chat.h"
 #include <inttypes.h>
 #include <string.h>
 

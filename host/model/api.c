@@ -3,7 +3,7 @@
  * ones. */
 #include "host/base/err.h"
 #include "host/base/mem.h"
-#include "host/model/tokenizer.h"
+#include "host/model/tokenizer/tokenizer.h"
 #include "weft.h"
 
 const char *weft_error(void) {

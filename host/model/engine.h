@@ -7,7 +7,7 @@
 #include "host/model/config.h"
 #include "host/model/decoder.h"
 #include "host/model/safetensors.h"
-#include "host/model/tokenizer.h"
+#include "host/model/tokenizer/tokenizer.h"
 #include "host/model/weights.h"
 #include "host/run/kv.h"
 #include "host/run/sched.h"

@@ -7,7 +7,7 @@
 #include "host/base/err.h"
 #include "host/model/stop.h"
 #include "host/model/stop_regex.h"
-#include "host/model/tokenizer.h"
+#include "host/model/tokenizer/tokenizer.h"
 #include "weft.h"
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What a sequence samples by, from the public struct to the words and tables the kernel reads. */
 #pragma once
-#include "host/model/tokenizer.h"
+#include "host/model/tokenizer/tokenizer.h"
 #include "weft.h"
 #include "weft/ops.h"
 

@@ -3,7 +3,7 @@
  * and, for answers, the ids they were written with), so a turn computes only what differs from the
  * turn before, and undo, regenerate and load need nothing of their own. */
 #pragma once
-#include "host/model/chat_prompt.h"
+#include "host/model/chat/chat_prompt.h"
 #include "weft.h"
 
 typedef struct {

@@ -178,7 +178,9 @@ enum {
 #define WEFT_T_(n) weft_tensor n;
 #define WEFT_S_(t, n) t n;
 #define WEFT_ARGS_(name, F, a, b, c, d, e, fl) \
-    typedef struct weft_##name##_args { F(WEFT_T_, WEFT_T_, WEFT_T_, WEFT_T_, WEFT_S_) } weft_##name##_args;
+    typedef struct weft_##name##_args { \
+        F(WEFT_T_, WEFT_T_, WEFT_T_, WEFT_T_, WEFT_S_) \
+    } weft_##name##_args;
 #define WEFT_ENUM_(name, F, a, b, c, d, e, fl) WEFT_OP_##name,
 #define WEFT_UNION_(name, F, a, b, c, d, e, fl) weft_##name##_args name;
 WEFT_OPS(WEFT_ARGS_)

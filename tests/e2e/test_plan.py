@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""`weft plan` as EXPLAIN: its text for four shapes is golden (tests/golden/plan/*/plan*.txt, rewritten
+"""`weft plan` as EXPLAIN. Its text for four shapes is golden (tests/golden/plan/*/plan*.txt; run this
 with --update after a change that is meant), and its bytes are checked against the formulas that the
 shapes themselves give. Nothing here reads a weight."""
 
@@ -14,7 +14,8 @@ import unittest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.path.abspath(os.environ.get("WEFT_BUILD", os.path.join(ROOT, "build")))
 GOLDEN = os.path.join(ROOT, "tests", "golden", "plan")
-CASES = [("llama", 1), ("llama", 8), ("mistral", 1), ("mistral", 2), ("qwen3", 1), ("gpt2", 1), ("gpt2", 4)]
+CASES = [("llama", 1), ("llama", 8), ("mistral", 1), ("mistral", 2), ("qwen3", 1), ("gpt2", 1),
+         ("gpt2", 4)]
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -49,8 +50,8 @@ class Plan(unittest.TestCase):
         for model, tp in CASES:
             with self.subTest(model=model, tp=tp), open(golden_path(model, tp)) as f:
                 want, got = f.read(), plan(model, tp)
-                diff = "".join(list(difflib.unified_diff(want.splitlines(1), got.splitlines(1), "golden", "now"))[:40])
-                self.assertTrue(want == got, "\n" + diff)
+                lines = difflib.unified_diff(want.splitlines(1), got.splitlines(1), "golden", "now")
+                self.assertTrue(want == got, "\n" + "".join(list(lines)[:40]))
 
     def test_weights_follow_from_the_shape(self):
         for model, tp in CASES:

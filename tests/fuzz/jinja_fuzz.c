@@ -4,8 +4,8 @@
  * valid UTF-8 or a message; a template renders the same twice; spans lie in the text. */
 #include "host/base/err.h"
 #include "host/base/utf8.h"
-#include "host/model/chat.h"
-#include "host/model/jinja.h"
+#include "host/model/chat/chat.h"
+#include "host/model/chat/jinja.h"
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

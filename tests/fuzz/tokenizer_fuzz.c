@@ -4,7 +4,7 @@
  * ids of the vocabulary, valid UTF-8, one at a time the same as all at once. */
 #include "host/base/err.h"
 #include "host/base/utf8.h"
-#include "host/model/tokenizer.h"
+#include "host/model/tokenizer/tokenizer.h"
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -2,7 +2,7 @@
  * Messages to ids. The oracle is the tokenizer on the whole rendering: where no message spells a
  * control token, pieces must give the same ids; where one does, the control tokens must be those of
  * the same conversation with harmless words. */
-#include "host/model/chat_prompt.h"
+#include "host/model/chat/chat_prompt.h"
 #include "tests/unit/unit.h"
 #include <stdio.h>
 

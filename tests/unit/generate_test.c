@@ -2,7 +2,7 @@
  * weft_generate without a model: this file is the engine, its tokens come from a script. What the
  * job does with them (stops, held-back text, limits) is compared with the plain definition. */
 #include "host/model/stop.h"
-#include "host/model/tokenizer.h"
+#include "host/model/tokenizer/tokenizer.h"
 #include "tests/unit/unit.h"
 #include "weft.h"
 #include "weft/rng.h"

@@ -6,8 +6,8 @@
 #include "host/base/clock.h"
 #include "host/base/file.h"
 #include "host/base/json.h"
-#include "host/model/chat.h"
-#include "host/model/jinja.h"
+#include "host/model/chat/chat.h"
+#include "host/model/chat/jinja.h"
 #include "tests/unit/unit.h"
 #include <pthread.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
  * Tokenizers without fixtures: small files written here, whose ids are worked out by hand; hostile
  * files, one message each; linear time. The released tokenizers are compared with the libraries
  * they come from in tests/e2e/test_tokenizers.py. */
-#include "host/model/tokenizer.h"
+#include "host/model/tokenizer/tokenizer.h"
 #include "tests/unit/unit.h"
 #include <stdio.h>
 #include <time.h>
