@@ -52,7 +52,7 @@ BENCH    := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 DEPS     := $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(CHECK:.o=.d) $(UNIT:=.d) $(FUZZ:=.d) $(BENCH:=.d)
 DEMO     := bench/models/demo
 
-.PHONY: all demo test test-long asan tsan fuzz cover bench lint format install clean help setup tests
+.PHONY: all cuda-check demo test test-long asan tsan fuzz cover bench lint format install clean help setup tests
 .DELETE_ON_ERROR:
 
 all: $(BUILD)/weft $(BUILD)/libweft.a $(BUILD)/libweft.so $(BUILD)/checkkernels ## build everything
@@ -106,6 +106,12 @@ cover: ## line coverage of host/ and kernels/{ref,cpu}
 bench: all tests ## kernels and end to end against this machine's measured ceilings
 	@$(BUILD)/checkkernels --bench
 	@bench/run
+
+NVCC ?= nvcc
+cuda-check: ## compile kernels/cuda for sm_80, 86, 89 and 90 (needs nvcc)
+	@mkdir -p $(BUILD)/cuda; for f in kernels/cuda/*.cu; do echo "  NVCC  $$f"; $(NVCC) -std=c++17 -O3 -fmad=false \
+	  -Werror all-warnings $(foreach n,80 86 89 90,-gencode arch=compute_$n,code=sm_$n) -Xcompiler -fPIC -Iinclude -I. \
+	  -Ikernels/lib -DWEFT_CU_NS=weft_cuda -c -o $(BUILD)/cuda/$$(basename $$f .cu).o $$f || exit 1; done
 
 lint: ## layering, sizes, names, format, clang-tidy, cppcheck
 	@scripts/setup --lint

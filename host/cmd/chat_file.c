@@ -14,6 +14,7 @@ enum { FILE_MAX = 1 << 28, FORMAT = 1 };
  * alike. Empty if there is no answer or the template refuses the conversation. */
 static void history_ids(const session *s, tok_ids *out) {
     size_t last = session_last(s, "assistant");
+    WEFT_ASSERT(s->message || s->n == 0);
     session before = *s;
     before.n = last;
     if (last == s->n)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What every command needs: how it fails, how it prints, where prompts and lines come from. */
 #include "host/cmd/cmd.h"
-#include "host/model/engine.h"
 #include "host/base/file.h"
 #include "host/base/mem.h"
+#include "host/model/engine.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -253,7 +253,8 @@ weft_status cmd_lines_next(cmd_lines *l, const char **line, size_t *n) {
     }
 }
 
-/* Tensors nobody asked for are worth a word: the folder may be of a family that only looks alike. */
+/* Tensors nobody asked for are worth a word: the folder may be of a family that only looks
+ * alike. */
 static void warn_unused(const weft_engine *e) {
     const weights *w = &e->rank[0].w;
     if (w->n_unused)

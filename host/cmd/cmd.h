@@ -227,78 +227,83 @@ typedef struct {
 } cmd_sampling_args;
 
 /* Rows as above. A new row here is an option of run and chat, and a parameter of chat's /set. */
-#define CMD_SAMPLING_SPECS(type, at)                                                               \
-    {"n-predict", "n", "max-tokens", ARG_INT, "N", -1, 1 << 24, "-1",                              \
-     "most tokens to generate; -1: until a stop or the context is full", offsetof(type, at.predict)}, \
-    {"temp", "", "temperature", ARG_FLOAT, "X", 0, 100, NULL,                                      \
-     "temperature; 0: greedy (default: the model's, else 1)", offsetof(type, at.temp)},            \
-    {"top-k", "", NULL, ARG_INT, "N", 0, INT32_MAX, NULL,                                          \
-     "sample from the N likeliest tokens; 0: off (default: the model's, else off)", offsetof(type, at.top_k)}, \
-    {"top-p", "", NULL, ARG_FLOAT, "X", 0, 1, NULL,                                                \
-     "sample from the likeliest tokens that make up X; 1: off (default: the model's, else off)",   \
-     offsetof(type, at.top_p)},                                                                    \
-    {"min-p", "", NULL, ARG_FLOAT, "X", 0, 1, NULL,                                                \
-     "drop tokens less likely than X times the likeliest; 0: off", offsetof(type, at.min_p)},      \
-    {"typical", "", "typical-p", ARG_FLOAT, "X", 0, 1, NULL,                                       \
-     "locally typical sampling with mass X; 1: off", offsetof(type, at.typical)},                  \
-    {"repeat-penalty", "", "repetition-penalty", ARG_FLOAT, "X", 0.01, 100, NULL,                  \
-     "divide logits of tokens already seen, prompt included; 1: off", offsetof(type, at.repeat)},  \
-    {"frequency-penalty", "", NULL, ARG_FLOAT, "X", -100, 100, NULL,                               \
-     "subtract X per time a token was generated; 0: off", offsetof(type, at.frequency)},           \
-    {"presence-penalty", "", NULL, ARG_FLOAT, "X", -100, 100, NULL,                                \
-     "subtract X once from tokens that were generated; 0: off", offsetof(type, at.presence)},      \
-    {"no-repeat-ngram", "", "no-repeat-ngram-size", ARG_INT, "N", 0, 1024, NULL,                   \
-     "never repeat N tokens in a row; 0: off", offsetof(type, at.no_repeat_ngram)},                \
-    {"dry-multiplier", "", NULL, ARG_FLOAT, "X", 0, 100, "0",                                      \
-     "DRY: penalty of a token that would continue a repetition; 0: off",                           \
-     offsetof(type, at.dry_multiplier)},                                                           \
-    {"dry-base", "", NULL, ARG_FLOAT, "X", 1, 100, "1.75",                                         \
-     "DRY: the penalty grows by this with each token repeated", offsetof(type, at.dry_base)},      \
-    {"dry-allowed-length", "", NULL, ARG_INT, "N", 1, 1 << 20, "2",                                \
-     "DRY: repetitions of fewer tokens are free", offsetof(type, at.dry_allowed_length)},          \
-    {"dry-penalty-last-n", "", NULL, ARG_INT, "N", -1, 1 << 24, "-1",                              \
-     "DRY: how many tokens it looks back; -1: all, 0: off", offsetof(type, at.dry_last_n)},        \
-    {"dry-sequence-breaker", "", NULL, ARG_LIST, "TEXT", 0, 0, NULL,                               \
-     "DRY: no repetition goes past TEXT; in place of newline, colon, quote, star; \"none\"",       \
-     offsetof(type, at.dry_breaker)},                                                              \
-    {"top-n-sigma", "", NULL, ARG_FLOAT, "X", -1, 100, NULL,                                       \
-     "keep logits within X standard deviations of the largest; 0 or less: off",                    \
-     offsetof(type, at.top_n_sigma)},                                                              \
-    {"dynatemp-range", "", NULL, ARG_FLOAT, "X", 0, 100, "0",                                      \
-     "temperature within X of --temp, by the entropy; 0: off",                                     \
-     offsetof(type, at.dynatemp_range)},                                                           \
-    {"dynatemp-exp", "", NULL, ARG_FLOAT, "X", 0, 100, "1",                                        \
-     "exponent of the share of the entropy", offsetof(type, at.dynatemp_exponent)},                \
-    {"xtc-probability", "", NULL, ARG_FLOAT, "X", 0, 1, "0",                                       \
-     "how often to exclude the top choices; 0: off", offsetof(type, at.xtc_probability)},          \
-    {"xtc-threshold", "", NULL, ARG_FLOAT, "X", 0, 1, "0.1",                                       \
-     "of tokens this likely only the least likely stays; above 0.5: off",                          \
-     offsetof(type, at.xtc_threshold)},                                                            \
-    {"mirostat", "", NULL, ARG_INT, "N", 0, 2, "0",                                                \
-     "mirostat 1 or 2 in place of every sampler that cuts; 0: off",                                \
-     offsetof(type, at.mirostat)},                                                                 \
-    {"mirostat-ent", "", NULL, ARG_FLOAT, "X", 0, 100, "5",                                        \
-     "mirostat: target entropy tau, in bits", offsetof(type, at.mirostat_ent)},                    \
-    {"mirostat-lr", "", NULL, ARG_FLOAT, "X", 0, 100, "0.1",                                       \
-     "mirostat: learning rate eta", offsetof(type, at.mirostat_lr)},                               \
-    {"samplers", "", NULL, ARG_STRING, "LIST", 0, 0, NULL,                                         \
-     "the samplers and their order, as \"top_k;temperature\"; what is not named is off",           \
-     offsetof(type, at.samplers)},                                                                 \
-    {"min-tokens", "", NULL, ARG_INT, "N", 0, 1 << 24, "0",                                        \
-     "no end and no stop before N tokens", offsetof(type, at.min_tokens)},                         \
-    {"logit-bias", "", NULL, ARG_LIST, "ID+X|ID-X|ID=X", 0, 0, NULL,                               \
-     "add X to a token's logit; ID=-inf bans it; repeat for more", offsetof(type, at.bias)},       \
-    {"seed", "s", NULL, ARG_INT, "N", -1, 9007199254740992.0, "-1",                                \
-     "random seed; the same seed gives the same text; -1: a new one each time", offsetof(type, at.seed)}, \
-    {"stop", "", NULL, ARG_LIST, "TEXT", 0, 0, NULL,                                               \
-     "end before this text; repeat for more (at most 64)", offsetof(type, at.stop)},               \
-    {"stop-regex", "", NULL, ARG_LIST, "RE", 0, 0, NULL,                                           \
-     "end before a match of this regular expression; repeat for more (at most 16)",                \
-     offsetof(type, at.stop_regex)},                                                               \
-    {"stop-id", "", NULL, ARG_LIST, "ID", 0, 0, NULL, "end at this token; repeat for more",        \
-     offsetof(type, at.stop_id)},                                                                  \
-    {"ignore-eos", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "go on after the end-of-sequence token",  \
+/* clang-format off */
+#define CMD_SAMPLING_SPECS(type, at) \
+    {"n-predict", "n", "max-tokens", ARG_INT, "N", -1, 1 << 24, "-1", \
+     "most tokens to generate; -1: until a stop or the context is full", \
+     offsetof(type, at.predict)}, \
+    {"temp", "", "temperature", ARG_FLOAT, "X", 0, 100, NULL, \
+     "temperature; 0: greedy (default: the model's, else 1)", offsetof(type, at.temp)}, \
+    {"top-k", "", NULL, ARG_INT, "N", 0, INT32_MAX, NULL, \
+     "sample from the N likeliest tokens; 0: off (default: the model's, else off)", \
+     offsetof(type, at.top_k)}, \
+    {"top-p", "", NULL, ARG_FLOAT, "X", 0, 1, NULL, \
+     "sample from the likeliest tokens that make up X; 1: off (default: the model's, else off)", \
+     offsetof(type, at.top_p)}, \
+    {"min-p", "", NULL, ARG_FLOAT, "X", 0, 1, NULL, \
+     "drop tokens less likely than X times the likeliest; 0: off", offsetof(type, at.min_p)}, \
+    {"typical", "", "typical-p", ARG_FLOAT, "X", 0, 1, NULL, \
+     "locally typical sampling with mass X; 1: off", offsetof(type, at.typical)}, \
+    {"repeat-penalty", "", "repetition-penalty", ARG_FLOAT, "X", 0.01, 100, NULL, \
+     "divide logits of tokens already seen, prompt included; 1: off", offsetof(type, at.repeat)}, \
+    {"frequency-penalty", "", NULL, ARG_FLOAT, "X", -100, 100, NULL, \
+     "subtract X per time a token was generated; 0: off", offsetof(type, at.frequency)}, \
+    {"presence-penalty", "", NULL, ARG_FLOAT, "X", -100, 100, NULL, \
+     "subtract X once from tokens that were generated; 0: off", offsetof(type, at.presence)}, \
+    {"no-repeat-ngram", "", "no-repeat-ngram-size", ARG_INT, "N", 0, 1024, NULL, \
+     "never repeat N tokens in a row; 0: off", offsetof(type, at.no_repeat_ngram)}, \
+    {"dry-multiplier", "", NULL, ARG_FLOAT, "X", 0, 100, "0", \
+     "DRY: penalty of a token that would continue a repetition; 0: off", \
+     offsetof(type, at.dry_multiplier)}, \
+    {"dry-base", "", NULL, ARG_FLOAT, "X", 1, 100, "1.75", \
+     "DRY: the penalty grows by this with each token repeated", offsetof(type, at.dry_base)}, \
+    {"dry-allowed-length", "", NULL, ARG_INT, "N", 1, 1 << 20, "2", \
+     "DRY: repetitions of fewer tokens are free", offsetof(type, at.dry_allowed_length)}, \
+    {"dry-penalty-last-n", "", NULL, ARG_INT, "N", -1, 1 << 24, "-1", \
+     "DRY: how many tokens it looks back; -1: all, 0: off", offsetof(type, at.dry_last_n)}, \
+    {"dry-sequence-breaker", "", NULL, ARG_LIST, "TEXT", 0, 0, NULL, \
+     "DRY: no repetition goes past TEXT; in place of newline, colon, quote, star; \"none\"", \
+     offsetof(type, at.dry_breaker)}, \
+    {"top-n-sigma", "", NULL, ARG_FLOAT, "X", -1, 100, NULL, \
+     "keep logits within X standard deviations of the largest; 0 or less: off", \
+     offsetof(type, at.top_n_sigma)}, \
+    {"dynatemp-range", "", NULL, ARG_FLOAT, "X", 0, 100, "0", \
+     "temperature within X of --temp, by the entropy; 0: off", \
+     offsetof(type, at.dynatemp_range)}, \
+    {"dynatemp-exp", "", NULL, ARG_FLOAT, "X", 0, 100, "1", \
+     "exponent of the share of the entropy", offsetof(type, at.dynatemp_exponent)}, \
+    {"xtc-probability", "", NULL, ARG_FLOAT, "X", 0, 1, "0", \
+     "how often to exclude the top choices; 0: off", offsetof(type, at.xtc_probability)}, \
+    {"xtc-threshold", "", NULL, ARG_FLOAT, "X", 0, 1, "0.1", \
+     "of tokens this likely only the least likely stays; above 0.5: off", \
+     offsetof(type, at.xtc_threshold)}, \
+    {"mirostat", "", NULL, ARG_INT, "N", 0, 2, "0", \
+     "mirostat 1 or 2 in place of every sampler that cuts; 0: off", \
+     offsetof(type, at.mirostat)}, \
+    {"mirostat-ent", "", NULL, ARG_FLOAT, "X", 0, 100, "5", \
+     "mirostat: target entropy tau, in bits", offsetof(type, at.mirostat_ent)}, \
+    {"mirostat-lr", "", NULL, ARG_FLOAT, "X", 0, 100, "0.1", \
+     "mirostat: learning rate eta", offsetof(type, at.mirostat_lr)}, \
+    {"samplers", "", NULL, ARG_STRING, "LIST", 0, 0, NULL, \
+     "the samplers and their order, as \"top_k;temperature\"; what is not named is off", \
+     offsetof(type, at.samplers)}, \
+    {"min-tokens", "", NULL, ARG_INT, "N", 0, 1 << 24, "0", \
+     "no end and no stop before N tokens", offsetof(type, at.min_tokens)}, \
+    {"logit-bias", "", NULL, ARG_LIST, "ID+X|ID-X|ID=X", 0, 0, NULL, \
+     "add X to a token's logit; ID=-inf bans it; repeat for more", offsetof(type, at.bias)}, \
+    {"seed", "s", NULL, ARG_INT, "N", -1, 9007199254740992.0, "-1", \
+     "random seed; the same seed gives the same text; -1: a new one each time", \
+     offsetof(type, at.seed)}, \
+    {"stop", "", NULL, ARG_LIST, "TEXT", 0, 0, NULL, \
+     "end before this text; repeat for more (at most 64)", offsetof(type, at.stop)}, \
+    {"stop-regex", "", NULL, ARG_LIST, "RE", 0, 0, NULL, \
+     "end before a match of this regular expression; repeat for more (at most 16)", \
+     offsetof(type, at.stop_regex)}, \
+    {"stop-id", "", NULL, ARG_LIST, "ID", 0, 0, NULL, "end at this token; repeat for more", \
+     offsetof(type, at.stop_id)}, \
+    {"ignore-eos", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "go on after the end-of-sequence token", \
      offsetof(type, at.ignore_eos)}
+/* clang-format on */
 
 void cmd_sampling_preset(cmd_sampling_args *a); /* before parsing: what was not given */
 weft_status cmd_sampling_check(const cmd_sampling_args *a);
@@ -306,7 +311,7 @@ void cmd_sampling_args_free(cmd_sampling_args *a);
 
 /* Arguments as the library takes them. */
 typedef struct {
-    weft_sampling sampling; /* the model's recommendation, and what was given over it */
+    weft_sampling sampling;        /* the model's recommendation, and what was given over it */
     const cmd_sampling_args *args; /* borrowed */
     int32_t *stop_id, *bias_id;
     float *bias;

@@ -270,8 +270,8 @@ static void finish(forward *f, weft_tensor logits) {
     }
     PUSH(f, sample, "sample", .logits = logits, .params = leading(place(b, &io->params), f->R),
          .bias_id = place(b, &io->bias_id), .bias = place(b, &io->bias),
-         .breaker = place(b, &io->breaker), .rows = f->rows,
-         .id = leading(place(b, &io->id), f->R), .logprob = leading(place(b, &io->logprob), f->R),
+         .breaker = place(b, &io->breaker), .rows = f->rows, .id = leading(place(b, &io->id), f->R),
+         .logprob = leading(place(b, &io->logprob), f->R),
          .top_id = leading(place(b, &io->top_id), f->R),
          .top_logprob = leading(place(b, &io->top_logprob), f->R),
          .history = place(b, &io->history), .last = place(b, &io->last), .mu = place(b, &io->mu));

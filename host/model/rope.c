@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Rotary position embedding: what config.json says about it, its frequencies, and the scalings that
  * stretch them. In double: the caller splits them into fp32 high and low parts. What grows with the
- * position (dynamic NTK) is left to the kernel that makes the table; here it starts from the default
- * frequencies. */
+ * position (dynamic NTK) is left to the kernel that makes the table; here it starts from the
+ * default frequencies. */
 #include "host/model/rope.h"
 #include "host/base/err.h"
 #include "weft/math.h"
@@ -40,7 +40,8 @@ static void scale_llama3(const rope_config *r, double *inv) {
 
 /* The (fractional) pair of features that makes `turns` turns over the original context. */
 static double pair_with_turns(const rope_config *r, double turns) {
-    return (double)r->dims * weft_log((double)r->original_ctx / (turns * two_pi)) / (2 * weft_log(r->theta));
+    return (double)r->dims * weft_log((double)r->original_ctx / (turns * two_pi)) /
+           (2 * weft_log(r->theta));
 }
 
 static void scale_yarn(const rope_config *r, double *inv) {

@@ -30,8 +30,8 @@ struct device {
     void (*close)(device *d);
 };
 
-/* name: "auto", "ref", "cpu" or "emu"; level: "auto" (NULL) or a weft_cpu_level's name, at most what the
- * machine has. WEFT_USAGE names what is offered. */
+/* name: "auto", "ref", "cpu" or "emu"; level: "auto" (NULL) or a weft_cpu_level's name, at most
+ * what the machine has. WEFT_USAGE names what is offered. */
 weft_status device_open(const char *name, const char *level, device **out);
 void device_close(device *d);
 weft_status device_emu_open(bool dry, device **out);

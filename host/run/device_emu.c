@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The device behind the backend emu: a GPU that is this machine's threads. Its memory is apart from
- * the host's and starts as NaN; a kernel's fault surfaces at the next sync, and then at every one. */
+ * the host's and starts as NaN; a kernel's fault surfaces at the next sync, and then at every
+ * one. */
 #include "host/base/err.h"
 #include "host/base/mem.h"
 #include "host/base/thread.h"
@@ -15,8 +16,9 @@ static weft_status emu_alloc(device *d, uint64_t bytes, const char *what, void *
     uint64_t rounded = (bytes + EMU_ALIGNMENT - 1) / EMU_ALIGNMENT * EMU_ALIGNMENT;
     void *p = rounded < bytes ? NULL : aligned_alloc(EMU_ALIGNMENT, rounded + EMU_ALIGNMENT);
     if (!p)
-        return weft_fail(WEFT_NO_MEMORY, "%s: %.1f MiB needed of the emulated device; lower "
-                                         "--ctx-size, --ubatch-size or --dtype",
+        return weft_fail(WEFT_NO_MEMORY,
+                         "%s: %.1f MiB needed of the emulated device; lower "
+                         "--ctx-size, --ubatch-size or --dtype",
                          what, (double)bytes / 1048576);
     memset(p, 0xff, rounded + EMU_ALIGNMENT); /* NaN in every float type */
     d->allocated += bytes;

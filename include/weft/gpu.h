@@ -11,14 +11,14 @@ extern "C" {
  * sectors and passes are counted only while the stream's `profile` is set. */
 typedef struct {
     uint64_t launches, blocks, threads;
-    uint64_t read_bytes, written_bytes;       /* global memory, as the kernel asked for it */
-    uint64_t requests, sectors;               /* global: 32-byte sectors those requests touch */
-    uint64_t shared_requests, shared_passes;  /* passes beyond the least are bank conflicts */
-    uint64_t shared_least;                    /* passes the bytes alone would need */
-    uint64_t async_bytes;                     /* by cp.async */
-    uint64_t mma;                             /* matrix instructions of a warp */
-    uint64_t barriers;                        /* of a block */
-    uint64_t switches;                        /* of the emulator's fibers */
+    uint64_t read_bytes, written_bytes;      /* global memory, as the kernel asked for it */
+    uint64_t requests, sectors;              /* global: 32-byte sectors those requests touch */
+    uint64_t shared_requests, shared_passes; /* passes beyond the least are bank conflicts */
+    uint64_t shared_least;                   /* passes the bytes alone would need */
+    uint64_t async_bytes;                    /* by cp.async */
+    uint64_t mma;                            /* matrix instructions of a warp */
+    uint64_t barriers;                       /* of a block */
+    uint64_t switches;                       /* of the emulator's fibers */
 } weft_gpu_counters;
 
 enum { WEFT_EMU_ERROR_BYTES = 512 };

@@ -43,8 +43,8 @@ __global__ void __launch_bounds__(CHUNK_THREADS)
 
 static int cast_ok(const weft_args *args) {
     const weft_tensor &x = args->cast.x, &y = args->cast.y;
-    return x.ndim == y.ndim && ((x.dtype == y.dtype && weft_dtype_bits(x.dtype) >= 8) ||
-                                (is_float(x) && is_float(y)));
+    return x.ndim == y.ndim &&
+           ((x.dtype == y.dtype && weft_dtype_bits(x.dtype) >= 8) || (is_float(x) && is_float(y)));
 }
 
 static void cast_run(const weft_step *step, weft_stream *stream) {

@@ -16,7 +16,8 @@ __device__ static int64_t embed_id(const weft_embed_args &a, int64_t t) {
     return load_int(a.last, slot * a.last.stride[0]);
 }
 
-__global__ void __launch_bounds__(CHUNK_THREADS) embed_k(const __grid_constant__ weft_embed_args a) {
+__global__ void __launch_bounds__(CHUNK_THREADS)
+    embed_k(const __grid_constant__ weft_embed_args a) {
     chunk c = chunk_at(lead_rows(a.rows, a.y.shape[0]), a.y.shape[1]);
     float v[CHUNK] = {0, 0, 0, 0, 0, 0, 0, 0};
     if (!c.n)

@@ -35,8 +35,8 @@ static int gather_ok(const weft_args *args) {
     const weft_tensor &x = args->gather.x, &y = args->gather.y;
     int bits = weft_dtype_bits(x.dtype);
     bool flat = (x.stride[1] == 1 && y.stride[1] == 1) || y.shape[1] == 1;
-    return flat && ((x.dtype == y.dtype && (bits == 16 || bits == 32)) ||
-                    (is_float(x) && is_float(y)));
+    return flat &&
+           ((x.dtype == y.dtype && (bits == 16 || bits == 32)) || (is_float(x) && is_float(y)));
 }
 
 static void gather_run(const weft_step *step, weft_stream *stream) {

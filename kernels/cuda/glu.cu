@@ -53,7 +53,7 @@ static void activation_run(const weft_step *step, weft_stream *stream) {
         WEFT_LAUNCH(step, stream, activation_k, (unsigned)blocks, CHUNK_THREADS, 0, *a);
 }
 
-WEFT_ROWS(glu) = {WEFT_ROW(glu, "simt", SIMT, 1, NULL),
-                  WEFT_ROW(activation, "simt", SIMT, 1, NULL), WEFT_ROWS_END};
+WEFT_ROWS(glu) = {WEFT_ROW(glu, "simt", SIMT, 1, NULL), WEFT_ROW(activation, "simt", SIMT, 1, NULL),
+                  WEFT_ROWS_END};
 
 } // namespace WEFT_CU_NS

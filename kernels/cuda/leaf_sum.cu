@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * leaf_sum: the second half of a split matmul, with its epilogue: the fixed tree over L planes, then
- * + bias and + res, each rounded where it would store. A thread per eight elements. Bound by memory:
- * L fp32 reads. Measured: nowhere yet. */
+ * leaf_sum: the second half of a split matmul, with its epilogue: the fixed tree over L planes,
+ * then
+ * + bias and + res, each rounded where it would store. A thread per eight elements. Bound by
+ * memory: L fp32 reads. Measured: nowhere yet. */
 #include "kernels/lib/epilogue.cuh"
 
 namespace WEFT_CU_NS {

@@ -4,10 +4,10 @@
  * the same m16n8k16 padded to eight: a leaf of an output is one chain of mma over ascending k.
  *
  * A block is eight warps; a warp has 16 rows of w, one leaf and all the block's tokens. w and x go
- * through four stages of 32 k in shared memory (cp.async, 16-byte places swizzled by the row, so that
- * ldmatrix meets no bank twice); then the leaves meet in shared memory, where the tree sums them and
- * the epilogue turns the tile around. Grid: strips of 128 / leaves rows of w, tiles of 8 to 64
- * tokens. Bound by memory up to some 100 tokens. Measured: nowhere yet. */
+ * through four stages of 32 k in shared memory (cp.async, 16-byte places swizzled by the row, so
+ * that ldmatrix meets no bank twice); then the leaves meet in shared memory, where the tree sums
+ * them and the epilogue turns the tile around. Grid: strips of 128 / leaves rows of w, tiles of 8
+ * to 64 tokens. Bound by memory up to some 100 tokens. Measured: nowhere yet. */
 #include "kernels/lib/epilogue.cuh"
 #include "kernels/lib/tile.h"
 
@@ -77,7 +77,8 @@ __device__ static void mma_fill(mma_stage &s, const weft_matmul_args &a, const m
 }
 
 template <class T>
-__device__ __forceinline__ void mma16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+__device__ __forceinline__ void mma16(float (&d)[4], const uint32_t (&a)[4],
+                                      const uint32_t (&b)[2]);
 template <>
 __device__ __forceinline__ void mma16<bf16>(float (&d)[4], const uint32_t (&a)[4],
                                             const uint32_t (&b)[2]) {
@@ -136,7 +137,8 @@ __device__ static void mma_chain(mma_smem &s, const weft_matmul_args &a, const m
 #pragma unroll
         for (int k = 0; k < MMA_K; k += 16)
             if ((int64_t)i * MMA_K + k < b.width) /* a granule of padding alone is no step */
-                mma_step<T, TILES>(now, leaf * b.rows + group * 16, leaf * b.tokens, k / CHUNK, acc);
+                mma_step<T, TILES>(now, leaf * b.rows + group * 16, leaf * b.tokens, k / CHUNK,
+                                   acc);
     }
     cp_async_wait_all();
     __syncthreads();
@@ -157,7 +159,8 @@ __device__ static void mma_park(mma_smem &s, const mma_block &b, const float (&a
     __syncthreads();
 }
 
-__device__ static void mma_finish(const mma_smem &s, const weft_matmul_args &a, const mma_block &b) {
+__device__ static void mma_finish(const mma_smem &s, const weft_matmul_args &a,
+                                  const mma_block &b) {
     int strips = b.rows / CHUNK, pitch = b.rows + MMA_PAD;
     epilogue e = {&a.y, &a.bias, &a.res, a.act};
     for (int i = threadIdx.x; i < b.tokens * strips; i += MMA_WARPS * 32) {

@@ -1,17 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * rmsnorm: r = x + res (rounded); y = r / sqrt(mean r^2 + eps) * (g + offset). 1, 4 or 8 warps share
- * a row by its width (tile.h); thread i holds chunks i, i + threads, ... of eight elements, sums
- * them with fma in ascending order, then the fixed tree. The row is read twice, the second time from
- * L2. Bound by memory. Measured: nowhere yet. */
+ * rmsnorm: r = x + res (rounded); y = r / sqrt(mean r^2 + eps) * (g + offset). 1, 4 or 8 warps
+ * share a row by its width (tile.h); thread i holds chunks i, i + threads, ... of eight elements,
+ * sums them with fma in ascending order, then the fixed tree. The row is read twice, the second
+ * time from L2. Bound by memory. Measured: nowhere yet. */
 #include "kernels/lib/reduce.cuh"
 #include "kernels/lib/rows.cuh"
 #include "kernels/lib/tile.h"
 
 namespace WEFT_CU_NS {
 
-template <int WARPS> struct norm_smem {
-    float sum[WARPS];
-};
+template <int WARPS> struct norm_smem { float sum[WARPS]; };
 
 /* Rows of a block: narrow ones share it, a warp each. */
 enum { NORM_ROWS = 8 };
@@ -52,7 +50,7 @@ __device__ static int chunk_size(int64_t width, int64_t i) {
 }
 
 template <int WARPS>
-__global__ void __launch_bounds__(WARPS * norm_rows<WARPS>() * 32)
+__global__ void __launch_bounds__(WARPS *norm_rows<WARPS>() * 32)
     rmsnorm_k(const __grid_constant__ weft_rmsnorm_args a) {
     WEFT_SMEM(norm_smem<WARPS>, s);
     int64_t width = width_of(a.x), stride = WARPS * 32 * CHUNK;

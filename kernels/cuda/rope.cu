@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * rope_table: (cos, sin) of position * frequency, in double, once a step. rope: the rotation of each
- * head's first 2R features. A thread per pair (and per feature that is copied). Bound by memory,
- * the table by double arithmetic. Measured: nowhere yet. */
+ * rope_table: (cos, sin) of position * frequency, in double, once a step. rope: the rotation of
+ * each head's first 2R features. A thread per pair (and per feature that is copied). Bound by
+ * memory, the table by double arithmetic. Measured: nowhere yet. */
 #include "kernels/lib/rows.cuh"
 
 namespace WEFT_CU_NS {

@@ -8,9 +8,7 @@
 
 namespace WEFT_CU_NS {
 
-template <int WARPS> struct softmax_smem {
-    float most[WARPS], sum[WARPS];
-};
+template <int WARPS> struct softmax_smem { float most[WARPS], sum[WARPS]; };
 
 template <int WARPS>
 __global__ void __launch_bounds__(WARPS * 32)

@@ -55,7 +55,7 @@ static void group_free(group *g) {
         fiber_fini(&g->slots[i]->f);
         free(g->slots[i]);
     }
-    void *owned[] = {g->slots, g->threads, g->warps,   g->blocks, g->ready, g->shared,
+    void *owned[] = {g->slots, g->threads, g->warps,  g->blocks,  g->ready, g->shared,
                      g->cells, g->settled, g->copies, g->records, g};
     for (void *p : owned)
         free(p);
@@ -151,8 +151,9 @@ static slot *slot_take(group *g) {
 }
 
 static const char *state_words(const thread *t) {
-    return t->state == DONE ? "has returned" : t->state == AT_BARRIER || t->state == AT_WARP ? "waits"
-                                                                                           : "runs";
+    return t->state == DONE                                ? "has returned"
+           : t->state == AT_BARRIER || t->state == AT_WARP ? "waits"
+                                                           : "runs";
 }
 
 /* Nobody can run, and not everybody has returned. */
@@ -353,8 +354,8 @@ static uint32_t warp_arrived(thread *t, uint32_t need) {
         if (o->state == DONE)
             fail(t->at, "%s with mask %08x: lane %d has returned", t->what, t->mask, i);
         if (o->state == AT_BARRIER)
-            fail(t->at, "%s with mask %08x: lane %d waits at a barrier, line %d", t->what, t->mask, i,
-                 o->at.line);
+            fail(t->at, "%s with mask %08x: lane %d waits at a barrier, line %d", t->what, t->mask,
+                 i, o->at.line);
         if (o->state != AT_WARP)
             continue;
         if (!same_op(o, t) && !(o->mask >> t->lane & 1))

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * CUDA on the CPU: what nvcc gives a .cu file without an #include. A thread of a block is a fiber; it
- * runs until it must wait for others. Whatever a GPU leaves undefined is an error here, with the
+ * CUDA on the CPU: what nvcc gives a .cu file without an #include. A thread of a block is a fiber;
+ * it runs until it must wait for others. Whatever a GPU leaves undefined is an error here, with the
  * kernel's, block's and thread's name and the line.
  *
  * Checked: accesses through mem.cuh (bounds of the step's operands, alignment, roles, bytes of
@@ -123,7 +123,14 @@ void allow_none();
 
 [[noreturn]] void fail(site at, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-enum barrier_kind { BARRIER, BARRIER_AND, BARRIER_OR, BARRIER_COUNT, BARRIER_GRID, BARRIER_CLUSTER };
+enum barrier_kind {
+    BARRIER,
+    BARRIER_AND,
+    BARRIER_OR,
+    BARRIER_COUNT,
+    BARRIER_GRID,
+    BARRIER_CLUSTER
+};
 int barrier(barrier_kind kind, int value, site at);
 
 /* All lanes of `mask` arrive with the same fn; the last to come calls it once. */
@@ -240,7 +247,7 @@ template <class T> void match_lanes(void *const arg[32], uint32_t mask) {
 /* reduce.sync's operations, on 32-bit integers. */
 struct reduce_arg {
     uint32_t in, out;
-    char op;     /* + & | ^ < > */
+    char op; /* + & | ^ < > */
     bool is_signed;
 };
 void reduce_lanes(void *const arg[32], uint32_t mask);
@@ -324,12 +331,8 @@ inline unsigned __reduce_xor_sync(unsigned mask, unsigned v, EMU_AT) {
 namespace emu {
 
 template <size_t n> struct bits_of;
-template <> struct bits_of<4> {
-    typedef uint32_t type;
-};
-template <> struct bits_of<8> {
-    typedef uint64_t type;
-};
+template <> struct bits_of<4> { typedef uint32_t type; };
+template <> struct bits_of<8> { typedef uint64_t type; };
 
 inline void atomic_access(const void *p, size_t n, site at) {
     (is_shared(p) ? shared_access : global_access)(p, n, n, ATOMIC, at);
@@ -353,34 +356,44 @@ template <class T, class F> T atomic_update(T *p, F f, site at) {
 } // namespace emu
 
 template <class T> T atomicAdd(T *p, T v, EMU_AT) {
-    return ::emu::atomic_update(p, [=](T x) { return T(x + v); }, at);
+    return ::emu::atomic_update(
+        p, [=](T x) { return T(x + v); }, at);
 }
 template <class T> T atomicSub(T *p, T v, EMU_AT) {
-    return ::emu::atomic_update(p, [=](T x) { return T(x - v); }, at);
+    return ::emu::atomic_update(
+        p, [=](T x) { return T(x - v); }, at);
 }
 template <class T> T atomicMin(T *p, T v, EMU_AT) {
-    return ::emu::atomic_update(p, [=](T x) { return v < x ? v : x; }, at);
+    return ::emu::atomic_update(
+        p, [=](T x) { return v < x ? v : x; }, at);
 }
 template <class T> T atomicMax(T *p, T v, EMU_AT) {
-    return ::emu::atomic_update(p, [=](T x) { return v > x ? v : x; }, at);
+    return ::emu::atomic_update(
+        p, [=](T x) { return v > x ? v : x; }, at);
 }
 template <class T> T atomicAnd(T *p, T v, EMU_AT) {
-    return ::emu::atomic_update(p, [=](T x) { return T(x & v); }, at);
+    return ::emu::atomic_update(
+        p, [=](T x) { return T(x & v); }, at);
 }
 template <class T> T atomicOr(T *p, T v, EMU_AT) {
-    return ::emu::atomic_update(p, [=](T x) { return T(x | v); }, at);
+    return ::emu::atomic_update(
+        p, [=](T x) { return T(x | v); }, at);
 }
 template <class T> T atomicXor(T *p, T v, EMU_AT) {
-    return ::emu::atomic_update(p, [=](T x) { return T(x ^ v); }, at);
+    return ::emu::atomic_update(
+        p, [=](T x) { return T(x ^ v); }, at);
 }
 template <class T> T atomicExch(T *p, T v, EMU_AT) {
-    return ::emu::atomic_update(p, [=](T) { return v; }, at);
+    return ::emu::atomic_update(
+        p, [=](T) { return v; }, at);
 }
 template <class T> T atomicCAS(T *p, T expected, T v, EMU_AT) {
-    return ::emu::atomic_update(p, [=](T x) { return x == expected ? v : x; }, at);
+    return ::emu::atomic_update(
+        p, [=](T x) { return x == expected ? v : x; }, at);
 }
 inline unsigned atomicInc(unsigned *p, unsigned most, EMU_AT) {
-    return ::emu::atomic_update(p, [=](unsigned x) { return x >= most ? 0 : x + 1; }, at);
+    return ::emu::atomic_update(
+        p, [=](unsigned x) { return x >= most ? 0 : x + 1; }, at);
 }
 
 /* ---- scalars ---- */

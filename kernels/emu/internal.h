@@ -59,8 +59,8 @@ struct warp_state {
     uint16_t epoch;        /* grows with every __syncwarp */
 };
 
-/* Two bytes of shared memory: who wrote and who read them last, and when. A barrier orders epochs of
- * the block, __syncwarp those of a warp. */
+/* Two bytes of shared memory: who wrote and who read them last, and when. A barrier orders epochs
+ * of the block, __syncwarp those of a warp. */
 enum { PENDING = 0x8000, MANY = 0xffff, MANY_IN_WARP = 0x4000 };
 struct cell {
     uint32_t write_epoch, read_epoch;

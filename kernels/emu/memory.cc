@@ -50,9 +50,8 @@ void regions_of_step(launch_state *l, const weft_step *step) {
     }
     size_t n = step->kernel->scratch ? step->kernel->scratch(&step->args) : 0;
     if (n)
-        l->region_at[l->nregion++] = region{(const char *)step->scratch,
-                                            (const char *)step->scratch + n, "scratch",
-                                            READ | WRITE};
+        l->region_at[l->nregion++] = region{
+            (const char *)step->scratch, (const char *)step->scratch + n, "scratch", READ | WRITE};
 }
 
 static bool inside(const region *r, const char *p, size_t n, int how) {
@@ -244,8 +243,9 @@ static void cell_access(thread *t, cell *c, access how, site at) {
         cell_read(t, c, at);
     else
         cell_write(t, c, how == ATOMIC, 0, at);
-    b->settled[c - b->cells] =
-        how == LOAD && c->reader == MANY && c->write_epoch != b->epoch ? b->epoch : 0;
+    b->settled[c - b->cells] = how == LOAD && c->reader == MANY && c->write_epoch != b->epoch
+                                   ? b->epoch
+                                   : 0;
 }
 
 void shared_access(const void *p, size_t bytes, size_t align, access how, site at) {

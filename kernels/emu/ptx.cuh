@@ -31,7 +31,9 @@ inline uint32_t cvt_tf32_f32(float x) {
 inline int32_t cvt_clamp_s32(float x, float least, float most) {
     if (x != x)
         return 0;
-    return x >= most ? (most == 127.0f ? 127 : INT32_MAX) : x <= least ? (int32_t)least : (int32_t)x;
+    return x >= most    ? (most == 127.0f ? 127 : INT32_MAX)
+           : x <= least ? (int32_t)least
+                        : (int32_t)x;
 }
 inline int32_t cvt_rni_s32_f32(float x) {
     return cvt_clamp_s32(rintf(x), -2147483648.0f, 2147483648.0f);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Matrix instructions, once per warp when its last lane arrives. Lane l has group g = l / 4 and place
- * p = l % 4 in it; the layouts are the PTX ISA's "Matrix Fragments" of each shape. */
+ * Matrix instructions, once per warp when its last lane arrives. Lane l has group g = l / 4 and
+ * place p = l % 4 in it; the layouts are the PTX ISA's "Matrix Fragments" of each shape. */
 #include "kernels/emu/warp.h"
 #include "kernels/emu/internal.h"
 

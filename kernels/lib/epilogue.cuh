@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The end of a matmul: leaves into the fixed tree, then bias, activation and residual, each rounding
- * where its own op would store. */
+ * The end of a matmul: leaves into the fixed tree, then bias, activation and residual, each
+ * rounding where its own op would store. */
 #pragma once
 #include "kernels/lib/rows.cuh"
 

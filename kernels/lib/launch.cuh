@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The frame of a .cu file under nvcc: launching, shared memory, rows. kernels/emu/launch.cuh is its
- * twin; the include path chooses. A file's body sits in namespace WEFT_CU_NS, so that one binary can
- * hold both. */
+ * twin; the include path chooses. A file's body sits in namespace WEFT_CU_NS, so that one binary
+ * can hold both. */
 #pragma once
 #include "weft/gpu.h"
 #include "weft/math.h"

@@ -29,7 +29,8 @@ __device__ __forceinline__ int64_t row_of(const weft_tensor &t, int64_t row) {
     if (t.ndim == 1)
         return 0;
     int64_t inner = t.shape[1] * t.shape[2], in = row % inner;
-    return row / inner * t.stride[0] + in / t.shape[2] * t.stride[1] + in % t.shape[2] * t.stride[2];
+    return row / inner * t.stride[0] + in / t.shape[2] * t.stride[1] +
+           in % t.shape[2] * t.stride[2];
 }
 
 /* True leading rows: what `rows` says, never more than `most`. */

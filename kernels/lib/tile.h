@@ -12,8 +12,8 @@ static inline int row_warps(int64_t width) {
 }
 
 /* Matmul on tensor cores. A block is eight warps, each with 16 rows of the weight and one leaf, so
- * it stages 128 rows of weight whatever the number of leaves; 32 of k make a row 64 bytes, the least
- * that fills sectors and keeps four stages in 64 KiB (three blocks of an SM's 227 KiB). */
+ * it stages 128 rows of weight whatever the number of leaves; 32 of k make a row 64 bytes, the
+ * least that fills sectors and keeps four stages in 64 KiB (three blocks of an SM's 227 KiB). */
 enum { MMA_WARPS = 8, MMA_ROWS = 128, MMA_K = 32, MMA_STAGES = 4 };
 
 /* Tokens of a block, in tiles of 8 (the instruction's N): as few as hold them all, at most what the

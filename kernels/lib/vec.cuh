@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Eight elements at a time. Which elements a thread holds depends on their index alone; how they are
- * fetched (16 bytes at once where the address allows it, else one by one) does not change a bit. */
+ * Eight elements at a time. Which elements a thread holds depends on their index alone; how they
+ * are fetched (16 bytes at once where the address allows it, else one by one) does not change a
+ * bit. */
 #pragma once
-#include <mem.cuh>
 #include "kernels/lib/types.cuh"
+#include <mem.cuh>
 
 namespace WEFT_CU_NS {
 

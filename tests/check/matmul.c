@@ -292,9 +292,9 @@ static const char *const tall[] = {"T=9,N=40,K=80", "T=33,N=17,K=272,leaves=8", 
 static const char *const epilogues[] = {
     "bias=1,act=1", "bias=1,act=2,res=1", "act=3,res=1,y=1", "act=4",   "bias=1,rows=8",
     "rows=1,pad=2", "res=1,rows=7",       "bias=1,y=3",      "w=2,y=1", NULL};
-static const char *const wide[] = {"T=1,N=257,K=4096",   "T=64,N=129,K=2048,leaves=8",
-                                   "T=20,N=29,K=2065",   "T=129,N=50,K=1100",
-                                   "T=18,N=13,K=4131",   NULL};
+static const char *const wide[] = {"T=1,N=257,K=4096", "T=64,N=129,K=2048,leaves=8",
+                                   "T=20,N=29,K=2065", "T=129,N=50,K=1100",
+                                   "T=18,N=13,K=4131", NULL};
 static const char *const none[] = {"", NULL};
 static const char *const huge[] = {"T=2,N=140000,K=4096", NULL};
 static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false},

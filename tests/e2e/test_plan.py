@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""`weft plan` as EXPLAIN. Its text for four shapes is golden (tests/golden/plan/*/plan*.txt; run this
-with --update after a change that is meant), and its bytes are checked against the formulas that the
-shapes themselves give. Nothing here reads a weight."""
+"""`weft plan` as EXPLAIN. Its text for four shapes is golden (tests/golden/plan/*/plan*.txt; run
+this with --update after a change that is meant), and its bytes are checked against the formulas
+that the shapes themselves give. Nothing here reads a weight."""
 
 import difflib
 import json

@@ -208,7 +208,8 @@ static void spell(const rig *r, chat_message *m) {
     for (size_t i = 0; i < m->n; i++)
         assert_int_equal(tokenizer_encode(r->tok, m->content + i, 1, TOK_PLAIN, &ids), WEFT_OK);
     m->ids = mem_alloc(ids.n * sizeof *m->ids);
-    memcpy(m->ids, ids.v, ids.n * sizeof *m->ids);
+    if (ids.n)
+        memcpy(m->ids, ids.v, ids.n * sizeof *m->ids);
     m->n_ids = ids.n;
     tok_ids_fini(&ids);
 }

@@ -53,6 +53,7 @@ static void collective(void *ctx, int rank) {
         s.args.all_to_all = (weft_all_to_all_args){.x = x, .y = y};
     else
         s.args.broadcast = (weft_broadcast_args){.x = x, .peer = w->ranks - 1};
+    WEFT_ASSERT(s.kernel);
     s.kernel->run(&s, NULL);
 }
 

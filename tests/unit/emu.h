@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What tests of the emulator share: a stream, and whether its last launch was accused of something. */
+ * What tests of the emulator share: a stream, and whether its last launch was accused of
+ * something. */
 #pragma once
 #include <launch.cuh>
 #include <mem.cuh>

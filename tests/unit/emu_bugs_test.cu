@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The emulator's self-test: correct kernels, each broken in one way at a time. The correct ones must
- * pass and every bug must be found, by the emulator or by a wrong result where it is one of
+ * The emulator's self-test: correct kernels, each broken in one way at a time. The correct ones
+ * must pass and every bug must be found, by the emulator or by a wrong result where it is one of
  * arithmetic alone, under every order of threads that is tried. */
-#include "tests/unit/emu.h"
 #include "kernels/lib/reduce.cuh"
 #include "kernels/lib/types.cuh"
+#include "tests/unit/emu.h"
 #include <stdio.h>
 
 using namespace WEFT_CU_NS;
@@ -58,7 +58,7 @@ template <int BUG> __global__ void sum_k(const float *x, float *y, float *total)
     int next = BUG == SUM_WRONG_NEIGHBOUR ? (t + 2) % N : (t + 1) % N;
     if (BUG == SUM_SHARED_PAST && t == N - 1)
         next = 2 * N;
-    float both = v + ld_shared(&s.x[next]);
+    float both = v + ld_shared(s.x + next);
     st_global(&y[BUG == SUM_WRITE_PAST ? t + 1 : t], both);
     if (BUG == SUM_READ_OUTPUT)
         both = ld_const(&y[t]);
@@ -143,26 +143,27 @@ template <int BUG> static bool lane_once() {
     return right;
 }
 
-/* ---- a pipelined matmul: 16 x 8 outputs, two warps that share the staging, k in steps of 16 ---- */
+/* ---- a pipelined matmul: 16 x 8 outputs, two warps that share the staging, k in steps of 16
+ * ---- */
 
 enum mma_bug {
     MMA_RIGHT,
-    MMA_NO_WAIT,         /* fragments are loaded while the copy is under way */
-    MMA_WEAK_WAIT,       /* waits for one group fewer */
-    MMA_NO_COMMIT,       /* the last stage belongs to no group */
-    MMA_NO_READY,        /* waits, but no barrier: the other warp's copies */
-    MMA_NO_RELEASE,      /* overwrites a stage that the other warp still reads */
-    MMA_NOT_AWAITED,     /* returns with copies under way */
-    MMA_WRONG_SWIZZLE,   /* reads where nobody swizzled to */
-    MMA_STALE_FRAGMENT,  /* a is not loaded again for the next k */
-    MMA_TRANSPOSED,      /* .trans where there should be none */
-    MMA_MISALIGNED,      /* a row's address that is no multiple of 16 */
-    MMA_OTHER_BUFFER,    /* one stage off */
-    MMA_SHORT_COPY,      /* 8 bytes of 16 are asked for */
-    MMA_SOURCE_PAST,     /* off by one row */
-    MMA_LOST_SUM,        /* c is zero instead of the running sum */
-    MMA_WRITES_PENDING,  /* a store into the target of a copy */
-    MMA_DIVERGENT        /* half of a warp at the mma */
+    MMA_NO_WAIT,        /* fragments are loaded while the copy is under way */
+    MMA_WEAK_WAIT,      /* waits for one group fewer */
+    MMA_NO_COMMIT,      /* the last stage belongs to no group */
+    MMA_NO_READY,       /* waits, but no barrier: the other warp's copies */
+    MMA_NO_RELEASE,     /* overwrites a stage that the other warp still reads */
+    MMA_NOT_AWAITED,    /* returns with copies under way */
+    MMA_WRONG_SWIZZLE,  /* reads where nobody swizzled to */
+    MMA_STALE_FRAGMENT, /* a is not loaded again for the next k */
+    MMA_TRANSPOSED,     /* .trans where there should be none */
+    MMA_MISALIGNED,     /* a row's address that is no multiple of 16 */
+    MMA_OTHER_BUFFER,   /* one stage off */
+    MMA_SHORT_COPY,     /* 8 bytes of 16 are asked for */
+    MMA_SOURCE_PAST,    /* off by one row */
+    MMA_LOST_SUM,       /* c is zero instead of the running sum */
+    MMA_WRITES_PENDING, /* a store into the target of a copy */
+    MMA_DIVERGENT       /* half of a warp at the mma */
 };
 
 enum { STEPS = 6, K = STEPS * 16, STAGES = 2 };
@@ -246,7 +247,8 @@ template <int BUG> static bool pipe_once() {
     for (int i = 0; i < 8 * K; i++)
         pipe_b[i] = weft_f32_to_bf16((float)(i * 5 % 13 - 6));
     memset(sum_y, 0xff, 128 * sizeof *sum_y);
-    WEFT_LAUNCH(NULL, &stream->head, (pipe_k<BUG>), 1, 64, sizeof(pipe_smem), pipe_a, pipe_b, sum_y);
+    WEFT_LAUNCH(NULL, &stream->head, (pipe_k<BUG>), 1, 64, sizeof(pipe_smem), pipe_a, pipe_b,
+                sum_y);
     bool right = true;
     for (int m = 0; m < 16; m++)
         for (int n = 0; n < 8; n++) {
@@ -278,9 +280,11 @@ static const planted wrong[] = {
     {"half a block at a barrier", sum_once<SUM_HALF_BARRIER>,
      "divergent barrier|nobody wrote|race"},
     {"early return", sum_once<SUM_EARLY_RETURN>, "returned"},
-    {"read past", sum_once<SUM_READ_PAST>, "reads 4 bytes out of bounds: 4 bytes past the end of 'x'"},
+    {"read past", sum_once<SUM_READ_PAST>,
+     "reads 4 bytes out of bounds: 4 bytes past the end of 'x'"},
     {"read before", sum_once<SUM_READ_BEFORE>, "reads 4 bytes out of bounds: 4 bytes before 'x'"},
-    {"write past", sum_once<SUM_WRITE_PAST>, "writes 4 bytes out of bounds: 4 bytes past the end of 'y'"},
+    {"write past", sum_once<SUM_WRITE_PAST>,
+     "writes 4 bytes out of bounds: 4 bytes past the end of 'y'"},
     {"write to an input", sum_once<SUM_WRITE_INPUT>, "'x', which it may only read"},
     {"output through the read-only path", sum_once<SUM_READ_OUTPUT>, "non-coherent"},
     {"uninitialised shared memory", sum_once<SUM_UNINITIALISED>, "nobody wrote"},

@@ -2,8 +2,8 @@
  * The emulator against the PTX ISA's definitions: matrix fragments, conversions, warp operations,
  * barriers, atomics, cooperative launches, counters. Expected values are computed here, from whole
  * matrices and from the formats' definitions. */
-#include "tests/unit/emu.h"
 #include "kernels/lib/types.cuh"
+#include "tests/unit/emu.h"
 #include <ptx_sm90.cuh>
 
 using namespace WEFT_CU_NS;
@@ -152,7 +152,8 @@ static double value_of(unsigned bits, int exp_bits, int man_bits, int bias) {
     return bits >> (exp_bits + man_bits) & 1u ? -v : v;
 }
 
-/* Every finite number is kept; between two neighbours the nearer is taken, the even one on a tie. */
+/* Every finite number is kept; between two neighbours the nearer is taken, the even one on a
+ * tie. */
 template <class T> static void check_type(int exp_bits, int man_bits, int bias, unsigned last) {
     for (unsigned b = 0; b <= last; b++) {
         T t = {(decltype(t.bits))b};
@@ -353,18 +354,14 @@ __global__ void nothing_k() {
 }
 
 static void bad_launches_are_named(void **) {
-    emu_fails(stream, "invalid block size", [] {
-        WEFT_LAUNCH(NULL, &stream->head, nothing_k, 1, 1025, 0);
-    });
-    emu_fails(stream, "invalid grid size", [] {
-        WEFT_LAUNCH(NULL, &stream->head, nothing_k, 0, 32, 0);
-    });
-    emu_fails(stream, "invalid grid size", [] {
-        WEFT_LAUNCH(NULL, &stream->head, nothing_k, dim3(1, 65536), 32, 0);
-    });
-    emu_fails(stream, "shared memory", [] {
-        WEFT_LAUNCH(NULL, &stream->head, nothing_k, 1, 32, 228 << 10);
-    });
+    emu_fails(stream, "invalid block size",
+              [] { WEFT_LAUNCH(NULL, &stream->head, nothing_k, 1, 1025, 0); });
+    emu_fails(stream, "invalid grid size",
+              [] { WEFT_LAUNCH(NULL, &stream->head, nothing_k, 0, 32, 0); });
+    emu_fails(stream, "invalid grid size",
+              [] { WEFT_LAUNCH(NULL, &stream->head, nothing_k, dim3(1, 65536), 32, 0); });
+    emu_fails(stream, "shared memory",
+              [] { WEFT_LAUNCH(NULL, &stream->head, nothing_k, 1, 32, 228 << 10); });
     emu_fails(stream, "not cooperative", [] {
         int a[1], b[32];
         WEFT_LAUNCH(NULL, &stream->head, grid_k, 1, 32, 0, a, b);

@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""End to end on the emulated GPU: the kernels of kernels/cuda give the golden models' logits and
+greedy ids, and the same bits whatever the chunks, the ranks and the order of a block's threads."""
+
+import os
+import unittest
+
+from test_golden import GOLDEN, Case, narrow_bound, prompts_of, read_json, run, tp_fits, weft
+
+SMALL = ("llama-gqa", "llama-tp8", "mistral-swa", "qwen3", "gpt2")
+BOUND = 1e-4  # as the cpu backend's in fp32
+
+
+def folder(name):
+    return os.path.join(GOLDEN, name)
+
+
+def each(test):
+    def all_of_them(self):
+        for name in SMALL:
+            with self.subTest(model=name):
+                test(self, name, folder(name))
+
+    return all_of_them
+
+
+class Emulated(Case):
+    def emu(self, model, ids, *args):
+        return self.logits(model, ids, "--device", "emu", *args)
+
+    @each
+    def test_logits(self, name, model):
+        layers = read_json(os.path.join(model, "config.json"))
+        layers = layers.get("num_hidden_layers", layers.get("n_layer"))
+        for ids, want in prompts_of(name):
+            self.assert_near(self.emu(model, ids, "--dtype", "fp32"), want, BOUND)
+            for dtype in ("bf16", "fp16"):
+                got = self.emu(model, ids, "--dtype", dtype)
+                self.assert_near(got, want, narrow_bound(dtype, layers))
+
+    @each
+    def test_greedy_continuations(self, name, model):
+        greedy = read_json(os.path.join(model, "golden.json")).get("greedy")
+        if greedy:
+            got = self.continuation(
+                model, greedy["prompt"], len(greedy["ids"]), "--device", "emu", "--dtype", "fp32"
+            )
+            self.assertEqual(got, greedy["ids"])
+
+    @each
+    def test_chunks_ranks_and_schedules_change_no_bit(self, name, model):
+        config = read_json(os.path.join(model, "config.json"))
+        ids = prompts_of(name)[-1][0]
+        want = self.emu(model, ids, "--dtype", "bf16")
+        for chunk in ("1", "7", "16"):
+            self.assert_same_bits(self.emu(model, ids, "--dtype", "bf16", "-ub", chunk), want)
+        for tp in (2, 4, 8):
+            if tp_fits(config, tp):
+                got = self.emu(model, ids, "--dtype", "bf16", "--tp", str(tp))
+                self.assert_same_bits(got, want)
+        self.addCleanup(os.environ.pop, "WEFT_EMU_SEED", None)
+        for seed in ("0", "1", "7", "8"):
+            os.environ["WEFT_EMU_SEED"] = seed
+            self.assert_same_bits(self.emu(model, ids, "--dtype", "bf16"), want)
+
+    def test_the_plan_names_the_rows(self):
+        text = weft("plan", folder("llama-bf16"), "--device", "emu")
+        self.assertRegex(text, r"L0\.attn\.q +emu/mma +mma ")
+        self.assertRegex(text, r"L0\.attn\.norm +emu/simt +simt ")
+
+    def test_a_bad_seed_exits_2(self):
+        os.environ["WEFT_EMU_SEED"] = "x"
+        self.addCleanup(os.environ.pop, "WEFT_EMU_SEED", None)
+        r = run("score", folder("gpt2"), "--ids", "1,2,3", "--device", "emu")
+        self.assertEqual((r.returncode, r.stdout), (2, ""))
+        self.assertRegex(r.stderr, r"\Aweft: error: WEFT_EMU_SEED: .*\n\Z")
+
+
+if __name__ == "__main__":
+    unittest.main()
