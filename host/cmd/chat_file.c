@@ -14,7 +14,6 @@ enum { FILE_MAX = 1 << 28, FORMAT = 1 };
  * alike. Empty if there is no answer or the template refuses the conversation. */
 static void history_ids(const session *s, tok_ids *out) {
     size_t last = session_last(s, "assistant");
-    WEFT_ASSERT(s->message || s->n == 0);
     session before = *s;
     before.n = last;
     if (last == s->n)
@@ -24,8 +23,9 @@ static void history_ids(const session *s, tok_ids *out) {
         err_clear();
         return;
     }
-    for (size_t i = 0; i < s->message[last].n_ids; i++)
-        tok_ids_add(out, s->message[last].ids[i]);
+    const chat_message *answer = &s->message[last];
+    for (size_t i = 0; answer->ids && i < answer->n_ids; i++)
+        tok_ids_add(out, answer->ids[i]);
 }
 
 static void add_ids(buf *b, const int32_t *ids, size_t n) {

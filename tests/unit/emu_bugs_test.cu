@@ -363,11 +363,12 @@ int main() {
         cmocka_unit_test(every_bug_is_found),
     };
     stream = emu_stream_open(1);
-    sum_x = (float *)aligned_alloc(256, N * 4);
-    sum_y = (float *)aligned_alloc(256, N * 4);
+    /* Twice what is allowed: what lies past an operand is nobody's. */
+    sum_x = (float *)aligned_alloc(256, 2 * N * 4);
+    sum_y = (float *)aligned_alloc(256, 2 * N * 4);
     sum_total = (float *)aligned_alloc(256, 256);
-    pipe_a = (uint16_t *)aligned_alloc(256, 16 * K * 2);
-    pipe_b = (uint16_t *)aligned_alloc(256, 8 * K * 2);
+    pipe_a = (uint16_t *)aligned_alloc(256, 2 * 16 * K * 2);
+    pipe_b = (uint16_t *)aligned_alloc(256, 2 * 8 * K * 2);
     emu::allow(sum_x, N * 4, emu::READ, "x");
     emu::allow(sum_y, N * 4, emu::READ | emu::WRITE, "y");
     emu::allow(sum_total, 4, emu::WRITE, "total");

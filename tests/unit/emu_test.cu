@@ -255,10 +255,10 @@ static void warp_operations(void **) {
 }
 
 __global__ void barrier_k(int *out, int *sum, unsigned long long *wide, float *f) {
-    int t = threadIdx.x;
-    out[t * 3] = __syncthreads_count(t % 3 == 0);
-    out[t * 3 + 1] = __syncthreads_and(t < 70);
-    out[t * 3 + 2] = __syncthreads_or(t == 69);
+    int t = threadIdx.x, *o = out + (blockIdx.x * 70 + t) * 3;
+    o[0] = __syncthreads_count(t % 3 == 0);
+    o[1] = __syncthreads_and(t < 70);
+    o[2] = __syncthreads_or(t == 69);
     atomicAdd(sum, t);
     atomicMax(sum + 1, t);
     atomicMin(sum + 2, -t);
@@ -268,13 +268,13 @@ __global__ void barrier_k(int *out, int *sum, unsigned long long *wide, float *f
 }
 
 static void barriers_and_atomics(void **) {
-    int out[210], sum[4] = {0, 0, 0, 0};
+    int out[4 * 210], sum[4] = {0, 0, 0, 0};
     unsigned long long wide = 0;
     float f = 0;
     stream->seed = 3;
     WEFT_LAUNCH(NULL, &stream->head, barrier_k, 4, 70, 0, out, sum, &wide, &f);
     emu_ok(stream);
-    for (int t = 0; t < 70; t++) {
+    for (int t = 0; t < 4 * 70; t++) {
         assert_int_equal(out[t * 3], 24);
         assert_int_equal(out[t * 3 + 1], 1);
         assert_int_equal(out[t * 3 + 2], 1);
