@@ -16,7 +16,7 @@ static void history_ids(const session *s, tok_ids *out) {
     size_t last = session_last(s, "assistant");
     session before = *s;
     before.n = last;
-    if (last == s->n)
+    if (last == s->n || !s->message)
         return;
     if (session_ids(&before, out) != WEFT_OK) {
         out->n = 0;
@@ -24,7 +24,7 @@ static void history_ids(const session *s, tok_ids *out) {
         return;
     }
     const chat_message *answer = &s->message[last];
-    for (size_t i = 0; answer->ids && i < answer->n_ids; i++)
+    for (size_t i = 0; i < answer->n_ids; i++)
         tok_ids_add(out, answer->ids[i]);
 }
 
