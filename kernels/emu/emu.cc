@@ -261,7 +261,8 @@ static int barrier_result(const barrier_state *w, int n) {
 static void barrier_check(const barrier_state *w, barrier_kind kind, site at, int exited) {
     if (exited)
         fail(at, "a barrier that %d threads do not reach: they have returned", exited);
-    if (w->arrived && (w->kind != kind || w->at.line != at.line || strcmp(w->at.file, at.file)))
+    if (w->arrived && (w->kind != kind || w->at.line != at.line ||
+                       (w->at.file != at.file && strcmp(w->at.file, at.file) != 0)))
         fail(at, "divergent barrier: other threads wait at line %d of %s", w->at.line, w->at.file);
 }
 

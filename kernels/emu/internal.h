@@ -82,7 +82,7 @@ struct block {
     barrier_state wait;
     char *shared;
     cell *cells;
-    uint32_t *settled;      /* of each cell: the epoch in which any thread may read it */
+    uint64_t *settled;      /* of each cell: who may read it without a change to it */
     uint32_t epoch, epoch0; /* now; when the block began */
 };
 
@@ -129,7 +129,7 @@ struct group {
     char *shared;
     size_t shared_room, shared_stride;
     cell *cells;
-    uint32_t *settled;
+    uint64_t *settled;
     size_t cell_room, settled_room;
     uint32_t epoch;
     copy *copies;

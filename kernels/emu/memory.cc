@@ -226,26 +226,38 @@ static inline cell *cells_of(thread *t, const void *p, size_t bytes, size_t *n, 
     return t->blk->cells + first;
 }
 
-/* What most reads find: all of it written before the last barrier, and since then read by many. */
-static inline bool settled(const block *b, const cell *c, size_t n) {
-    const uint32_t *at = b->settled + (c - b->cells);
-    uint32_t differs = 0;
-    for (size_t i = 0; i < n; i++)
-        differs |= at[i] ^ b->epoch;
-    return differs == 0;
+/* Keys of what most reads find: written before the last barrier, and read since then by several
+ * warps, or by several lanes of this one since its last __syncwarp. One more reader is no news. */
+static inline uint64_t key_any(const thread *t) {
+    return (uint64_t)t->blk->epoch << 32;
+}
+static inline uint64_t key_mine(const thread *t) {
+    uint64_t warp_epoch = t->grp->warps[t->warp].epoch;
+    return key_any(t) | warp_epoch << 16 | (uint64_t)(t->index / 32 + 1);
+}
+
+static inline bool settled(const uint64_t *at, size_t n, uint64_t any, uint64_t mine) {
+    uint64_t not_any = 0, not_mine = 0;
+    for (size_t i = 0; i < n; i++) {
+        not_any |= at[i] ^ any;
+        not_mine |= at[i] ^ mine;
+    }
+    return !not_any || !not_mine;
 }
 
 static void cell_access(thread *t, cell *c, access how, site at) {
     block *b = t->blk;
+    uint64_t *key = &b->settled[c - b->cells];
     if (how == ATOMIC && c->write_epoch < b->epoch0)
         fail(at, "reads shared memory that nobody wrote");
-    if (how == LOAD)
-        cell_read(t, c, at);
-    else
+    if (how != LOAD) {
         cell_write(t, c, how == ATOMIC, 0, at);
-    b->settled[c - b->cells] = how == LOAD && c->reader == MANY && c->write_epoch != b->epoch
-                                   ? b->epoch
-                                   : 0;
+        *key = 0;
+        return;
+    }
+    cell_read(t, c, at);
+    bool old = c->write_epoch != b->epoch, many = c->reader != MANY && c->reader & MANY_IN_WARP;
+    *key = !old ? 0 : c->reader == MANY ? key_any(t) : many ? key_mine(t) : 0;
 }
 
 void shared_access(const void *p, size_t bytes, size_t align, access how, site at) {
@@ -253,7 +265,8 @@ void shared_access(const void *p, size_t bytes, size_t align, access how, site a
     size_t n;
     aligned(p, bytes, align, at);
     cell *c = cells_of(t, p, bytes, &n, at);
-    if (how != LOAD || !settled(t->blk, c, n))
+    const uint64_t *key = t->blk->settled + (c - t->blk->cells);
+    if (how != LOAD || !settled(key, n, key_any(t), key_mine(t)))
         for (size_t i = 0; i < n; i++)
             cell_access(t, &c[i], how, at);
     note(t, 1, p, bytes);
