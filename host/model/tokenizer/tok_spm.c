@@ -294,6 +294,8 @@ static weft_status build(tokenizer *t, const char *name, model *m) {
     WEFT_TRY(find_unknown(t, name, m));
     t->spm = true;
     t->byte_fallback = m->byte_fallback;
+    if (utf8_invalid_at(t->sp.unk_surface.s, t->sp.unk_surface.n) != t->sp.unk_surface.n)
+        return weft_fail(WEFT_BAD_FILE, "%s: trainer_spec.unk_surface is not UTF-8", name);
     t->sp.unk_surface.s = arena_copy(&t->arena, t->sp.unk_surface.s, t->sp.unk_surface.n);
     collect_user(t, m);
     if (m->model_type == BPE) {
