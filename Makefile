@@ -79,11 +79,11 @@ tests: $(UNIT) $(FUZZ) $(BENCH)
 asan: ## unit tests, kernels and fuzz corpora under AddressSanitizer and UBSan
 	@$(MAKE) --no-print-directory -j"$$(nproc)" BUILD=$(BUILD)/asan OPT=-O1 SAN=address,undefined all tests
 	@ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  tests/run --build $(BUILD)/asan
+	  tests/run --build $(BUILD)/asan --timeout 1200
 
 tsan: ## what runs threads under ThreadSanitizer
 	@$(MAKE) --no-print-directory -j"$$(nproc)" BUILD=$(BUILD)/tsan OPT=-O1 SAN=thread all tests
-	@TSAN_OPTIONS=halt_on_error=1 tests/run --build $(BUILD)/tsan
+	@TSAN_OPTIONS=halt_on_error=1 tests/run --build $(BUILD)/tsan --timeout 1200
 
 FUZZ_SECONDS ?= 60
 fuzz: ## coverage-guided fuzzing of every parser with clang's libFuzzer (FUZZ_SECONDS each)
