@@ -29,12 +29,12 @@ LDLIBS    = $(shell pkg-config --libs $(PKGS)) -lm -ldl
 LEVEL0 :=
 LEVEL1 := -mavx2 -mfma -mf16c
 LEVEL2 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mprefer-vector-width=512
-LEVEL3 := $(LEVEL2) -mavx512bf16
+LEVEL3 := $(LEVEL2) -mavx512bf16 -mavx512vnni
 CPU_FLAGS := -O3 $(if $(filter clang%,$(notdir $(CC))),,-fno-semantic-interposition)
 
 CPU_SRC  := $(filter-out kernels/cpu/table.c %_bf16dot.c,$(wildcard kernels/cpu/*.c))
 CPU_OBJ  := $(foreach n,0 1 2,$(CPU_SRC:%.c=$(BUILD)/%.$n.o)) \
-            $(patsubst %.c,$(BUILD)/%.3.o,$(wildcard kernels/cpu/*_bf16dot.c))
+            $(patsubst %.c,$(BUILD)/%.3.o,$(wildcard kernels/cpu/*_bf16dot.c) kernels/cpu/matmul_s8.c)
 # kernels/cuda runs on the emulator: the very files that nvcc compiles, in C++ without its library.
 CXX      := $(if $(findstring clang,$(CC)),$(subst clang,clang++,$(CC)),g++)
 CXXFLAGS  = $(patsubst -std=c17,-std=c++17,$(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(CFLAGS))) \

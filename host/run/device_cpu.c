@@ -28,7 +28,8 @@ int device_cpu_level(void) {
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
         return WEFT_CPU_AVX2;
-    return __builtin_cpu_supports("avx512bf16") ? WEFT_CPU_AVX512BF16 : WEFT_CPU_AVX512;
+    bool pairs = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+    return pairs ? WEFT_CPU_AVX512BF16 : WEFT_CPU_AVX512;
 #else
     return WEFT_CPU_PORTABLE;
 #endif

@@ -13,7 +13,8 @@ const weft_kernel *const registry_tables[] = {weft_kernels_cpu, weft_kernels_ref
                                               WEFT_CU_FILES(EMU_) comm_local_kernels, NULL};
 
 const char *registry_arith_name(uint32_t arith) {
-    static const char *const names[WEFT_ARITHS] = {"-", "ref", "lane16", "bf16dot", "simt", "mma"};
+    static const char *const names[WEFT_ARITHS] = {"-",    "ref", "lane16", "bf16dot",
+                                                   "simt", "mma", "s32"};
     return arith < WEFT_ARITHS ? names[arith] : "?";
 }
 

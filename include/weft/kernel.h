@@ -19,6 +19,7 @@ typedef enum {
     WEFT_ARITH_BF16DOT, /* AVX512-BF16 pair products (VDPBF16PS) */
     WEFT_ARITH_SIMT,    /* a GPU's fp32 with explicit fma; tree by the row's width alone */
     WEFT_ARITH_MMA,     /* mma.sync in granules of the instruction's k, fp32 accumulators */
+    WEFT_ARITH_S32,     /* int8 products in exact s32 sums: the same bits whatever adds them */
     WEFT_ARITHS
 } weft_arith;
 
@@ -27,7 +28,7 @@ typedef enum {
     WEFT_CPU_PORTABLE,
     WEFT_CPU_AVX2,   /* AVX2, FMA, F16C */
     WEFT_CPU_AVX512, /* F, BW, DQ, VL */
-    WEFT_CPU_AVX512BF16,
+    WEFT_CPU_AVX512BF16, /* and VNNI, which came before it */
     WEFT_CPU_LEVELS
 } weft_cpu_level;
 

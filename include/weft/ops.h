@@ -60,9 +60,16 @@ typedef enum {
 /* y[T,N] = x[T,K] w[N,K]': `leaves` chains over equal K slices, combined by the fixed tree; then
  * each of + bias[N], act, + res[T,N] rounds where its own op would store. partial: y is f32
  * [leaves,T,N], one plane a leaf, and there is no bias, act or res. w may have any row stride (a
- * column slice). */
-#define WEFT_MATMUL(I, Q, O, A, S) \
-    I(x) I(w) Q(bias) Q(res) Q(rows) O(y) S(int32_t, act) S(int32_t, leaves) S(int32_t, partial)
+ * column slice).
+ * w i8[N,K] has wscale f32[N], one number an output. Under float x a product takes the integer as a
+ * number of x's type, which is exact, and a leaf's fp32 sum is multiplied by wscale[n] before the
+ * tree. x i8[T,K] has xscale f32[T,leaves] and goes with w i8 only: a leaf's sum is exact in s32,
+ * is converted to fp32 and multiplied by xscale[t,leaf], then by wscale[n]. A slice of K is at most
+ * WEFT_S32_TERMS long. */
+#define WEFT_MATMUL(I, Q, O, A, S)                                         \
+    I(x) I(w) Q(xscale) Q(wscale) Q(bias) Q(res) Q(rows) O(y)              \
+    S(int32_t, act) S(int32_t, leaves) S(int32_t, partial)
+enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
 
 /* y = tree sum over x[L,T,N] (fp32), then + bias[N] and + res[T,N] as in matmul. L is 1, 2, 4 or
  * 8. */
@@ -113,6 +120,12 @@ typedef enum {
 /* y = x converted to y's type, element by element, any strides of equal shape. */
 #define WEFT_CAST(I, Q, O, A, S) I(x) Q(rows) O(y)
 
+/* Symmetric int8 with a number for each token and slice: scale[t,l] = max |x| / 127 over the l-th
+ * of L equal slices of K, y = x / scale to nearest even within +-127. A slice of zeros has scale 0;
+ * one that holds a NaN or an infinity has scale NaN and y 0, so what is computed from it is NaN.
+ * x[T,K], y i8[T,K], scale f32[T,L]. */
+#define WEFT_QUANTIZE(I, Q, O, A, S) I(x) Q(rows) O(y) O(scale)
+
 /* The sampling chain, one row a sequence; docs/SAMPLING.md defines every stage. Row r reads
  * params[r] (weft_sample_params as i32[R, WEFT_SAMPLE_WORDS]), its slot's history i32[slots,C] and
  * its slot's bias list (bias_id i32[slots,B], bias f32[slots,B]); it writes id[r], appends the
@@ -155,7 +168,7 @@ enum {
     X(rope, WEFT_ROPE, 1e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL)                       \
     X(rmsnorm, WEFT_RMSNORM, 2e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL)                 \
     X(layernorm, WEFT_LAYERNORM, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL)             \
-    X(matmul, WEFT_MATMUL, 1e-5f, 2e-3f, 1e-2f, 8e-2f, 2e-2f, WEFT_BWD | WEFT_ROWLOCAL)           \
+    X(matmul, WEFT_MATMUL, 1e-5f, 2e-3f, 1e-2f, 8e-2f, 0, WEFT_BWD | WEFT_ROWLOCAL)               \
     X(leaf_sum, WEFT_LEAF_SUM, 1e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL)                          \
     X(kv_append, WEFT_KV_APPEND, 0, 0, 0, 0, 0, WEFT_EXACT)                                       \
     X(attention, WEFT_ATTENTION, 1e-5f, 2e-3f, 1e-2f, 8e-2f, 0, WEFT_BWD)                         \
@@ -167,6 +180,7 @@ enum {
     X(token_logprob, WEFT_TOKEN_LOGPROB, 2e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL)     \
     X(gather, WEFT_GATHER, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_EXACT)                                  \
     X(cast, WEFT_CAST, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_ROWLOCAL | WEFT_EXACT)                      \
+    X(quantize, WEFT_QUANTIZE, 0, 0, 0, 0, 0, WEFT_ROWLOCAL | WEFT_EXACT)                         \
     X(sample, WEFT_SAMPLE, 1e-6f, 0, 0, 0, 0, WEFT_EXACT)                                         \
     X(all_gather, WEFT_ALL_GATHER, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT)              \
     X(reduce_scatter, WEFT_REDUCE_SCATTER, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT)      \

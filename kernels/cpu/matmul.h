@@ -30,7 +30,7 @@ typedef void mm_tile_fn(const mm_stretch *s, v16 *acc);
 typedef void mm_copy_fn(int dtype, const void *from, void *to, int64_t n, int64_t ahead);
 
 typedef struct {
-    mm_tile_fn *const *tile[WEFT_BF16 + 1]; /* by w's dtype: [tokens - 1][rows - 1] */
+    mm_tile_fn *const *tile[WEFT_I8 + 1]; /* by w's dtype: [tokens - 1][rows - 1] */
     mm_tile_fn *const *tile_packed;
     mm_copy_fn *copy;
     int packed;  /* dtype of packed rows */
@@ -78,8 +78,8 @@ static int64_t mm_padded(const mm_job *j, int64_t k) {
 static int64_t mm_chunk_len(const mm_job *j, int64_t c) {
     return cpu_min(j->chunk, j->slice - c * j->chunk);
 }
-static int mm_bytes(int dtype) {
-    return dtype == WEFT_F32 ? 4 : 2;
+V16 int mm_bytes(int dtype) {
+    return dtype == WEFT_F32 ? 4 : dtype == WEFT_I8 ? 1 : 2;
 }
 
 /* Where token t's packed stretch is, and how far the next token's. */
@@ -174,6 +174,18 @@ static void mm_walk(const mm_job *j, const mm_block *b, int leaf, int64_t c, mm_
     }
 }
 
+/* Sums over the integers of int8 weights become sums over what they stand for. */
+static void mm_scale(const weft_matmul_args *a, const mm_block *b, mm_memory *mem) {
+    CPU_EACH16(i, n, b->n1 - b->n0) {
+        v16 scale = v16_get(WEFT_F32, a->wscale.data, b->n0 + i, (int)n);
+        for (int leaf = 0; leaf < a->leaves; leaf++)
+            for (int64_t t = 0; t < b->t1 - b->t0; t++) {
+                float *sum = &mem->sum[leaf][t][i];
+                v16_store_n(sum, (int)n, v16_mul(v16_load_n(sum, (int)n), scale));
+            }
+    }
+}
+
 static void mm_store(const weft_matmul_args *a, const mm_block *b, const mm_memory *mem) {
     for (int64_t t = b->t0; t < b->t1; t++)
         CPU_EACH16(i, n, b->n1 - b->n0) {
@@ -200,6 +212,8 @@ static void mm_do_block(const mm_job *j, const mm_block *b, mm_memory *mem) {
                 mm_pack_w(j, b, leaf, c, mem->w);
             mm_walk(j, b, leaf, c, mem);
         }
+    if (weft_has(&j->a->wscale))
+        mm_scale(j->a, b, mem);
     (j->a->partial ? mm_store_partial : mm_store)(j->a, b, mem);
 }
 
@@ -260,6 +274,14 @@ static void mm_run(const weft_step *step, weft_stream *stream, const mm_class *c
                   mm_grain(&j), mm_blocks, &j);
 }
 
+/* Floats, or int8 with a number for each row. */
+static int mm_w_ok(const weft_matmul_args *a) {
+    if (a->w.dtype != WEFT_I8)
+        return cpu_flat(&a->w) && !weft_has(&a->wscale);
+    return a->w.stride[1] == 1 && weft_has(&a->wscale) && a->wscale.dtype == WEFT_F32 &&
+           cpu_flat(&a->wscale);
+}
+
 static int mm_ok(const weft_matmul_args *a) {
     int leaves = a->leaves, extra = a->act || weft_has(&a->bias) || weft_has(&a->res);
     if (leaves != 1 && leaves != 2 && leaves != 4 && leaves != 8)
@@ -267,8 +289,8 @@ static int mm_ok(const weft_matmul_args *a) {
     if (a->partial && (extra || a->y.dtype != WEFT_F32))
         return 0;
     return a->x.ndim == 2 && a->w.ndim == 2 && a->x.shape[1] % leaves == 0 &&
-           a->w.shape[1] == a->x.shape[1] && cpu_flat(&a->x) && cpu_flat(&a->w) &&
-           cpu_flat(&a->y) && cpu_flat(&a->bias) && cpu_flat(&a->res);
+           a->w.shape[1] == a->x.shape[1] && cpu_flat(&a->x) && mm_w_ok(a) && cpu_flat(&a->y) &&
+           cpu_flat(&a->bias) && cpu_flat(&a->res);
 }
 
 static size_t mm_scratch(const weft_matmul_args *a, const mm_class *class) {

@@ -35,8 +35,10 @@ V16 void mm_tile(int nt, int nn, int dtype, int packed, const mm_stretch *s, con
     int64_t ahead = packed ? 0 : s->next - s->w;
     for (int64_t i = 0; i < s->steps; i++) {
         MM_STEP(dtype, i, MM_GRANULE);
+        if (packed || i * mm_step_bytes(dtype) % 64)
+            continue;
         WEFT_UNROLL
-        for (int r = 0; r < nn && !packed; r++)
+        for (int r = 0; r < nn; r++)
             __builtin_prefetch(w[r] + ahead + i * mm_step_bytes(dtype), 0, 2);
     }
     if (!packed && s->tail)

@@ -41,6 +41,9 @@ V16 v16 v16_zero(void) {
 V16 v16 v16_get(int dtype, const void *p, int64_t i, int n) {
     if (dtype == WEFT_F32)
         return n == 16 ? v16_load((const float *)p + i) : v16_load_n((const float *)p + i, n);
+    if (dtype == WEFT_I8)
+        return n == 16 ? v16_load_i8((const int8_t *)p + i)
+                       : v16_load_i8_n((const int8_t *)p + i, n);
     const uint16_t *h = (const uint16_t *)p + i;
     if (dtype == WEFT_BF16)
         return n == 16 ? v16_load_bf16(h) : v16_load_bf16_n(h, n);
@@ -51,6 +54,8 @@ V16 v16 v16_get(int dtype, const void *p, int64_t i, int n) {
 V16 v16 v16_get16(int dtype, const void *p) {
     if (dtype == WEFT_F32)
         return v16_load((const float *)p);
+    if (dtype == WEFT_I8)
+        return v16_load_i8((const int8_t *)p);
     return dtype == WEFT_BF16 ? v16_load_bf16((const uint16_t *)p)
                               : v16_load_f16((const uint16_t *)p);
 }

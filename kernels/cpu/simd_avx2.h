@@ -104,6 +104,19 @@ V16 v16 v16_load_f16_n(const uint16_t *p, int n) {
     return v16_load_f16(t);
 }
 
+V16 __m256 v16_widen_i8(const int8_t *p) {
+    __m128i b = _mm_loadl_epi64((const __m128i *)(const void *)p);
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b));
+}
+V16 v16 v16_load_i8(const int8_t *p) {
+    return v16_of(v16_widen_i8(p), v16_widen_i8(p + 8));
+}
+V16 v16 v16_load_i8_n(const int8_t *p, int n) {
+    int8_t t[16] = {0};
+    memcpy(t, p, (size_t)n);
+    return v16_load_i8(t);
+}
+
 V16 __m256i v16_narrow_bf16(__m256 v) {
     __m256i u = _mm256_castps_si256(v), top = _mm256_srli_epi32(u, 16);
     __m256i odd = _mm256_and_si256(top, _mm256_set1_epi32(1));

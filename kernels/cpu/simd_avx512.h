@@ -89,6 +89,16 @@ V16 v16 v16_load_f16_n(const uint16_t *p, int n) {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(v16_mask(n), p));
 }
 
+V16 v16 v16_widen_i8(__m128i b) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b));
+}
+V16 v16 v16_load_i8(const int8_t *p) {
+    return v16_widen_i8(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+V16 v16 v16_load_i8_n(const int8_t *p, int n) {
+    return v16_widen_i8(_mm_maskz_loadu_epi8(v16_mask(n), p));
+}
+
 V16 void v16_store_bf16(uint16_t *p, v16 v) {
     __m512i u = _mm512_castps_si512(v), top = _mm512_srli_epi32(u, 16);
     __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));

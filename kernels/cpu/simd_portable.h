@@ -98,6 +98,16 @@ V16 v16 v16_load_f16_n(const uint16_t *p, int n) {
     memcpy(t, p, (size_t)n * 2);
     return v16_load_f16(t);
 }
+V16 v16 v16_load_i8(const int8_t *p) {
+    v16 v;
+    V16_EACH v.f[l] = p[l];
+    return v;
+}
+V16 v16 v16_load_i8_n(const int8_t *p, int n) {
+    int8_t t[16] = {0};
+    memcpy(t, p, (size_t)n);
+    return v16_load_i8(t);
+}
 V16 void v16_store_bf16(uint16_t *p, v16 v) {
     V16_EACH p[l] = weft_f32_to_bf16(v.f[l]);
 }

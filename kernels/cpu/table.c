@@ -10,6 +10,16 @@
     RANKED_(stem, n, label, class, level, scratch_fn, 1 + n)
 #define PAIR_ROW_(stem, n, label, class, level, scratch_fn) \
     RANKED_(stem, n, label, class, level, scratch_fn, 0)
+#define S8_ROW_(n, label, level) \
+    {.op = WEFT_OP_matmul, \
+     .backend = "cpu", \
+     .name = label, \
+     .arith = WEFT_ARITH_S32, \
+     .rank = 1 + n, \
+     .cap = level, \
+     .ok = weft_cpu_matmul_s8_##n##_ok, \
+     .scratch = weft_cpu_matmul_s8_##n##_scratch, \
+     .run = weft_cpu_matmul_s8_##n##_run},
 #define RANKED_(stem, n, label, class, level, scratch_fn, preference) \
     {.op = WEFT_OP_##stem, \
      .backend = "cpu", \
@@ -37,14 +47,17 @@
     ROW_(argmax, n, label, NONE, level, NULL) \
     ROW_(token_logprob, n, label, LANE16, level, NULL) \
     ROW_(gather, n, label, NONE, level, NULL) \
-    ROW_(cast, n, label, NONE, level, NULL)
+    ROW_(cast, n, label, NONE, level, NULL) \
+    ROW_(quantize, n, label, LANE16, level, NULL) \
+    S8_ROW_(n, label, level)
 
 #if defined(__x86_64__)
 #define LEVELS_ \
     LEVEL_(0, "portable", WEFT_CPU_PORTABLE) \
     LEVEL_(1, "avx2", WEFT_CPU_AVX2) \
     LEVEL_(2, "avx512", WEFT_CPU_AVX512) \
-    PAIR_ROW_(matmul, 3, "avx512bf16", BF16DOT, WEFT_CPU_AVX512BF16, SCRATCH_MATMUL(3))
+    PAIR_ROW_(matmul, 3, "avx512bf16", BF16DOT, WEFT_CPU_AVX512BF16, SCRATCH_MATMUL(3)) \
+    S8_ROW_(3, "avx512vnni", WEFT_CPU_AVX512BF16)
 #else
 #define LEVELS_ LEVEL_(0, "portable", WEFT_CPU_PORTABLE)
 #endif

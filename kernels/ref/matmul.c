@@ -5,6 +5,17 @@
 
 enum { TILE_T = 16, TILE_N = 8 };
 
+/* Float by float, float by int8, int8 by int8; an integer operand with its scales. */
+static bool matmul_types(const weft_matmul_args *a) {
+    bool ix = a->x.dtype == WEFT_I8, iw = a->w.dtype == WEFT_I8;
+    if (ix &&
+        (!iw || a->xscale.shape[1] != a->leaves || a->x.shape[1] / a->leaves > WEFT_S32_TERMS))
+        return false;
+    return (ix || ref_is_float(&a->x)) && (iw || ref_is_float(&a->w)) &&
+           weft_has(&a->xscale) == ix && weft_has(&a->wscale) == iw &&
+           (!ix || a->xscale.dtype == WEFT_F32) && (!iw || a->wscale.dtype == WEFT_F32);
+}
+
 int ref_matmul_ok(const weft_args *args) {
     const weft_matmul_args *a = &args->matmul;
     bool tree = a->leaves == 1 || a->leaves == 2 || a->leaves == 4 || a->leaves == 8;
@@ -12,8 +23,8 @@ int ref_matmul_ok(const weft_args *args) {
         return 0;
     if (a->partial && (a->y.dtype != WEFT_F32 || weft_has(&a->bias) || weft_has(&a->res) || a->act))
         return 0;
-    return ref_is_float(&a->x) && ref_is_float(&a->w) && ref_is_float(&a->y) &&
-           ref_is_float_or_absent(&a->bias) && ref_is_float_or_absent(&a->res);
+    return matmul_types(a) && ref_is_float(&a->y) && ref_is_float_or_absent(&a->bias) &&
+           ref_is_float_or_absent(&a->res);
 }
 
 typedef struct {
@@ -44,6 +55,14 @@ static void matmul_chain(const double *x, double (*w)[TILE_N], int64_t nk, doubl
     memcpy(sum, s, sizeof s);
 }
 
+/* A leaf's sum as it goes to the tree. */
+static float matmul_scaled(const weft_matmul_args *a, double sum, int64_t t, int64_t n, int leaf) {
+    float v = (float)sum;
+    if (weft_has(&a->xscale))
+        v *= (float)ref_get(&a->xscale, t * a->xscale.stride[0] + leaf * a->xscale.stride[1]);
+    return weft_has(&a->wscale) ? v * (float)ref_get(&a->wscale, n * a->wscale.stride[0]) : v;
+}
+
 static void matmul_leaf(matmul_tile *tile, int leaf) {
     const weft_matmul_args *a = tile->a;
     int64_t width = a->x.shape[1] / a->leaves, end = (leaf + 1) * width;
@@ -59,7 +78,7 @@ static void matmul_leaf(matmul_tile *tile, int leaf) {
     }
     for (int64_t t = 0; t < tile->nt; t++)
         for (int64_t n = 0; n < tile->nn; n++)
-            tile->leaf[t][n][leaf] = (float)sum[t][n];
+            tile->leaf[t][n][leaf] = matmul_scaled(a, sum[t][n], tile->t0 + t, tile->n0 + n, leaf);
 }
 
 static void matmul_finish(const weft_matmul_args *a, int64_t t, int64_t n, const float *leaf) {

@@ -27,6 +27,7 @@ enum { REF_BLOCK = 256 }; /* elements converted at a time, on the stack */
     X(token_logprob, REF, NULL)        \
     X(gather, NONE, NULL)              \
     X(cast, NONE, NULL)                \
+    X(quantize, REF, NULL)             \
     X(sample, REF, ref_sample_scratch)
 
 #define REF_DECLARE_(op, arith, scratch)      \
@@ -70,7 +71,11 @@ static inline void ref_load(const weft_tensor *t, int64_t off, int64_t stride, i
                             double *dst) {
     const float *f = t->data;
     const uint16_t *h = t->data;
-    if (t->dtype == WEFT_F32)
+    const int8_t *b = t->data;
+    if (t->dtype == WEFT_I8)
+        for (int64_t i = 0; i < n; i++)
+            dst[i] = b[off + i * stride];
+    else if (t->dtype == WEFT_F32)
         for (int64_t i = 0; i < n; i++)
             dst[i] = f[off + i * stride];
     else if (t->dtype == WEFT_BF16)

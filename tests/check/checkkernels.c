@@ -17,8 +17,9 @@
     X(rmsnorm) \
     X(layernorm) \
     X(matmul) \
-    X(leaf_sum) X(kv_append) X(attention) X(glu) X(activation) X(add_) X(softmax) X(argmax) \
-        X(token_logprob) X(gather) X(cast) X(sample)
+    X(leaf_sum) \
+    X(kv_append) X(attention) X(glu) X(activation) X(add_) X(softmax) X(argmax) X(token_logprob) \
+        X(gather) X(cast) X(quantize) X(sample)
 #define DECLARE_(op) extern const check_op check_##op;
 #define LIST_(op) &check_##op,
 CHECK_OPS(DECLARE_)

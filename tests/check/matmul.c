@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Cases of matmul, and what one arithmetic demands of it: leaves stored apart and summed by the
  * tree are the matmul; a rank's leaves and a rank's columns are the whole's; an epilogue rounds
- * where its own ops would store. */
+ * where its own ops would store; int8 by int8 has the reference's very bits. */
 #include "tests/check/check.h"
 #include <math.h>
 #include <string.h>
@@ -20,8 +20,39 @@ static double norm(const check_operand *o, int64_t row) {
     return sqrt(sum);
 }
 
+/* Scales of int8 operands: what a trained network's rows have, and some that are 0. */
+static float scale_value(const check_set *s, const int64_t i[WEFT_DIMS]) {
+    uint64_t h = check_hash(s->seed + 77, (uint64_t)(i[0] * 100003 + i[1]));
+    return h % 16 == 0 ? 0.0f : 1e-3f * (1.0f + (float)(h >> 40) * 0x1p-24f);
+}
+
+static double largest_scale(const check_set *s, const weft_tensor *at, int64_t row, bool one) {
+    const check_operand *o = check_find(s, at);
+    double most = 0;
+    int64_t i[WEFT_DIMS] = {one ? row : 0};
+    if (!o)
+        return 1;
+    do {
+        if (!one || i[0] == row)
+            most = fmax(most, check_load(o, o->image, i));
+    } while (check_next(at->shape, i));
+    return most;
+}
+
+static void add_scales(check_set *s) {
+    weft_matmul_args *a = &s->args.matmul;
+    int64_t T = check_get(&s->c, "T"), N = check_get(&s->c, "N"), pad = check_get(&s->c, "pad");
+    check_spec x = {WEFT_F32, 2, {T, a->leaves}, .row = 1, .pad = pad, .value = scale_value};
+    check_spec w = {WEFT_F32, 1, {N}, .value = scale_value};
+    if (check_get(&s->c, "int8") == 2)
+        check_add(s, &a->xscale, x);
+    if (check_get(&s->c, "int8"))
+        check_add(s, &a->wscale, w);
+}
+
 static bool valid(const check_case *c) {
-    return check_get(c, "leaves") <= 8 && !(check_get(c, "partial") && check_get(c, "act"));
+    return check_get(c, "int8") <= 2 && check_get(c, "leaves") <= 8 &&
+           !(check_get(c, "partial") && check_get(c, "act"));
 }
 
 static void build(check_set *s) {
@@ -29,7 +60,9 @@ static void build(check_set *s) {
     weft_matmul_args *a = &s->args.matmul;
     int64_t T = check_get(c, "T"), N = check_get(c, "N"), K = check_get(c, "K");
     int64_t pad = check_get(c, "pad"), w = check_get(c, "w"), y = check_get(c, "y");
-    int wtype = w ? (int)w - 1 : c->dtype;
+    int64_t int8 = check_get(c, "int8");
+    int other = w ? (int)w - 1 : c->dtype, wtype = int8 ? WEFT_I8 : other;
+    int xtype = int8 == 2 ? WEFT_I8 : c->dtype;
     check_spec out = {y ? (int)y - 1 : c->dtype, 2, {T, N}, .row = 1, .pad = pad};
     matmul_story *story = s->story = arena_alloc(&s->mem, sizeof *story);
     a->leaves = check_get(c, "leaves") ? (int32_t)check_get(c, "leaves") : 1;
@@ -37,13 +70,14 @@ static void build(check_set *s) {
     a->partial = (int32_t)check_get(c, "partial");
     if (check_get(c, "rows"))
         check_add_rows(s, &a->rows, check_get(c, "rows"));
-    check_add(s, &a->x, (check_spec){c->dtype, 2, {T, K}, .row = 1, .pad = pad});
+    check_add(s, &a->x, (check_spec){xtype, 2, {T, K}, .row = 1, .pad = pad});
     check_operand *weight = check_add(s, &a->w,
                                       (check_spec){wtype, 2, {N, K}, .pad = pad, .twin = true});
     for (int64_t n = 0; n < N; n++)
         story->w = fmax(story->w, norm(weight, n));
+    add_scales(s);
     if (check_get(c, "bias"))
-        check_add(s, &a->bias, (check_spec){wtype, 1, {N}, .row = 0});
+        check_add(s, &a->bias, (check_spec){other, 1, {N}, .row = 0});
     if (check_get(c, "res"))
         check_add(s, &a->res, out);
     if (a->partial)
@@ -55,7 +89,9 @@ static void build(check_set *s) {
 static double magnitude(const check_set *s, const weft_tensor *out, int64_t row) {
     const weft_matmul_args *a = &s->args.matmul;
     (void)out;
-    return norm(check_find(s, &a->x), row % a->x.shape[0]) * ((matmul_story *)s->story)->w /
+    row %= a->x.shape[0];
+    return norm(check_find(s, &a->x), row) * ((matmul_story *)s->story)->w *
+           largest_scale(s, &a->xscale, row, true) * largest_scale(s, &a->wscale, 0, false) /
            sqrt((double)a->x.shape[1]);
 }
 
@@ -127,12 +163,16 @@ static void rank_leaves(check_state *k, const check_set *partial, const char *pl
     check_share(partial, &v);
     weft_matmul_args *a = &v.args.matmul;
     check_operand *x = check_find(&v, &a->x), *w = check_find(&v, &a->w),
-                  *y = check_find(&v, &a->y);
+                  *y = check_find(&v, &a->y), *scale = check_find(&v, &a->xscale);
     int64_t cut = a->x.shape[1] / ranks;
     a->leaves /= ranks;
     a->x.shape[1] = a->w.shape[1] = cut;
     x->first += (size_t)weft_dtype_bytes(x->spec.dtype, rank * cut);
     w->first += (size_t)weft_dtype_bytes(w->spec.dtype, rank * cut);
+    if (scale) {
+        a->xscale.shape[1] = a->leaves;
+        scale->first += (size_t)(rank * a->leaves) * sizeof(float);
+    }
     y->spec.dim[0] = a->leaves;
     check_remake(&v, y);
     if (!k->row->ok || k->row->ok(&v.args)) {
@@ -190,6 +230,10 @@ static void columns(check_state *k, const check_set *s, int64_t n0, int64_t n) {
     check_operand *bias = check_find(&v, &a->bias), *res = check_find(&v, &a->res);
     w->first += (size_t)weft_dtype_bytes(w->spec.dtype, n0 * a->w.stride[0]);
     a->w.shape[0] = n;
+    if (weft_has(&a->wscale)) {
+        check_find(&v, &a->wscale)->first += (size_t)n0 * sizeof(float);
+        a->wscale.shape[0] = n;
+    }
     if (bias) {
         bias->first += (size_t)weft_dtype_bytes(bias->spec.dtype, n0);
         a->bias.shape[0] = n;
@@ -260,10 +304,24 @@ static void epilogue(check_state *k, const check_set *s) {
     check_set_fini(&v);
 }
 
+/* ---- int8 ----------------------------------------------------------------------------------- */
+
+/* Sums of integers are exact and what follows is fixed to the last rounding. */
+static void exact(check_state *k, const check_set *s) {
+    const check_operand *y = check_find(s, &s->args.matmul.y);
+    check_result r;
+    check_exec(k, check_reference(WEFT_OP_matmul), s, 1, false, &r);
+    check_same_bits(k, "int8 by int8 differs from the reference", y, k->base->image[y - s->operand],
+                    y, r.image[y - s->operand], s->rows, check_map_same, NULL);
+    check_result_fini(&r);
+}
+
 static void invariants(check_state *k, const check_set *s) {
     const weft_matmul_args *a = &s->args.matmul;
     int64_t N = a->w.shape[0], rows = s->rows < 0 ? a->x.shape[0] : s->rows;
     leaves(k, s);
+    if (a->x.dtype == WEFT_I8 && !a->act && !k->bad)
+        exact(k, s);
     if (N > 1 && !k->bad) {
         columns(k, s, N / 2, N - N / 2);
         columns(k, s, (int64_t)(s->seed % (uint64_t)N), 1);
@@ -295,11 +353,30 @@ static const char *const epilogues[] = {
 static const char *const wide[] = {"T=1,N=257,K=4096", "T=64,N=129,K=2048,leaves=8",
                                    "T=20,N=29,K=2065", "T=129,N=50,K=1100",
                                    "T=18,N=13,K=4131", NULL};
+static const char *const whole[] = {"T=1,N=33,K=129",          "T=4,N=6,K=64",
+                                    "T=5,N=23,K=144,leaves=8", "T=33,N=65,K=255",
+                                    "T=17,N=130,K=320",        "T=70,N=48,K=512,leaves=8",
+                                    "T=129,N=33,K=96",         "T=1,N=70,K=2048,leaves=8",
+                                    "T=7,N=31,K=34,leaves=2",  NULL};
+static const char *const whole_variants[] = {"int8=1",
+                                             "int8=1,pad=3,res=1",
+                                             "int8=1,fill=3,y=1",
+                                             "int8=1,bias=1,act=1",
+                                             "int8=1,partial=1",
+                                             "int8=2",
+                                             "int8=2,pad=5,bias=1,res=1",
+                                             "int8=2,fill=1",
+                                             "int8=2,partial=1",
+                                             "int8=2,act=2,fill=4",
+                                             NULL};
+static const char *const whole_rows[] = {"int8=1,rows=8,bias=1", "int8=2,rows=7,res=1", NULL};
 static const char *const none[] = {"", NULL};
 static const char *const huge[] = {"T=2,N=140000,K=4096", NULL};
 static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false},
                                      {"fp32 fp16 bf16", leafy, leaf_variants, false},
                                      {"fp32 fp16 bf16", tall, epilogues, false},
+                                     {"fp32 fp16 bf16", whole, whole_variants, false},
+                                     {"fp32 bf16", tall, whole_rows, false},
                                      {"fp32 bf16", wide, none, false},
                                      {"fp32", huge, none, true},
                                      {.dtypes = NULL}};
@@ -311,13 +388,20 @@ static const char *const bench[] = {"fp32:T=1,N=4096,K=4096",
                                     "bf16:T=512,N=2048,K=2048",
                                     "fp16:T=512,N=2048,K=2048",
                                     "bf16:T=512,N=2048,K=2048,leaves=8",
+                                    "bf16:T=1,N=4096,K=4096,int8=1",
+                                    "bf16:T=1,N=14336,K=4096,int8=1",
+                                    "bf16:T=1,N=4096,K=4096,int8=2",
+                                    "bf16:T=1,N=14336,K=4096,int8=2",
+                                    "bf16:T=512,N=2048,K=2048,int8=1",
+                                    "bf16:T=512,N=2048,K=2048,int8=2",
                                     NULL};
 
-const check_op check_matmul = {.op = WEFT_OP_matmul,
-                               .keys = "T! N! K! leaves w^ bias res act partial y^ rows pad fill",
-                               .groups = groups,
-                               .bench = bench,
-                               .valid = valid,
-                               .build = build,
-                               .magnitude = magnitude,
-                               .invariants = invariants};
+const check_op check_matmul = {
+    .op = WEFT_OP_matmul,
+    .keys = "T! N! K! leaves w^ bias res act partial y^ rows pad fill int8",
+    .groups = groups,
+    .bench = bench,
+    .valid = valid,
+    .build = build,
+    .magnitude = magnitude,
+    .invariants = invariants};

@@ -25,7 +25,16 @@ float check_normal(uint64_t h) {
     return (float)(sum - 2 * 65535) * (1.7320508f / 65536.0f);
 }
 
+/* Every integer is as likely, or all are extremes. */
+static float int8_value(int fill, uint64_t h) {
+    if (fill == FILL_LARGE)
+        return h % 2 ? 127.0f : -127.0f;
+    return fill == FILL_ZERO && h % 4 ? 0.0f : (float)(int64_t)(h / 4 % 255) - 127.0f;
+}
+
 float check_fill_value(int fill, int dtype, uint64_t h, float size) {
+    if (dtype == WEFT_I8)
+        return int8_value(fill, h);
     float x = check_normal(h) * size;
     uint64_t other = check_hash(h, 7);
     switch (fill) {
@@ -70,6 +79,7 @@ double check_load(const check_operand *o, const char *image, const int64_t i[WEF
     switch (o->spec.dtype) {
     case WEFT_F32: memcpy(&f, p, 4); return (double)f;
     case WEFT_I32: memcpy(&n, p, 4); return n;
+    case WEFT_I8: return *(const int8_t *)p;
     default: memcpy(&h, p, 2);
     }
     return (double)(o->spec.dtype == WEFT_F16 ? weft_f16_to_f32(h) : weft_bf16_to_f32(h));
@@ -80,6 +90,8 @@ void check_store(const check_operand *o, char *image, const int64_t i[WEFT_DIMS]
     uint16_t h = o->spec.dtype == WEFT_F16 ? weft_f32_to_f16(x) : weft_f32_to_bf16(x);
     if (o->spec.dtype == WEFT_F32)
         memcpy(p, &x, 4);
+    else if (o->spec.dtype == WEFT_I8)
+        *p = (char)(int8_t)rintf(x);
     else
         memcpy(p, &h, 2);
 }
