@@ -14,6 +14,7 @@
 #include "host/run/ops.h"
 #include "weft/step.h"
 #include <stdbool.h>
+#include <stdio.h>
 
 enum {
     CHECK_KEYS = 24,     /* numbers in a case */
@@ -171,6 +172,7 @@ struct check_state {
     const weft_kernel *row;  /* the candidate under test */
     const check_set *set;
     const check_result *base; /* the candidate's first run on `set` */
+    bool dead;                /* the candidate's device is lost to this process */
     bool bad;
     char why[400]; /* the first thing found wrong with the row on this case */
 };
@@ -215,6 +217,38 @@ double check_row_max(const check_set *s, const weft_tensor *in, int64_t row);
 
 const weft_kernel *check_reference(weft_op op);
 uint64_t check_case_seed(const check_case *c, uint64_t seed);
+
+/* ---- processes ------------------------------------------------------------------------------ */
+
+enum { CHECK_JOBS = 1024, CHECK_DEAD = 5 /* exit code: the device was lost */ };
+
+typedef struct {
+    weft_op op;
+    int shard, shards;
+    const char *row; /* NULL: all that are wanted */
+    int pid;
+    FILE *words, *tally;
+    double until;
+    bool running, done;
+} check_job;
+
+/* Shares of the cases, each in a process of its own with a time of its own. */
+typedef struct {
+    int jobs; /* at once */
+    double timeout, until;
+    int64_t seed, threads;
+    const char *backend, *row;
+    bool all_long, quick;
+    FILE *words;
+    check_job job[CHECK_JOBS];
+    int n;
+    int64_t cases, failed, skipped;
+} check_jobs;
+
+void check_jobs_add(check_jobs *j, weft_op op, int64_t cases);
+/* A share whose process was lost is run again, a row at a time: the others are judged, and the one
+ * at fault is named. */
+void check_jobs_run(check_jobs *j);
 
 /* Exit codes. */
 int check_self_test(check_state *k, uint64_t seed);

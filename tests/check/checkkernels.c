@@ -25,11 +25,11 @@
 CHECK_OPS(DECLARE_)
 const check_op *const check_ops[] = {CHECK_OPS(LIST_) NULL};
 
-enum { QUICK_CASES = 60, QUICK_SECONDS = 70, LONG_GIB = 14 };
+enum { QUICK_CASES = 60, QUICK_SECONDS = 70, LONG_GIB = 14, PASSES = 16 };
 
 typedef struct {
-    const char *op, *backend, *one;
-    int64_t seed, threads;
+    const char *op, *backend, *one, *row, *shard;
+    int64_t seed, threads, seconds, jobs, timeout;
     bool bench, json, quick, all_long, list, self_test, help;
 } options;
 
@@ -40,6 +40,17 @@ static const arg_spec specs[] = {
      "backends to check; ref checks the reference's own invariances", OPT(backend)},
     {"case", "", NULL, ARG_STRING, "CASE", 0, 0, NULL, "exactly this case, as a failure prints it",
      OPT(one)},
+    {"row", "", NULL, ARG_STRING, "GLOB", 0, 0, "*", "rows to check, by name", OPT(row)},
+    {"seconds", "", NULL, ARG_INT, "N", 0, 86400, "0",
+     "stop after that long; what ran is a sample by the seed (0: run all)", OPT(seconds)},
+    {"jobs", "", NULL, ARG_INT, "N", 0, 256, "0",
+     "so many processes, each with a share of one op's cases: what hangs or kills the device "
+     "costs that share only (0: one process, no protection)",
+     OPT(jobs)},
+    {"timeout", "", NULL, ARG_INT, "N", 1, 86400, "300", "seconds a process of --jobs may take",
+     OPT(timeout)},
+    {"shard", "", NULL, ARG_STRING, "I/N", 0, 0, "0/1", "every N-th case, beginning with the I-th",
+     OPT(shard)},
     {"seed", "", NULL, ARG_INT, "N", 0, 9e15, "1", "of the inputs and of the sample of --quick",
      OPT(seed)},
     {"threads", "", NULL, ARG_INT, "N", 1, CHECK_THREADS, "3", "most threads to compare",
@@ -66,6 +77,8 @@ typedef struct {
     check_state k;
     int64_t cases, failed, skipped, declined;
     double until;
+    int pass; /* of --seconds: a sixteenth of the cases */
+    uint64_t shard, shards;
 } session;
 
 static bool backend_wanted(const session *s, const weft_kernel *row, bool sole) {
@@ -178,7 +191,7 @@ static void run_case(session *s, const check_case *c, const char *only) {
         report(s, c, ref);
     }
     for (const weft_kernel *r; (r = next_row(s, c->op->op, &table, &at));) {
-        if (only && strcmp(only, r->name) != 0)
+        if ((only && strcmp(only, r->name) != 0) || fnmatch(s->o->row, r->name, 0))
             continue;
         if (r->cap > level_of(s, r))
             s->skipped++;
@@ -221,9 +234,14 @@ static void name_too_large(session *s, const check_case *c, int64_t *count) {
 /* --quick: about QUICK_CASES of an op, chosen by the seed. `count` holds how many there are. */
 static void check_one(session *s, const check_case *c, int64_t *count) {
     uint64_t stride = (uint64_t)(*count + QUICK_CASES - 1) / QUICK_CASES;
+    uint64_t share = check_hash(check_case_seed(c, 0), 1);
+    uint64_t order = check_hash(check_case_seed(c, (uint64_t)s->o->seed), 2);
+    if (share % s->shards != s->shard || s->k.dead ||
+        (s->o->seconds && (int)(order % PASSES) != s->pass))
+        return;
     if (s->o->quick && stride > 1 && check_case_seed(c, (uint64_t)s->o->seed) % stride)
         return;
-    if (s->o->quick && clock_seconds() > s->until) {
+    if ((s->o->quick || s->o->seconds) && clock_seconds() > s->until) {
         s->skipped++;
         return;
     }
@@ -274,7 +292,8 @@ static void check_ops_wanted(session *s) {
         all_cases(s, check_ops[i], s->o->list ? list_case : count_case, &count);
         if (s->o->list)
             continue;
-        all_cases(s, check_ops[i], check_one, &count);
+        for (s->pass = 0; s->pass < (s->o->seconds ? PASSES : 1); s->pass++)
+            all_cases(s, check_ops[i], check_one, &count);
         fprintf(s->words, "%-14s %6lld run, %lld failed, %lld declined by ok()%s  %.1f s\n", name,
                 (long long)(s->cases - cases), (long long)(s->failed - failed),
                 (long long)(s->declined - declined),
@@ -288,11 +307,11 @@ static void name_skipped(const session *s) {
     for (int t = 0; registry_tables[t]; t++)
         for (const weft_kernel *r = registry_tables[t]; r->name; r++)
             if (backend_wanted(s, r, false) && r->cap > level_of(s, r))
-                fprintf(s->words, "skipped %s %s/%s: not on this machine (it has %s)\n",
-                        weft_op_table[r->op].name, r->backend, r->name,
-                        device_cpu_level_name(level_of(s, r)));
-    if (s->o->quick && clock_seconds() > s->until)
-        fprintf(s->words, "skipped what was left after %d seconds\n", QUICK_SECONDS);
+                fprintf(s->words, "skipped %s %s/%s: not on this machine\n",
+                        weft_op_table[r->op].name, r->backend, r->name);
+    if ((s->o->quick || s->o->seconds) && clock_seconds() > s->until)
+        fprintf(s->words, "skipped what was left after %lld seconds\n",
+                (long long)(s->o->seconds ? s->o->seconds : QUICK_SECONDS));
     if (strcmp(s->o->op, "*") == 0)
         fprintf(s->words, "collectives need several ranks and are checked with them, not here\n");
 }
@@ -316,9 +335,51 @@ static int replay(session *s) {
     return -1;
 }
 
+/* A share for each process: large ops are several. */
+static void run_apart(session *s) {
+    check_jobs j = {.jobs = (int)s->o->jobs,
+                    .timeout = (double)s->o->timeout,
+                    .until = s->o->seconds ? clock_seconds() + (double)s->o->seconds : 0,
+                    .seed = s->o->seed,
+                    .threads = s->o->threads,
+                    .backend = s->o->backend,
+                    .row = s->o->row,
+                    .all_long = s->o->all_long,
+                    .quick = s->o->quick,
+                    .words = s->words};
+    for (int i = 0; check_ops[i]; i++) {
+        int64_t count = 0;
+        int table = 0, at = 0;
+        if (fnmatch(s->o->op, weft_op_table[check_ops[i]->op].name, 0) ||
+            !next_row(s, check_ops[i]->op, &table, &at))
+            continue;
+        all_cases(s, check_ops[i], count_case, &count);
+        check_jobs_add(&j, check_ops[i]->op, count);
+    }
+    check_jobs_run(&j);
+    s->cases = j.cases;
+    s->failed = j.failed;
+    s->skipped = j.skipped;
+}
+
+static bool parse_shard(session *s) {
+    int i, n;
+    if (sscanf(s->o->shard, "%d/%d", &i, &n) != 2 || n < 1 || i < 0 || i >= n)
+        return false;
+    s->shard = (uint64_t)i;
+    s->shards = (uint64_t)n;
+    return true;
+}
+
 static int run_checks(session *s) {
-    s->until = clock_seconds() + QUICK_SECONDS;
-    if (s->o->one ? replay(s) : (check_ops_wanted(s), 0)) {
+    s->until = clock_seconds() + (s->o->seconds ? (double)s->o->seconds : QUICK_SECONDS);
+    if (!parse_shard(s)) {
+        fprintf(stderr, "checkkernels: error: --shard: '%s' is not I/N\n", s->o->shard);
+        return 2;
+    }
+    if (s->o->jobs && !s->o->one && !s->o->list) {
+        run_apart(s);
+    } else if (s->o->one ? replay(s) : (check_ops_wanted(s), 0)) {
         fprintf(stderr, "checkkernels: error: %s\n", err_message());
         return 2;
     }
@@ -332,7 +393,7 @@ static int run_checks(session *s) {
     else
         printf("%lld cases, %lld failed, %lld skipped\n", (long long)s->cases, (long long)s->failed,
                (long long)s->skipped);
-    return s->failed ? 1 : 0;
+    return s->k.dead ? CHECK_DEAD : s->failed ? 1 : 0;
 }
 
 static int print_help(void) {
@@ -344,9 +405,20 @@ static int print_help(void) {
     return 0;
 }
 
+/* Asked for by name it must be there. */
+static weft_status open_gpu(session *s, check_backend *gpu) {
+    gpu->name = "cuda";
+    weft_status st = check_backends_open(gpu, 1, s->k.threads);
+    if (st == WEFT_OK || strcmp(s->o->backend, "*") != 0)
+        return st;
+    fprintf(s->words, "skipped backend cuda: %s\n", err_message());
+    *gpu = (check_backend){.name = NULL};
+    return WEFT_OK;
+}
+
 int main(int argc, char **argv) {
     static options o;
-    static check_backend backends[4] = {{.name = "ref"}, {.name = "cpu"}, {.name = "emu"}};
+    static check_backend backends[5] = {{.name = "ref"}, {.name = "cpu"}, {.name = "emu"}};
     int positional = 0, rc;
     session s = {.o = &o, .words = stdout, .k = {.backends = backends}};
     weft_status st = args_parse(specs, SPECS, argc - 1, argv + 1, &o, NULL, 0, &positional);
@@ -356,6 +428,8 @@ int main(int argc, char **argv) {
     s.k.threads = (int)o.threads;
     if (st == WEFT_OK)
         st = check_backends_open(backends, 3, (int)o.threads);
+    if (st == WEFT_OK && fnmatch(o.backend, "cuda", 0) == 0)
+        st = open_gpu(&s, &backends[3]);
     if (st != WEFT_OK) {
         fprintf(stderr, "checkkernels: error: %s\n", err_message());
         return err_exit_code(st);

@@ -174,7 +174,7 @@ void check_exec(check_state *k, const weft_kernel *row, const check_set *s, int 
     for (int i = 0; i < s->n; i++)
         if (check_is_out(&s->operand[i]))
             out->image[i] = arena_alloc(&out->mem, s->operand[i].bytes);
-    if (!reserve(k, b, l.total))
+    if (k->dead || !reserve(k, b, l.total))
         return;
     guard = arena_alloc(&tmp, l.total - l.scratch + CHECK_GUARD);
     memset(guard, fill, l.total - l.scratch + CHECK_GUARD);
@@ -191,7 +191,11 @@ void check_exec(check_state *k, const weft_kernel *row, const check_set *s, int 
         check_fail(k, "%s", err_message());
         d->stream_close(d, stream);
         b->stream[threads] = NULL;
-        WEFT_ASSERT(d->stream_open(d, threads, &b->stream[threads]) == WEFT_OK);
+        if (d->stream_open(d, threads, &b->stream[threads]) != WEFT_OK) {
+            k->dead = true; /* a fault that outlives its stream: this process can do no more */
+            arena_fini(&tmp);
+            return;
+        }
         stream = b->stream[threads];
     }
     for (int i = 0; i < s->n; i++) {
