@@ -197,4 +197,4 @@ $(BUILD)/%.o: %.c
 	$(SAY) CC $@
 	$(Q)$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 
--include $(DEPS)
+-include $(DEPS) bench/gpu.mk
