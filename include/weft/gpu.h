@@ -43,9 +43,10 @@ typedef struct {
 
 /* Files of kernels/cuda. Each exports its rows once per build: weft_cuda_<file> for the GPU,
  * weft_emu_<file> for the emulator, ended by a row whose name is NULL. */
-#define WEFT_CU_FILES(X)                                                                        \
-    X(add) X(argmax) X(cast) X(embed) X(gather) X(glu) X(kv_append) X(leaf_sum) X(matmul_mma)   \
-    X(matmul_simt) X(rmsnorm) X(rope) X(softmax)
+#define WEFT_CU_FILES(X) \
+    X(add) \
+    X(argmax) X(cast) X(embed) X(gather) X(glu) X(kv_append) X(layernorm) X(leaf_sum) \
+        X(matmul_mma) X(matmul_simt) X(rmsnorm) X(rope) X(softmax) X(token_logprob)
 #define WEFT_CU_DECLARE_(file) extern const weft_kernel weft_cuda_##file[], weft_emu_##file[];
 WEFT_CU_FILES(WEFT_CU_DECLARE_)
 

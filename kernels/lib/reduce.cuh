@@ -35,16 +35,11 @@ __device__ __forceinline__ float block_reduce(float v, float (&slot)[WARPS] WEFT
     if (threadIdx.x % 32 == 0)
         st_shared(&slot[threadIdx.x / 32], v WEFT_PASS);
     __syncthreads(WEFT_PASS_ALONE);
-    float s[WARPS];
+    v = ld_shared(&slot[threadIdx.x % WARPS] WEFT_PASS);
 #pragma unroll
-    for (int i = 0; i < WARPS; i++)
-        s[i] = ld_shared(&slot[i] WEFT_PASS);
-#pragma unroll
-    for (int n = WARPS; n > 1; n /= 2)
-#pragma unroll
-        for (int i = 0; i < n / 2; i++)
-            s[i] = O::of(s[2 * i], s[2 * i + 1]);
-    return s[0];
+    for (int d = 1; d < WARPS; d *= 2) /* pairs of neighbours */
+        v = O::of(v, __shfl_xor_sync(0xffffffffu, v, d, 32 WEFT_PASS));
+    return v;
 }
 
 } // namespace WEFT_CU_NS

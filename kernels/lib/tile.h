@@ -6,10 +6,23 @@
 namespace WEFT_CU_NS {
 
 /* Warps that share a row of a norm or softmax: a function of its width alone, because the tree over
- * them is part of the result. A thread then holds 1 to 4 chunks of eight up to 8192 elements. */
+ * them is part of the result. */
 static inline int row_warps(int64_t width) {
     return width <= 512 ? 1 : width <= 2048 ? 4 : 8;
 }
+
+/* Chunks of eight that a thread of such a row holds in registers: the whole row up to 8192
+ * elements, in no more than 32 registers of fp32. */
+constexpr int row_held(int warps) {
+    return warps == 8 ? 4 : 2;
+}
+
+/* Narrow rows of a norm share a block, a warp each: eight make 256 threads. */
+enum { NORM_ROWS = 8 };
+
+/* token_logprob: rows wider than this take 32 warps, so that one block's loads use an SM's share of
+ * the bandwidth; a thread has this many chunks in flight. */
+enum { LOGPROB_NARROW = 8192, LOGPROB_FLIGHT = 2 };
 
 /* Matmul on tensor cores. A block is eight warps, each with 16 rows of the weight and one leaf, so
  * it stages 128 rows of weight whatever the number of leaves; 32 of k make a row 64 bytes, the

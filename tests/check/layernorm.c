@@ -73,9 +73,9 @@ static void invariants(check_state *k, const check_set *s) {
     check_set_fini(&v);
 }
 
-static const char *const shapes[] = {"T=1,H=1",    "T=1,H=33",  "T=7,H=16",   "T=3,H=15",
-                                     "T=5,H=129",  "T=33,H=64", "T=2,H=3072", "T=17,H=257",
-                                     "T=64,H=511", NULL};
+static const char *const shapes[] = {"T=1,H=1",    "T=1,H=33",   "T=7,H=16",   "T=3,H=15",
+                                     "T=5,H=129",  "T=33,H=64",  "T=2,H=3072", "T=2,H=8712",
+                                     "T=17,H=257", "T=64,H=511", NULL};
 static const char *const variants[] = {
     "",       "res=1",        "res=1,pad=3,stats=1", "nobias=1,stats=1",
     "g=1",    "pad=7,mean=1", "res=1,fill=1",        "res=1,fill=2",

@@ -50,8 +50,9 @@ static void invariants(check_state *k, const check_set *s) {
 }
 
 static const char *const shapes[] = {
-    "T=1,H=1",    "T=1,H=33",   "T=7,H=16",         "T=3,H=15",         "T=5,H=129",  "T=33,H=64",
-    "T=2,H=4096", "T=17,H=257", "T=4,H=64,heads=3", "T=6,H=17,heads=2", "T=64,H=511", NULL};
+    "T=1,H=1",          "T=1,H=33",   "T=7,H=16",   "T=3,H=15",   "T=5,H=129",
+    "T=33,H=64",        "T=2,H=4096", "T=2,H=8712", "T=17,H=257", "T=4,H=64,heads=3",
+    "T=6,H=17,heads=2", "T=64,H=511", NULL};
 static const char *const variants[] = {
     "",          "res=1",        "res=1,pad=3,inv=1",  "offset=1,inv=1", "g=1",
     "pad=7,g=3", "res=1,fill=1", "res=1,fill=2,inv=1", "fill=3",         "res=1,fill=4",
