@@ -5,7 +5,7 @@
 #include <string.h>
 
 enum { MOST = 1 << 24 };                       /* any number of a case */
-static const double most_elements = 1LL << 36; /* product of a case's sizes */
+static const double most_elements = 1LL << 42; /* product of a case's sizes */
 
 /* Position of the n-byte word in a list of words, -1 if it is not there. */
 static int word_at(const char *words, const char *word, size_t n) {

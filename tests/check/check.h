@@ -112,8 +112,9 @@ struct check_set {
     int n;
     int64_t rows; /* true rows, -1: all; set before operands that have a row axis */
     weft_tensor *rows_at;
-    bool aligned; /* no odd addresses and no gaps: for measuring */
-    void *story;  /* the op's own, in `mem` */
+    bool aligned;   /* no odd addresses and no gaps: for measuring */
+    bool no_images; /* floats have no image: their contents do not matter */
+    void *story;    /* the op's own, in `mem` */
     arena mem;
 };
 
@@ -252,4 +253,9 @@ void check_jobs_run(check_jobs *j);
 
 /* Exit codes. */
 int check_self_test(check_state *k, uint64_t seed);
+/* Each OP:CASE of the list that the globs take, on backend cuda. */
+extern const char *const check_gpu_shapes[];
+int check_bench_gpu(check_state *k, const char *op_glob, const char *row_glob, const char *one,
+                    bool json);
+int check_list_gpu(const char *op_glob);
 int check_bench(check_state *k, const char *op_glob, const char *backend_glob, bool json);

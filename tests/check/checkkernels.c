@@ -59,7 +59,8 @@ static const arg_spec specs[] = {
      "a sample of the cases, some 20 seconds; stops after 70", OPT(quick)},
     {"long", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "also the cases that need gigabytes",
      OPT(all_long)},
-    {"list", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print the cases and run none", OPT(list)},
+    {"list", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
+     "print the cases and run none; with --bench, what is measured on a GPU", OPT(list)},
     {"bench", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
      "measure instead, against this machine's ceilings", OPT(bench)},
     {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
@@ -416,6 +417,11 @@ static weft_status open_gpu(session *s, check_backend *gpu) {
     return WEFT_OK;
 }
 
+/* --backend cuda, and no other. */
+static bool gpu_only(const session *s) {
+    return fnmatch(s->o->backend, "cuda", 0) == 0 && fnmatch(s->o->backend, "cpu", 0) != 0;
+}
+
 int main(int argc, char **argv) {
     static options o;
     static check_backend backends[5] = {{.name = "ref"}, {.name = "cpu"}, {.name = "emu"}};
@@ -424,6 +430,8 @@ int main(int argc, char **argv) {
     weft_status st = args_parse(specs, SPECS, argc - 1, argv + 1, &o, NULL, 0, &positional);
     if (st == WEFT_OK && o.help)
         return print_help();
+    if (st == WEFT_OK && o.bench && o.list)
+        return check_list_gpu(o.op);
     s.words = o.json ? stderr : stdout;
     s.k.threads = (int)o.threads;
     if (st == WEFT_OK)
@@ -434,9 +442,10 @@ int main(int argc, char **argv) {
         fprintf(stderr, "checkkernels: error: %s\n", err_message());
         return err_exit_code(st);
     }
-    rc = o.self_test ? check_self_test(&s.k, (uint64_t)o.seed)
-         : o.bench   ? check_bench(&s.k, o.op, o.backend, o.json)
-                     : run_checks(&s);
+    rc = o.self_test               ? check_self_test(&s.k, (uint64_t)o.seed)
+         : o.bench && gpu_only(&s) ? check_bench_gpu(&s.k, o.op, o.row, o.one, o.json)
+         : o.bench                 ? check_bench(&s.k, o.op, o.backend, o.json)
+                                   : run_checks(&s);
     check_backends_close(backends);
     return rc;
 }
