@@ -8,12 +8,9 @@
  * that ldmatrix meets no bank twice); then the leaves meet in shared memory, where the tree sums
  * them and the epilogue turns the tile around. Grid: strips of 128 / leaves rows of w, tiles of 8
  * to 64 tokens. Bound by memory up to some 100 tokens. Measured: nowhere yet. */
-#include "kernels/lib/epilogue.cuh"
-#include "kernels/lib/tile.h"
+#include "kernels/lib/matmul.cuh"
 
 namespace WEFT_CU_NS {
-
-enum { MMA_PAD = 4 }; /* floats behind a row of partial sums: the rows of a warp in other banks */
 
 struct mma_stage {
     uint16_t w[MMA_ROWS][MMA_K], x[MMA_ROWS][MMA_K];
@@ -24,12 +21,6 @@ struct mma_smem {
         mma_stage stage[MMA_STAGES];
         float sum[64 * (MMA_ROWS + MMA_PAD)]; /* [leaf][token][row of w] */
     };
-};
-
-/* What a block works on. */
-struct mma_block {
-    int leaves, rows, tokens; /* rows of w, tokens: of the block; rows * leaves is MMA_ROWS */
-    int64_t n0, t0, end_n, end_t, width; /* width: of a leaf */
 };
 
 /* Place of 16-byte chunk c of a row. */
@@ -74,20 +65,6 @@ __device__ static void mma_fill(mma_stage &s, const weft_matmul_args &a, const m
         mma_load8<WIDE>(&s.x[r][mma_place(r, c)], a.x, t < b.end_t, t, k0 + c * CHUNK, b.width,
                         leaf);
     }
-}
-
-template <class T>
-__device__ __forceinline__ void mma16(float (&d)[4], const uint32_t (&a)[4],
-                                      const uint32_t (&b)[2]);
-template <>
-__device__ __forceinline__ void mma16<bf16>(float (&d)[4], const uint32_t (&a)[4],
-                                            const uint32_t (&b)[2]) {
-    mma_m16n8k16_bf16(d, a, b, d);
-}
-template <>
-__device__ __forceinline__ void mma16<f16>(float (&d)[4], const uint32_t (&a)[4],
-                                           const uint32_t (&b)[2]) {
-    mma_m16n8k16_f16(d, a, b, d);
 }
 
 /* 16 of k: the warp's rows from w0 on, its leaf's tokens from x0 on. */
@@ -144,48 +121,6 @@ __device__ static void mma_chain(mma_smem &s, const weft_matmul_args &a, const m
     __syncthreads();
 }
 
-/* Accumulators (rows g, g + 8; tokens 2p, 2p + 1) to [leaf][token][row]. */
-template <int TILES>
-__device__ static void mma_park(mma_smem &s, const mma_block &b, const float (&acc)[TILES][4]) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, pitch = b.rows + MMA_PAD;
-    int leaf = warp % b.leaves, row = warp / b.leaves * 16 + lane / 4;
-#pragma unroll
-    for (int j = 0; j < TILES; j++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int t = leaf * b.tokens + 8 * j + lane % 4 * 2 + i % 2;
-            st_shared(&s.sum[t * pitch + row + i / 2 * 8], acc[j][i]);
-        }
-    __syncthreads();
-}
-
-__device__ static void mma_finish(const mma_smem &s, const weft_matmul_args &a,
-                                  const mma_block &b) {
-    int strips = b.rows / CHUNK, pitch = b.rows + MMA_PAD;
-    epilogue e = {&a.y, &a.bias, &a.res, a.act};
-    for (int i = threadIdx.x; i < b.tokens * strips; i += MMA_WARPS * 32) {
-        int t = i / strips, r = i % strips * CHUNK;
-        chunk c = {b.t0 + t, b.n0 + r, 0};
-        tree_sum sum[CHUNK];
-        float v[CHUNK];
-        c.n = b.end_n - c.i < CHUNK ? (int)(b.end_n - c.i) : (int)CHUNK;
-        if (c.row >= b.end_t || c.n <= 0)
-            continue;
-        for (int l = 0; l < b.leaves; l++) {
-            const float *from = &s.sum[(l * b.tokens + t) * pitch + r];
-#pragma unroll
-            for (int j = 0; j < CHUNK; j++) {
-                float leaf = ld_shared(from + j);
-                v[j] = a.partial ? leaf : sum[j].add(l, leaf);
-            }
-            if (a.partial)
-                store8(a.y, l * a.y.stride[0] + c.row * a.y.stride[1] + c.i, c.n, v);
-        }
-        if (!a.partial)
-            e.store8(c, v);
-    }
-}
-
 template <class T, int TILES, bool WIDE>
 __global__ void __launch_bounds__(MMA_WARPS * 32)
     matmul_mma_k(const __grid_constant__ weft_matmul_args a) {
@@ -208,31 +143,15 @@ __global__ void __launch_bounds__(MMA_WARPS * 32)
         for (int i = 0; i < 4; i++)
             acc[j][i] = 0;
     mma_chain<T, TILES, WIDE>(s, a, b, acc);
-    mma_park<TILES>(s, b, acc);
-    mma_finish(s, a, b);
-}
-
-static int matmul_ok(const weft_args *args) {
-    const weft_matmul_args &a = args->matmul;
-    bool tree = a.leaves == 1 || a.leaves == 2 || a.leaves == 4 || a.leaves == 8;
-    bool plain = a.y.dtype == WEFT_F32 && !weft_has(&a.bias) && !weft_has(&a.res) && !a.act;
-    return tree && a.x.shape[1] % a.leaves == 0 && a.w.shape[1] == a.x.shape[1] &&
-           a.x.dtype == a.w.dtype && (a.x.dtype == WEFT_BF16 || a.x.dtype == WEFT_F16) &&
-           is_flat(a.x) && is_flat(a.w) && is_flat(a.y) && is_flat(a.bias) && is_flat(a.res) &&
-           (!a.partial || plain);
-}
-
-/* Whether rows can be fetched 16 bytes at a time. */
-static bool matmul_wide(const weft_matmul_args *a) {
-    return (size_t)a->x.data % 16 == 0 && (size_t)a->w.data % 16 == 0 &&
-           a->x.stride[0] % CHUNK == 0 && a->w.stride[0] % CHUNK == 0 &&
-           (a->leaves == 1 || a->x.shape[1] / a->leaves % CHUNK == 0);
+    mma_park<TILES>(s.sum, b, acc);
+    __syncthreads();
+    mma_finish(s.sum, a, b);
 }
 
 template <class T, int TILES>
 static void matmul_launch(const weft_step *step, weft_stream *stream, dim3 grid) {
     const weft_matmul_args *a = &step->args.matmul;
-    if (matmul_wide(a))
+    if (mma_wide(a))
         WEFT_LAUNCH(step, stream, (matmul_mma_k<T, TILES, true>), grid, MMA_WARPS * 32,
                     sizeof(mma_smem), *a);
     else
@@ -255,7 +174,7 @@ template <class T> static void matmul_typed(const weft_step *step, weft_stream *
         matmul_launch<T, 8>(step, stream, grid);
 }
 
-static void matmul_run(const weft_step *step, weft_stream *stream) {
+void matmul_any(const weft_step *step, weft_stream *stream) {
     const weft_matmul_args *a = &step->args.matmul;
     if (!a->x.shape[0] || !a->w.shape[0])
         return;
@@ -265,6 +184,14 @@ static void matmul_run(const weft_step *step, weft_stream *stream) {
         matmul_typed<f16>(step, stream);
 }
 
-WEFT_ROWS(matmul_mma) = {WEFT_ROW(matmul, "mma", MMA, 2, NULL), WEFT_ROWS_END};
+static int matmul_ok(const weft_args *args) {
+    return mma_takes(args);
+}
+
+static void matmul_run(const weft_step *step, weft_stream *stream) {
+    matmul_any(step, stream);
+}
+
+WEFT_ROWS(matmul_mma) = {WEFT_ROW(matmul, "mma_any", MMA, -1, NULL), WEFT_ROWS_END};
 
 } // namespace WEFT_CU_NS

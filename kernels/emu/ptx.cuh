@@ -56,6 +56,9 @@ inline int32_t cvt_rni_sat_s8_f32(float x) {
 inline void cp_async16(void *dst, const void *src, int n = 16, EMU_AT) {
     ::emu::async_copy(dst, src, 16, n, at);
 }
+inline void cp_async16_once(void *dst, const void *src, int n = 16, EMU_AT) {
+    ::emu::async_copy(dst, src, 16, n, at);
+}
 inline void cp_async8(void *dst, const void *src, int n = 8, EMU_AT) {
     ::emu::async_copy(dst, src, 8, n, at);
 }

@@ -80,6 +80,15 @@ __device__ __forceinline__ void cp_async16(void *dst, const void *src, int n = 1
                  "l"(src), "r"(n)
                  : "memory");
 }
+/* The same for what is read once: the first to leave L2. */
+__device__ __forceinline__ void cp_async16_once(void *dst, const void *src, int n = 16) {
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(
+                     shared_address(dst)),
+                 "l"(src), "r"(n), "l"(policy)
+                 : "memory");
+}
 __device__ __forceinline__ void cp_async8(void *dst, const void *src, int n = 8) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(dst)),
                  "l"(src), "r"(n)

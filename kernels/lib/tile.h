@@ -38,6 +38,20 @@ static inline int mma_tiles(int64_t tokens, int leaves) {
     return tiles < most ? tiles : most;
 }
 
+/* Matmul for few tokens: 512 of k over the chains of a block make 16 KiB of weights a stage, with
+ * rows of 128 bytes (a line) or more; two blocks of 96 KiB fit an SM of sm_80 and sm_90 and keep
+ * some 80 KiB in flight, of which 20 (bandwidth x latency / SMs) are needed; one fits sm_86. */
+enum { SKINNY_K = 512, SKINNY_BYTES = 96 << 10, SKINNY_TOKENS = 32 };
+
+/* Rows of weight of a block: more share the activations better, but 1.5 blocks an SM of a large GPU
+ * come first. */
+static inline int skinny_rows(int64_t n, int leaves) {
+    int groups = 8 / leaves;
+    while (groups > 1 && n / (16 * groups) < 192)
+        groups /= 2;
+    return 16 * groups;
+}
+
 /* Matmul in fp32: 32 x 32 outputs, four a thread, bound by shared memory at a quarter of the FFMA
  * peak; a reference for the tensor cores rather than a fast path. */
 enum { SIMT_TILE = 32, SIMT_K = 32, SIMT_THREADS = 256 };

@@ -370,6 +370,9 @@ static const char *const whole_variants[] = {"int8=1",
                                              "int8=2,act=2,fill=4",
                                              NULL};
 static const char *const whole_rows[] = {"int8=1,rows=8,bias=1", "int8=2,rows=7,res=1", NULL};
+/* Rows of w enough that kernels for few tokens give a block 32, 64 and 128 of them. */
+static const char *const long_w[] = {"T=1,N=6150,K=136", "T=9,N=12300,K=24", "T=1,N=24600,K=40",
+                                     NULL};
 static const char *const none[] = {"", NULL};
 static const char *const huge[] = {"T=2,N=140000,K=4096", NULL};
 static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false},
@@ -378,6 +381,7 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
                                      {"fp32 fp16 bf16", whole, whole_variants, false},
                                      {"fp32 bf16", tall, whole_rows, false},
                                      {"fp32 bf16", wide, none, false},
+                                     {"bf16", long_w, none, false},
                                      {"fp32", huge, none, true},
                                      {.dtypes = NULL}};
 static const char *const bench[] = {"fp32:T=1,N=4096,K=4096",
