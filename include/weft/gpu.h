@@ -41,6 +41,17 @@ typedef struct {
     int error;
 } weft_cuda_stream;
 
+/* What a .cu file says of its kernels once they are compiled; scripts/sass-gate holds nvcc's output
+ * to it. Of the lines whose glob fits a kernel the first counts; ended by a line whose kernel is
+ * NULL. */
+typedef struct {
+    const char *kernel; /* without namespaces and blanks: "matmul_mma_k<*,8,true>" */
+    int threads;        /* of a block */
+    int blocks;         /* an SM of sm_90 holds at least as many at once */
+    uint64_t shared;    /* bytes the launch asks for */
+    const char *needs;  /* instructions that must be there, everywhere: "HMMA LDSM LDG.128x2" */
+} weft_claim;
+
 /* Files of kernels/cuda. Each exports its rows once per build: weft_cuda_<file> for the GPU,
  * weft_emu_<file> for the emulator, ended by a row whose name is NULL. */
 /* clang-format off */
@@ -51,6 +62,11 @@ typedef struct {
 /* clang-format on */
 #define WEFT_CU_DECLARE_(file) extern const weft_kernel weft_cuda_##file[], weft_emu_##file[];
 WEFT_CU_FILES(WEFT_CU_DECLARE_)
+
+/* Their claims. A file without them links, and fails the gate. */
+#define WEFT_CU_CLAIMS_(file) \
+    extern const weft_claim weft_emu_claims_##file[] __attribute__((weak));
+WEFT_CU_FILES(WEFT_CU_CLAIMS_)
 
 #ifdef __cplusplus
 }

@@ -31,4 +31,6 @@ static void add_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(add) = {WEFT_ROW(add, "simt", NONE, 1, NULL), WEFT_ROWS_END};
 
+WEFT_CLAIMS(add) = {{"add_k", CHUNK_THREADS, 6, 0, "LDG.128x2 STG.128"}, WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

@@ -79,4 +79,7 @@ static void argmax_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(argmax) = {WEFT_ROW(argmax, "simt", NONE, 1, NULL), WEFT_ROWS_END};
 
+WEFT_CLAIMS(argmax) = {{"argmax_k", ARGMAX_WARPS * 32, 8, sizeof(argmax_smem), "LDG.128"},
+                       WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

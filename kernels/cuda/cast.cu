@@ -61,4 +61,8 @@ static void cast_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(cast) = {WEFT_ROW(cast, "simt", NONE, 1, NULL), WEFT_ROWS_END};
 
+WEFT_CLAIMS(cast) = {{"cast_flat_k", CHUNK_THREADS, 6, 0, "LDG.128 STG.128"},
+                     {"cast_any_k", CHUNK_THREADS, 8, 0, ""},
+                     WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

@@ -44,4 +44,6 @@ static void embed_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(embed) = {WEFT_ROW(embed, "simt", NONE, 1, NULL), WEFT_ROWS_END};
 
+WEFT_CLAIMS(embed) = {{"embed_k", CHUNK_THREADS, 8, 0, "LDG.128 STG.128"}, WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

@@ -48,4 +48,6 @@ static void gather_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(gather) = {WEFT_ROW(gather, "simt", NONE, 1, NULL), WEFT_ROWS_END};
 
+WEFT_CLAIMS(gather) = {{"gather_k", CHUNK_THREADS, 8, 0, "LDG.128 STG.128"}, WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

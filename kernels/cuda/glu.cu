@@ -56,4 +56,8 @@ static void activation_run(const weft_step *step, weft_stream *stream) {
 WEFT_ROWS(glu) = {WEFT_ROW(glu, "simt", SIMT, 1, NULL), WEFT_ROW(activation, "simt", SIMT, 1, NULL),
                   WEFT_ROWS_END};
 
+WEFT_CLAIMS(glu) = {{"glu_k", CHUNK_THREADS, 6, 0, "LDG.128x2 STG.128"},
+                    {"activation_k", CHUNK_THREADS, 6, 0, "LDG.128 STG.128"},
+                    WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

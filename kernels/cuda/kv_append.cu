@@ -44,4 +44,6 @@ static void kv_append_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(kv_append) = {WEFT_ROW(kv_append, "simt", NONE, 1, NULL), WEFT_ROWS_END};
 
+WEFT_CLAIMS(kv_append) = {{"kv_append_k", CHUNK_THREADS, 6, 0, "LDG.128 STG.128"}, WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

@@ -40,4 +40,6 @@ static void leaf_sum_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(leaf_sum) = {WEFT_ROW(leaf_sum, "simt", SIMT, 1, NULL), WEFT_ROWS_END};
 
+WEFT_CLAIMS(leaf_sum) = {{"leaf_sum_k", CHUNK_THREADS, 4, 0, "LDG.128x2 STG.128"}, WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

@@ -87,4 +87,8 @@ static void rope_run(const weft_step *step, weft_stream *stream) {
 WEFT_ROWS(rope) = {WEFT_ROW(rope_table, "simt", SIMT, 1, NULL),
                    WEFT_ROW(rope, "simt", SIMT, 1, NULL), WEFT_ROWS_END};
 
+WEFT_CLAIMS(rope) = {{"rope_k", CHUNK_THREADS, 8, 0, ""},
+                     {"rope_table_k", CHUNK_THREADS, 6, 0, "DFMA"},
+                     WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

@@ -65,4 +65,9 @@ static void softmax_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(softmax) = {WEFT_ROW(softmax, "simt", SIMT, 1, NULL), WEFT_ROWS_END};
 
+WEFT_CLAIMS(softmax) = {{"softmax_k<1>", 32, 32, sizeof(softmax_smem<1>), "LDG.128x2 STG.128"},
+                        {"softmax_k<4>", 128, 10, sizeof(softmax_smem<4>), "LDG.128x2 STG.128"},
+                        {"softmax_k<8>", 256, 5, sizeof(softmax_smem<8>), "LDG.128x2 STG.128"},
+                        WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * How a .cu file ends: its rows, in an array whose name the build gives. */
+ * How a .cu file ends: its rows, and what it claims of its kernels (weft_claim in weft/gpu.h), in
+ * arrays whose names the build gives. */
 #pragma once
 
 #define WEFT_ROWS_NAME_(ns, file) ns##_##file
@@ -15,4 +16,12 @@
 #define WEFT_ROWS_END                                                                          \
     {                                                                                          \
         WEFT_OP_embed, NULL, NULL, WEFT_ARITH_NONE, 0, 0, NULL, NULL, NULL, NULL, 0            \
+    }
+
+#define WEFT_CLAIMS_NAME_(ns, file) ns##_claims_##file
+#define WEFT_CLAIMS_NAME(ns, file) WEFT_CLAIMS_NAME_(ns, file)
+#define WEFT_CLAIMS(file) extern "C" const weft_claim WEFT_CLAIMS_NAME(WEFT_CU_NS, file)[]
+#define WEFT_CLAIMS_END                                                                        \
+    {                                                                                          \
+        NULL, 0, 0, 0, NULL                                                                    \
     }
