@@ -142,7 +142,7 @@ clean: ## remove build/
 	rm -rf $(BUILD)
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile */*.mk
 
 $(BUILD)/weft: $(CMD_OBJ) $(BUILD)/libweft.a
 	$(SAY) LINK $@
@@ -197,4 +197,4 @@ $(BUILD)/%.o: %.c
 	$(SAY) CC $@
 	$(Q)$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 
--include $(DEPS) bench/gpu.mk
+-include $(DEPS) bench/gpu.mk scripts/gate.mk

@@ -1,6 +1,9 @@
+#!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """What compiled kernels are made of: registers, memory and instructions of every kernel of an
 object, for each architecture in it. Shared by scripts/sass-gate and scripts/gpu-model.
+
+    scripts/sass.py OBJECT...    print the machine code for sm_90, names in clear
 
 The objects come from nvcc; cuobjdump takes them apart and nvdisasm reads the pieces. A summary is
 kept beside the object's hash, so that an object that did not change costs nothing."""
@@ -13,6 +16,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -225,3 +229,22 @@ def blocks_of_sm(arch, threads, registers, shared):
         limits["shared memory"] = 0
     why = min(limits, key=limits.get)
     return limits[why], why
+
+
+def print_code(obj, arch=90):
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run([tool("cuobjdump"), "-xelf", f"sm_{arch}", os.path.abspath(obj)], cwd=place,
+                       check=True, stdout=subprocess.DEVNULL)
+        for cubin in sorted(os.listdir(place)):
+            text = output(tool("nvdisasm"), "-c", os.path.join(place, cubin))
+            print(output("c++filt", input=text))
+
+
+if __name__ == "__main__":
+    try:
+        for each in sys.argv[1:]:
+            print_code(each)
+    except Missing as e:
+        sys.exit(f"sass: error: {e}")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

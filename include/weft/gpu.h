@@ -21,16 +21,31 @@ typedef struct {
     uint64_t switches;                       /* of the emulator's fibers */
 } weft_gpu_counters;
 
-enum { WEFT_EMU_ERROR_BYTES = 512 };
+enum { WEFT_EMU_ERROR_BYTES = 512, WEFT_EMU_LAUNCHES = 32 };
+
+/* One launch of a profiled stream: its geometry, and the counters of all its blocks. */
+typedef struct {
+    const char *kernel; /* as the source names it: "(rmsnorm_k<4>)" */
+    uint32_t grid[3], block[3];
+    uint64_t shared;       /* bytes of a block */
+    uint64_t ran;          /* blocks that did run: fewer than the grid's of a sampled stream */
+    uint64_t async_flight; /* most bytes that a block's asynchronous copies had on the way */
+    weft_gpu_counters count;
+} weft_emu_launch;
 
 /* seed: order of a block's threads. 0 ascending, 1 descending, else drawn at every chance. After
- * a fault the stream is dead, as a CUDA context would be: `error` says what was found and where. */
+ * a fault the stream is dead, as a CUDA context would be: `error` says what was found and where.
+ * sample: run only so many blocks of a launch, spread over the grid, and scale what they counted;
+ * 0: all. Results are then incomplete, which is for measuring large shapes alone. */
 typedef struct {
     weft_stream head;
     weft_stream *pool; /* the threads that run blocks */
     uint64_t seed;
     int profile, failed;
+    int64_t sample;
     weft_gpu_counters last, total; /* of the last launch; since the stream was opened */
+    int launched;                  /* launches while `profile` was set; the first are in `launch` */
+    weft_emu_launch launch[WEFT_EMU_LAUNCHES];
     char error[WEFT_EMU_ERROR_BYTES];
 } weft_emu_stream;
 

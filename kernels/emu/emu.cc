@@ -527,6 +527,7 @@ static void group_run(group *g, const int64_t *number, int nblock) {
     g->ready_head = g->ready_count = 0;
     g->wait = barrier_state();
     g->ncopy = 0;
+    g->flying = 0;
     g->free_copy = -1;
     g->random = (g->l->seed * 0x9e3779b97f4a7c15u) ^ ((uint64_t)number[0] << 20) ^ 0x2545f491u;
     shared_begin(g, g->l->spec->shared);
@@ -554,6 +555,29 @@ static void add_counters(weft_gpu_counters *to, const weft_gpu_counters *from) {
         a[i] += b[i];
 }
 
+/* What all groups would have counted, from those that ran. */
+static void scale_counters(launch_state *l) {
+    uint64_t *a = (uint64_t *)&l->counters;
+    if (l->sampled < l->groups)
+        for (size_t i = 0; i < sizeof l->counters / sizeof *a; i++)
+            a[i] = (uint64_t)((double)a[i] * (double)l->groups / (double)l->sampled + 0.5);
+}
+
+static void note_launch(weft_emu_stream *to, const launch_state *l) {
+    const launch_spec *s = l->spec;
+    if (to->launched++ >= WEFT_EMU_LAUNCHES)
+        return;
+    weft_emu_launch *n = &to->launch[to->launched - 1];
+    *n = weft_emu_launch{s->kernel,
+                         {s->grid.x, s->grid.y, s->grid.z},
+                         {s->block.x, s->block.y, s->block.z},
+                         s->shared,
+                         0,
+                         l->async_flight,
+                         l->counters};
+    n->ran = l->counters.blocks * (uint64_t)l->sampled / (uint64_t)l->groups;
+}
+
 static int group_blocks(const launch_spec *s) {
     return s->cooperative ? count(s->grid) : count(s->cluster);
 }
@@ -577,17 +601,20 @@ static void run_groups(const void *ctx, int64_t begin, int64_t end, int worker) 
     (void)worker;
     g->l = l;
     g->counters = weft_gpu_counters();
+    g->async_flight = 0;
     for (int64_t i = begin; i < end && !__atomic_load_n(&l->failed, __ATOMIC_ACQUIRE); i++) {
         if (l->spec->cooperative)
             for (int j = 0; j < n; j++)
                 number[j] = j;
         else
-            cluster_blocks(l->spec, i, number);
+            cluster_blocks(l->spec, i * l->groups / l->sampled, number);
         group_run(g, number, n);
     }
     while (__atomic_exchange_n(&l->lock, 1, __ATOMIC_ACQUIRE))
         ;
     add_counters(&l->counters, &g->counters);
+    if (g->async_flight / (uint64_t)n > l->async_flight)
+        l->async_flight = g->async_flight / (uint64_t)n;
     __atomic_store_n(&l->lock, 0, __ATOMIC_RELEASE);
     group_give(g);
 }
@@ -626,14 +653,20 @@ void launch(const launch_spec &s) {
         regions_of_step(&l, s.step);
     else
         regions_allowed(&l);
+    l.groups = l.sampled = 1;
     if (!no) {
         int64_t n = s.cooperative ? 1 : (int64_t)s.grid.x * s.grid.y * s.grid.z / count(s.cluster);
+        l.groups = n;
+        n = l.sampled = stream->sample && stream->sample < n ? stream->sample : n;
         weft_parallel(stream->pool, n, n / (4 * stream->pool->threads), run_groups, &ctx);
     }
+    scale_counters(&l);
     l.counters.launches = 1;
     stream->failed = l.failed;
     stream->last = l.counters;
     add_counters(&stream->total, &l.counters);
+    if (l.profile)
+        note_launch(stream, &l);
 }
 
 } // namespace emu

@@ -26,6 +26,8 @@ struct launch_state {
     int failed; /* set once, by whoever fails first */
     char *error;
     weft_gpu_counters counters;
+    int64_t groups, sampled; /* of the grid; that run */
+    uint64_t async_flight;
     int lock;
 };
 
@@ -137,6 +139,7 @@ struct group {
     record *records;
     size_t nrecord, record_room;
     weft_gpu_counters counters;
+    uint64_t flying, async_flight; /* bytes of asynchronous copies: now, and at most */
     uint64_t now;
 };
 

@@ -259,3 +259,11 @@ int check_bench_gpu(check_state *k, const char *op_glob, const char *row_glob, c
                     bool json);
 int check_list_gpu(const char *op_glob);
 int check_bench(check_state *k, const char *op_glob, const char *backend_glob, bool json);
+
+typedef struct {
+    const char *op_glob, *one; /* one: this case alone, or NULL */
+    int64_t blocks;            /* of a launch that run; 0: all */
+    bool json;
+} check_profile;
+int check_profile_run(check_state *k, const check_profile *o);
+int check_print_claims(void);

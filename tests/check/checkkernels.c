@@ -18,8 +18,10 @@
     X(layernorm) \
     X(matmul) \
     X(leaf_sum) \
-    X(kv_append) X(attention) X(glu) X(activation) X(add_) X(softmax) X(argmax) X(token_logprob) \
-        X(gather) X(cast) X(quantize) X(sample)
+    X(kv_append) \
+    X(attention) \
+    X(glu) X(activation) X(add_) X(softmax) X(argmax) X(token_logprob) X(gather) X(cast) \
+        X(quantize) X(sample)
 #define DECLARE_(op) extern const check_op check_##op;
 #define LIST_(op) &check_##op,
 CHECK_OPS(DECLARE_)
@@ -29,8 +31,8 @@ enum { QUICK_CASES = 60, QUICK_SECONDS = 70, LONG_GIB = 14, PASSES = 16 };
 
 typedef struct {
     const char *op, *backend, *one, *row, *shard;
-    int64_t seed, threads, seconds, jobs, timeout;
-    bool bench, json, quick, all_long, list, self_test, help;
+    int64_t seed, threads, seconds, jobs, timeout, blocks;
+    bool bench, json, quick, all_long, list, self_test, profile, claims, help;
 } options;
 
 #define OPT(field) offsetof(options, field)
@@ -63,6 +65,12 @@ static const arg_spec specs[] = {
      "print the cases and run none; with --bench, what is measured on a GPU", OPT(list)},
     {"bench", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
      "measure instead, against this machine's ceilings", OPT(bench)},
+    {"profile", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
+     "count on the emulator instead: bytes, sectors, bank conflicts, mma, barriers", OPT(profile)},
+    {"blocks", "", NULL, ARG_INT, "N", 0, 1e9, "8",
+     "blocks of a launch that --profile runs; 0: all", OPT(blocks)},
+    {"claims", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
+     "print what kernels/cuda claims of its kernels, for scripts/sass-gate", OPT(claims)},
     {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
      "end with one line {\"cases\", \"failed\", \"skipped\"}; words go to stderr", OPT(json)},
     {"self-test", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "check the checker with broken kernels",
@@ -432,6 +440,8 @@ int main(int argc, char **argv) {
         return print_help();
     if (st == WEFT_OK && o.bench && o.list)
         return check_list_gpu(o.op);
+    if (st == WEFT_OK && o.claims)
+        return check_print_claims();
     s.words = o.json ? stderr : stdout;
     s.k.threads = (int)o.threads;
     if (st == WEFT_OK)
@@ -442,7 +452,9 @@ int main(int argc, char **argv) {
         fprintf(stderr, "checkkernels: error: %s\n", err_message());
         return err_exit_code(st);
     }
+    check_profile profile = {o.op, o.one, o.blocks, o.json};
     rc = o.self_test               ? check_self_test(&s.k, (uint64_t)o.seed)
+         : o.profile               ? check_profile_run(&s.k, &profile)
          : o.bench && gpu_only(&s) ? check_bench_gpu(&s.k, o.op, o.row, o.one, o.json)
          : o.bench                 ? check_bench(&s.k, o.op, o.backend, o.json)
                                    : run_checks(&s);

@@ -39,6 +39,10 @@ __global__ void __launch_bounds__(256) narrow_k(const uint16_t *x, uint16_t *y) 
         y[threadIdx.x * 8 + i] = (uint16_t)(x[threadIdx.x * 8 + i] + 1);
 }
 
+__global__ void __launch_bounds__(256) few_k(const uint4 *x, uint4 *y) {
+    y[threadIdx.x] = x[threadIdx.x];
+}
+
 __global__ void __launch_bounds__(256) no_mma_k(const float *a, const float *b, float *c) {
     float sum = 0;
     for (int k = 0; k < 16; k++)

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+# Included by the Makefile: what can be known of kernels/cuda without a GPU, and looking inside.
+
+.PHONY: gate gpu-model sass ncu
+CU_OBJ   := $(patsubst kernels/cuda/%.cu,$(BUILD)/cuda/%.o,$(wildcard kernels/cuda/*.cu))
+CU_ARCHS := $(foreach n,80 86 89 90,-gencode arch=compute_$n,code=sm_$n)
+
+gate: $(BUILD)/checkkernels ## hold compiled CUDA kernels to their claims, all architectures (needs nvcc)
+	@scripts/setup --cuda-tools
+	@$(MAKE) --no-print-directory gate-objects
+	@scripts/sass-gate --self-test
+	@scripts/sass-gate --checkkernels $(BUILD)/checkkernels --cache $(BUILD)/gate $(CU_OBJ)
+
+.PHONY: gate-objects
+gate-objects: $(CU_OBJ)
+
+$(BUILD)/cuda/%.o: kernels/cuda/%.cu
+	@mkdir -p $(@D)
+	$(SAY) NVCC $@
+	$(Q)$(NVCC) -std=c++17 -O3 -fmad=false -Werror all-warnings $(CU_ARCHS) -Xcompiler -fPIC -Iinclude -I. \
+	  -Ikernels/lib -DWEFT_CU_NS=weft_cuda -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+-include $(CU_OBJ:.o=.d)
+
+OP ?= matmul
+sass: gate-objects ## the machine code of an op's kernels on sm_90: make sass OP=matmul
+	@scripts/setup --cuda-tools
+	@scripts/sass.py $(filter $(BUILD)/cuda/$(OP)%.o,$(CU_OBJ))
+
+ncu: $(BUILD)/checkkernels ## Nsight Compute on an op's benchmarks (needs a GPU): make ncu OP=matmul
+	ncu --set full --target-processes all -f -o $(BUILD)/ncu-$(OP) \
+	  $(BUILD)/checkkernels --bench --backend cuda --op $(OP)
