@@ -66,14 +66,14 @@ typedef struct weft_engine weft_engine;
 
 typedef struct {
     const char *device; /* "auto", "ref", "cpu"; NULL is auto */
-    const char
-        *dtype;      /* "auto" (as stored), "fp32", "fp16", "bf16": weights are converted at open */
-    int threads;     /* of the CPU backends in all; 0: every core this process may use */
-    int tp;          /* tensor-parallel ranks; 0: 1 */
-    int ctx_size;    /* longest sequence in tokens; 0: the model's, but at most 4096 */
-    int ubatch_size; /* most tokens a step computes (the prefill chunk); 0: 512 */
-    int max_seqs;    /* most sequences open at once; 0: 1 */
-    int64_t kv_tokens;     /* KV pool in tokens, all sequences; 0: max_seqs * ctx_size */
+    const char *dtype; /* "auto" (as stored), "fp32", "fp16", "bf16": weights are converted at open;
+                          "int8": auto, and the layers' matrices become int8, a scale a row */
+    int threads;       /* of the CPU backends in all; 0: every core this process may use */
+    int tp;            /* tensor-parallel ranks; 0: 1 */
+    int ctx_size;      /* longest sequence in tokens; 0: the model's, but at most 4096 */
+    int ubatch_size;   /* most tokens a step computes (the prefill chunk); 0: 512 */
+    int max_seqs;      /* most sequences open at once; 0: 1 */
+    int64_t kv_tokens; /* KV pool in tokens, all sequences; 0: max_seqs * ctx_size */
     const char *cpu_level; /* "auto", "portable", "avx2", "avx512", "avx512bf16" */
     bool mlock;            /* keep the weights in RAM */
     bool no_mmap;          /* read the weights instead of mapping the files */
@@ -94,6 +94,9 @@ typedef struct {
     int64_t parameters;
     int64_t weight_bytes, kv_bytes, act_bytes; /* over all ranks, as planned and as allocated */
     int64_t weight_bytes_token; /* read for one token: weights without the embedding's other rows */
+    int64_t weights_token;      /* how many numbers those are */
+    const char *weights;        /* type of the layers' matrices: dtype, or "int8" */
+    bool int8_activations;      /* matmuls over them take int8 activations */
 } weft_engine_info;
 WEFT_API void weft_engine_describe(const weft_engine *e, weft_engine_info *out);
 /* The model's tokenizer, owned by the engine; NULL if its folder has none. */

@@ -24,8 +24,8 @@ typedef struct {
 extern const cmd_row *const cmd_rows[]; /* in the order of `weft help`, ended by NULL */
 const cmd_row *cmd_find(const char *name);
 
-extern const cmd_row cmd_run, cmd_chat, cmd_score, cmd_tokenize, cmd_inspect, cmd_plan, cmd_bench,
-    cmd_sample, cmd_template, cmd_doctor, cmd_completion, cmd_help;
+extern const cmd_row cmd_run, cmd_chat, cmd_score, cmd_quantize, cmd_tokenize, cmd_inspect, cmd_plan,
+    cmd_bench, cmd_sample, cmd_template, cmd_doctor, cmd_completion, cmd_help;
 
 int help_print(const char *command);        /* `weft help COMMAND`; NULL: the overview */
 weft_status help_unknown(const char *word); /* WEFT_USAGE, naming the nearest command */
@@ -90,11 +90,11 @@ typedef struct {
          "", \
          NULL, \
          ARG_CHOICE, \
-         "auto|fp32|bf16|fp16", \
+         "auto|fp32|bf16|fp16|int8", \
          0, \
          0, \
          "auto", \
-         "type of weights and cache; auto: as stored", \
+         "type of weights and cache; auto: as stored; int8: matrices alone", \
          offsetof(type, at.dtype)}, \
         {"threads", \
          "t", \
@@ -341,6 +341,14 @@ typedef struct {
     {"chat-template", "", NULL, ARG_STRING, "FILE|NAME", 0, 0, NULL,                               \
      "a template in place of the model's: a file, one of the model's, or a built-in one",          \
      offsetof(type, at.chat_template)}
+
+/* ---- What score and quantize share ---- */
+
+/* Log-probabilities of ids[0..n) in windows of the context that advance by `stride`; logits only
+ * where one window holds all. */
+weft_status score_windows(weft_engine *e, const int32_t *ids, size_t n, size_t stride,
+                          float *logprob, float *logits);
+double score_mean_nll(const float *logprob, size_t n); /* of all but the first; NAN: none */
 
 /* ---- Input of one JSON value a line ---- */
 

@@ -11,10 +11,6 @@
 #define MEASURE_SECONDS 0.3
 #define READ_MAX ((int64_t)1 << 30) /* no cache is larger: more would only take memory */
 
-static double element_bytes(const weft_engine_info *m) {
-    return strcmp(m->dtype, "fp32") == 0 ? 4 : 2;
-}
-
 /* K and V of one token in every layer. */
 static double kv_token_bytes(const weft_engine_info *m) {
     int64_t pages = (m->ctx_size + KV_PAGE - 1) / KV_PAGE;
@@ -31,7 +27,7 @@ static double attention_flops(const weft_engine_info *m, double keys) {
 }
 
 roofline_work roofline_prefill(const weft_engine_info *m, int64_t prompt, int64_t depth) {
-    double all = (double)m->weight_bytes_token / element_bytes(m), head = head_elements(m);
+    double all = (double)m->weights_token, head = head_elements(m);
     roofline_work w = {.flops = 2 * ((all - head) * (double)prompt + head)};
     for (int64_t at = 0; at < prompt; at += m->ubatch_size) {
         int64_t end = at + m->ubatch_size < prompt ? at + m->ubatch_size : prompt;
@@ -44,8 +40,7 @@ roofline_work roofline_prefill(const weft_engine_info *m, int64_t prompt, int64_
 
 roofline_work roofline_decode(const weft_engine_info *m, int64_t steps, int64_t batch,
                               int64_t depth) {
-    double n = (double)steps, b = (double)batch,
-           elements = (double)m->weight_bytes_token / element_bytes(m);
+    double n = (double)steps, b = (double)batch, elements = (double)m->weights_token;
     double keys = n * ((double)depth + (n + 1) / 2); /* of one sequence, over all steps */
     return (roofline_work){
         .bytes = n * (double)m->weight_bytes_token + b * keys * kv_token_bytes(m),

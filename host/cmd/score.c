@@ -60,27 +60,30 @@ static weft_status check_length(const score_state *s) {
 }
 
 /* Each window scores the tokens that the one before it did not reach. */
-static weft_status score_windows(score_state *s) {
-    size_t ctx = (size_t)s->info.ctx_size, begin = 0, done = 0;
-    float *part = mem_alloc(sizeof *part * (s->n < ctx ? s->n : ctx));
+weft_status score_windows(weft_engine *e, const int32_t *ids, size_t n, size_t stride,
+                          float *logprob, float *logits) {
+    weft_engine_info info;
+    weft_engine_describe(e, &info);
+    size_t ctx = (size_t)info.ctx_size, begin = 0, done = 0;
+    float *part = mem_alloc(sizeof *part * (n < ctx ? n : ctx));
     weft_status st = WEFT_OK;
-    while (done < s->n && st == WEFT_OK) {
-        size_t end = s->n - begin < ctx ? s->n : begin + ctx;
-        st = weft_score(s->engine, s->ids + begin, end - begin, part, s->logits);
+    while (done < n && st == WEFT_OK) {
+        size_t end = n - begin < ctx ? n : begin + ctx;
+        st = weft_score(e, ids + begin, end - begin, part, logits);
         for (size_t t = done; st == WEFT_OK && t < end; t++)
-            s->logprob[t] = part[t - begin];
+            logprob[t] = part[t - begin];
         done = end;
-        begin = end + (size_t)s->args->stride < ctx ? 0 : end + (size_t)s->args->stride - ctx;
+        begin = end + stride < ctx ? 0 : end + stride - ctx;
     }
     mem_free(part);
     return st;
 }
 
-static double mean_nll(const score_state *s) {
+double score_mean_nll(const float *logprob, size_t n) {
     double sum = 0;
-    for (size_t t = 1; t < s->n; t++)
-        sum -= (double)s->logprob[t];
-    return s->n > 1 ? sum / (double)(s->n - 1) : (double)NAN;
+    for (size_t t = 1; t < n; t++)
+        sum -= (double)logprob[t];
+    return n > 1 ? sum / (double)(n - 1) : (double)NAN;
 }
 
 static weft_status write_logits(const score_state *s) {
@@ -167,8 +170,9 @@ static weft_status work(score_state *s) {
             return weft_fail(WEFT_NO_MEMORY, "--logits: %zu x %d numbers do not fit into memory",
                              s->n, (int)s->info.vocab);
     }
-    WEFT_TRY(score_windows(s));
-    s->nll = mean_nll(s);
+    WEFT_TRY(
+        score_windows(s->engine, s->ids, s->n, (size_t)s->args->stride, s->logprob, s->logits));
+    s->nll = score_mean_nll(s->logprob, s->n);
     if (s->args->logits)
         WEFT_TRY(write_logits(s));
     return s->args->json ? print_json(s) : print_table(s);

@@ -103,16 +103,9 @@ static void read_layer_types(json *j, const config_key *k, void *to) {
     }
 }
 
-/* Any quantisation is refused later; here only its name is wanted. */
 static void read_quant(json *j, const config_key *k, void *to) {
-    *(const char **)to = "quantized";
-    json_object(j);
-    for (json_str key; json_key(j, &key);)
-        if ((json_is(key, "quant_method") || json_is(key, "quant_algo")) &&
-            json_peek(j) == JSON_STRING)
-            read_text(j, k, to);
-        else
-            json_skip(j);
+    (void)k;
+    quant_read(j, to);
 }
 
 #define AT(member) offsetof(config_draft, member)
@@ -263,11 +256,6 @@ static weft_status check_kind(const char *name, const config_draft *d) {
             "%s: architectures: \"%s\" is not supported; weft runs the causal language "
             "models of this family (...ForCausalLM)",
             name, arch);
-    if (d->quant)
-        return weft_fail(WEFT_UNSUPPORTED,
-                         "%s: quantization_config: \"%s\" is not supported (fp32, bf16, fp16 "
-                         "weights); use the checkpoint it was made from",
-                         name, d->quant);
     if (d->cross_attention)
         return weft_fail(WEFT_UNSUPPORTED, "%s: add_cross_attention: true is not supported", name);
     return WEFT_OK;
@@ -390,6 +378,7 @@ static weft_status check_ids(const char *name, const config_draft *d, model_conf
 static weft_status complete(const char *name, config_draft *d, arena *a) {
     model_config *c = &d->c;
     WEFT_TRY(check_kind(name, d));
+    WEFT_TRY(quant_check(name, &d->quant, c));
     WEFT_TRY(find_act(name, d->act, &c->act));
     WEFT_TRY(complete_heads(name, c));
     WEFT_TRY(complete_window(name, d, a));

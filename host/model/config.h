@@ -24,6 +24,14 @@ typedef struct {
     bool interleaved;
 } rope_config;
 
+/* How the matrices of the layers are kept: as the other weights, or as int8 with a number for each
+ * row (docs/NUMERICS.md). */
+typedef struct {
+    bool weights;
+    bool activations; /* int8 too, a number for each token, found while it runs */
+    bool on_load;     /* the files hold floats */
+} quant_config;
+
 enum { CONFIG_MAX_EOS = 8 };
 
 typedef struct weight_map weight_map; /* family.h */
@@ -45,6 +53,7 @@ typedef struct {
     bool attn_scale_by_layer;      /* GPT-2: also divided by layer + 1 */
     int64_t window;                /* 0: none */
     const uint8_t *layer_windowed; /* [n_layers] 1: this layer uses the window; NULL: all do */
+    quant_config quant;
     int dtype;              /* weft_dtype as stored, from dtype or torch_dtype; -1 if unsaid */
     int32_t bos_id, pad_id; /* -1: none */
     int32_t eos_id[CONFIG_MAX_EOS];

@@ -53,17 +53,36 @@ static const char *step_tag(forward *f, const char *what) {
 }
 
 /* Appends one step: PUSH(f, add, "attn.add", .a = x, .b = y, ...). */
-#define PUSH(f, op_, what, ...)                                                        \
-    plan_push((f)->b, WEFT_OP_##op_, &(weft_args){.op_ = {__VA_ARGS__}},               \
+#define PUSH(f, op_, what, ...) \
+    plan_push((f)->b, WEFT_OP_##op_, &(weft_args){.op_ = {__VA_ARGS__}}, \
               (f)->layer < 0 ? 0 : (f)->layer, "%s", step_tag((f), what))
 
+/* What matrices of the layers read: x as it is, or as int8 with a number for each token and leaf.
+ */
+typedef struct {
+    weft_tensor x, scale;
+} operand;
+
+static operand operand_of(forward *f, const char *what, weft_tensor x, int leaves) {
+    if (!f->c->quant.activations)
+        return (operand){.x = x};
+    operand in = {fresh(f, WEFT_I8, x.shape[0], x.shape[1]),
+                  fresh(f, WEFT_F32, x.shape[0], leaves)};
+    PUSH(f, quantize, what, .x = x, .rows = f->rows, .y = in.x, .scale = in.scale);
+    return in;
+}
+
+static weft_tensor scale_of(forward *f, int w_slot) {
+    return f->c->quant.weights ? weight(f, weights_scale_slot(w_slot)) : (weft_tensor){0};
+}
+
 /* A matrix split by columns of its output: one chain over K, no exchange. */
-static weft_tensor linear(forward *f, const char *what, weft_tensor x, int w_slot, int bias_slot,
-                          int act, int dtype) {
+static weft_tensor linear(forward *f, const char *what, operand in, int w_slot, int bias_slot,
+                          int act) {
     weft_tensor w = weight(f, w_slot), bias = weight(f, bias_slot);
-    weft_tensor y = fresh(f, dtype, x.shape[0], w.shape[0]);
-    PUSH(f, matmul, what, .x = x, .w = w, .bias = bias, .rows = f->rows, .y = y, .act = act,
-         .leaves = 1);
+    weft_tensor y = fresh(f, f->d->dtype, in.x.shape[0], w.shape[0]);
+    PUSH(f, matmul, what, .x = in.x, .w = w, .xscale = in.scale, .wscale = scale_of(f, w_slot),
+         .bias = bias, .rows = f->rows, .y = y, .act = act, .leaves = 1);
     return y;
 }
 
@@ -81,17 +100,18 @@ static weft_tensor sum_over_ranks(forward *f, const char *what, weft_tensor part
 /* A matrix split by its inputs: leaves over K, combined by the fixed tree whoever computed them. */
 static weft_tensor linear_split(forward *f, const char *what, weft_tensor x, int w_slot,
                                 int bias_slot) {
-    weft_tensor w = weight(f, w_slot), bias = weight(f, bias_slot);
+    weft_tensor w = weight(f, w_slot), bias = weight(f, bias_slot), scale = scale_of(f, w_slot);
     int leaves = shard_leaves(w.shape[1] * f->d->tp) / f->d->tp;
+    operand in = operand_of(f, what, x, leaves);
     if (f->d->tp == 1) {
         weft_tensor y = fresh(f, f->d->dtype, x.shape[0], w.shape[0]);
-        PUSH(f, matmul, what, .x = x, .w = w, .bias = bias, .rows = f->rows, .y = y,
-             .leaves = leaves);
+        PUSH(f, matmul, what, .x = in.x, .w = w, .xscale = in.scale, .wscale = scale, .bias = bias,
+             .rows = f->rows, .y = y, .leaves = leaves);
         return y;
     }
     weft_tensor part = plan_new(f->b, WEFT_F32, 3, (int64_t[]){leaves, x.shape[0], w.shape[0]});
-    PUSH(f, matmul, what, .x = x, .w = w, .rows = f->rows, .y = part, .leaves = leaves,
-         .partial = 1);
+    PUSH(f, matmul, what, .x = in.x, .w = w, .xscale = in.scale, .wscale = scale, .rows = f->rows,
+         .y = part, .leaves = leaves, .partial = 1);
     return sum_over_ranks(f, what, part, bias);
 }
 
@@ -181,12 +201,13 @@ static void keep_output_rows(forward *f, weft_tensor *x, weft_tensor *res) {
 
 static weft_tensor mlp(forward *f, weft_tensor x) {
     const model_config *c = f->c;
+    operand in = operand_of(f, "mlp.in", x, 1);
     if (!c->gated) {
-        weft_tensor u = linear(f, "mlp.up", x, WEIGHT_UP, WEIGHT_UP_BIAS, c->act, f->d->dtype);
+        weft_tensor u = linear(f, "mlp.up", in, WEIGHT_UP, WEIGHT_UP_BIAS, c->act);
         return linear_split(f, "mlp.down", u, WEIGHT_DOWN, WEIGHT_DOWN_BIAS);
     }
-    weft_tensor g = linear(f, "mlp.gate", x, WEIGHT_GATE, WEIGHT_GATE_BIAS, 0, f->d->dtype);
-    weft_tensor u = linear(f, "mlp.up", x, WEIGHT_UP, WEIGHT_UP_BIAS, 0, f->d->dtype);
+    weft_tensor g = linear(f, "mlp.gate", in, WEIGHT_GATE, WEIGHT_GATE_BIAS, 0);
+    weft_tensor u = linear(f, "mlp.up", in, WEIGHT_UP, WEIGHT_UP_BIAS, 0);
     weft_tensor h = fresh(f, f->d->dtype, g.shape[0], g.shape[1]);
     PUSH(f, glu, "mlp.glu", .gate = g, .up = u, .rows = f->rows, .y = h, .act = c->act);
     return linear_split(f, "mlp.down", h, WEIGHT_DOWN, WEIGHT_DOWN_BIAS);
@@ -195,9 +216,10 @@ static weft_tensor mlp(forward *f, weft_tensor x) {
 /* x is what is to be added to the residual stream *res; returns the block's own contribution. */
 static weft_tensor block(forward *f, weft_tensor x, weft_tensor *res) {
     weft_tensor h = norm(f, "attn.norm", x, res, WEIGHT_ATTN_NORM, WEIGHT_ATTN_NORM_BIAS);
-    weft_tensor q = as_heads(f, linear(f, "attn.q", h, WEIGHT_Q, WEIGHT_Q_BIAS, 0, f->d->dtype));
-    weft_tensor k = as_heads(f, linear(f, "attn.k", h, WEIGHT_K, WEIGHT_K_BIAS, 0, f->d->dtype));
-    weft_tensor v = as_heads(f, linear(f, "attn.v", h, WEIGHT_V, WEIGHT_V_BIAS, 0, f->d->dtype));
+    operand in = operand_of(f, "attn.in", h, 1);
+    weft_tensor q = as_heads(f, linear(f, "attn.q", in, WEIGHT_Q, WEIGHT_Q_BIAS, 0));
+    weft_tensor k = as_heads(f, linear(f, "attn.k", in, WEIGHT_K, WEIGHT_K_BIAS, 0));
+    weft_tensor v = as_heads(f, linear(f, "attn.v", in, WEIGHT_V, WEIGHT_V_BIAS, 0));
     q = rotate(f, "attn.q_rope", head_norm(f, "attn.q_norm", q, WEIGHT_Q_NORM));
     k = rotate(f, "attn.k_rope", head_norm(f, "attn.k_norm", k, WEIGHT_K_NORM));
     weft_tensor o = attention(f, q, k, v);

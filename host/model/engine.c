@@ -223,6 +223,8 @@ static weft_status open_files(weft_engine *e, const char *path, const weft_engin
     if (!e->dry || e->config.dtype < 0)
         WEFT_TRY(safetensors_open(path, &e->st));
     WEFT_TRY(weights_dtype(&e->config, e->st.ntensor ? &e->st : NULL, o->dtype, &e->shape.dtype));
+    if (o->dtype && strcmp(o->dtype, "int8") == 0 && !e->config.quant.weights)
+        e->config.quant = (quant_config){.weights = true, .on_load = true};
     return e->dry ? WEFT_OK : open_tokenizer(e, path);
 }
 
@@ -289,17 +291,22 @@ const weft_tokenizer *weft_engine_tokenizer(const weft_engine *e) {
     return (const weft_tokenizer *)e->tok;
 }
 
-/* Weights one token reads: everything but the embedding's other rows and the position table's. */
-static int64_t bytes_for_token(const weft_engine *e) {
+/* Numbers of rows that one token does not read: the embedding's and the position table's others. */
+static int64_t unread(const weft_engine *e) {
     const model_config *c = &e->config;
-    int64_t row = weft_dtype_bytes(e->shape.dtype, c->d_model), all = 0;
-    for (int i = 0; i < e->shape.tp; i++)
-        all += (int64_t)e->rank[i].w.bytes;
-    if (!c->tied)
-        all -= (c->vocab - 1) * row;
+    int64_t rows = c->tied ? 0 : c->vocab - 1;
     if (c->position == POSITION_LEARNED)
-        all -= (c->max_ctx - 1) * row * e->shape.tp;
-    return all;
+        rows += (c->max_ctx - 1) * e->shape.tp;
+    return rows * c->d_model;
+}
+
+static void describe_token(const weft_engine *e, weft_engine_info *out) {
+    out->weights_token = -unread(e);
+    out->weight_bytes_token = -weft_dtype_bytes(e->shape.dtype, unread(e));
+    for (int i = 0; i < e->shape.tp; i++) {
+        out->weights_token += (int64_t)e->rank[i].w.count;
+        out->weight_bytes_token += (int64_t)e->rank[i].w.bytes;
+    }
 }
 
 void weft_engine_describe(const weft_engine *e, weft_engine_info *out) {
@@ -323,7 +330,9 @@ void weft_engine_describe(const weft_engine *e, weft_engine_info *out) {
                               .bos_id = c->bos_id,
                               .n_eos = c->n_eos,
                               .parameters = config_parameters(c),
-                              .weight_bytes_token = bytes_for_token(e)};
+                              .weights = weft_dtype_name(c->quant.weights ? WEFT_I8 : s->dtype),
+                              .int8_activations = c->quant.activations};
+    describe_token(e, out);
     memcpy(out->eos_id, c->eos_id, sizeof out->eos_id);
     for (int i = 0; i < s->tp; i++) {
         out->weight_bytes += (int64_t)e->rank[i].bytes[WEFT_SPACE_WEIGHT];

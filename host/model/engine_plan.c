@@ -44,15 +44,21 @@ static void print_memory(const weft_engine *e, buf *out) {
     }
 }
 
+static const char *quant_words(const model_config *c) {
+    return c->quant.activations ? ", int8 weights and activations"
+           : c->quant.weights   ? ", int8 weights"
+                                : "";
+}
+
 void engine_plan_text(const weft_engine *e, buf *out) {
     const model_config *c = &e->config;
     const engine_shape *s = &e->shape;
-    buf_printf(out,
-               "%s on %s, %s: %" PRId64 " parameters, %" PRId64 " layers, d_model %" PRId64
-               ", %" PRId64 " heads (%" PRId64 " kv) of %" PRId64 ", d_ff %" PRId64
-               ", vocabulary %" PRId64 "\n",
-               c->family, e->dev->backend, weft_dtype_name(s->dtype), config_parameters(c),
-               c->n_layers, c->d_model, c->n_heads, c->n_kv_heads, c->head_dim, c->d_ff, c->vocab);
+    buf_printf(
+        out,
+        "%s on %s, %s%s: %" PRId64 " parameters, %" PRId64 " layers, d_model %" PRId64 ", %" PRId64
+        " heads (%" PRId64 " kv) of %" PRId64 ", d_ff %" PRId64 ", vocabulary %" PRId64 "\n",
+        c->family, e->dev->backend, weft_dtype_name(s->dtype), quant_words(c), config_parameters(c),
+        c->n_layers, c->d_model, c->n_heads, c->n_kv_heads, c->head_dim, c->d_ff, c->vocab);
     buf_printf(out, "tp %d, context %d, %d sequence%s, %d pages of %d tokens\n", s->tp, s->ctx,
                s->slots, s->slots == 1 ? "" : "s", s->pages, KV_PAGE);
     print_memory(e, out);
@@ -64,8 +70,9 @@ void engine_plan_text(const weft_engine *e, buf *out) {
 }
 
 void engine_plan_json(const weft_engine *e, buf *out) {
-    buf_printf(out, "{\"backend\":\"%s\",\"dtype\":\"%s\",\"ranks\":[", e->dev->backend,
-               weft_dtype_name(e->shape.dtype));
+    buf_printf(out, "{\"backend\":\"%s\",\"dtype\":\"%s\",\"weights\":\"%s\",\"ranks\":[",
+               e->dev->backend, weft_dtype_name(e->shape.dtype),
+               weft_dtype_name(e->config.quant.weights ? WEFT_I8 : e->shape.dtype));
     for (int i = 0; i < e->shape.tp; i++) {
         const engine_rank *r = &e->rank[i];
         buf_printf(out, "%s{\"rank\":%d,\"weights_bytes\":%" PRIu64 ",\"kv_bytes\":%" PRIu64,

@@ -4,6 +4,7 @@
  * row. */
 #pragma once
 #include "host/model/config.h"
+#include "host/model/quant.h"
 #include "host/model/rope.h"
 #include "host/model/weights.h"
 
@@ -17,7 +18,8 @@ typedef struct {
     rope_spec scaling, parameters;
     double theta, partial;
     int64_t original_ctx;
-    const char *act, *dtype, *architecture, *quant;
+    const char *act, *dtype, *architecture;
+    quant_draft quant;
     uint8_t *layer_type; /* 1: windowed */
     int64_t n_layer_type;
     bool bos_given, eos_given;

@@ -44,3 +44,8 @@ void safetensors_close(safetensors *s);
 const st_tensor *safetensors_find(const safetensors *s, const char *name); /* aliases followed */
 /* Writes one file with tensors given as (name, dtype, ndim, shape, data); streamed, atomic. */
 weft_status safetensors_write(const char *path, const st_tensor *tensor, int n);
+/* The same, with the bytes of tensor i asked for when it is its turn, in order; what *data points
+ * at must last until the next call. */
+typedef weft_status st_produce(void *ctx, int i, const void **data);
+weft_status safetensors_write_from(const char *path, const st_tensor *tensor, int n,
+                                   st_produce *produce, void *ctx);

@@ -45,17 +45,28 @@ static void header_text(buf *b, const st_tensor *tensor, int n) {
         b->data[i] = (char)((uint64_t)(b->len - 8) >> (8 * i));
 }
 
-static weft_status write_body(int fd, const char *path, const buf *header, const st_tensor *tensor,
-                              int n) {
-    WEFT_TRY(file_write_fd(fd, path, header->data, header->len));
-    for (int i = 0; i < n; i++)
-        WEFT_TRY(file_write_fd(fd, path, tensor[i].data, tensor[i].bytes));
+/* What a file is made of. */
+typedef struct {
+    buf header;
+    const st_tensor *tensor;
+    int n;
+    st_produce *produce;
+    void *ctx;
+} content;
+
+static weft_status write_body(int fd, const char *path, const content *c) {
+    WEFT_TRY(file_write_fd(fd, path, c->header.data, c->header.len));
+    for (int i = 0; i < c->n; i++) {
+        const void *data = c->tensor[i].data;
+        if (c->produce)
+            WEFT_TRY(c->produce(c->ctx, i, &data));
+        WEFT_TRY(file_write_fd(fd, path, data, c->tensor[i].bytes));
+    }
     return WEFT_OK;
 }
 
-static weft_status write_and_close(int fd, const char *path, bool sync, const buf *header,
-                                   const st_tensor *tensor, int n) {
-    weft_status s = write_body(fd, path, header, tensor, n);
+static weft_status write_and_close(int fd, const char *path, bool sync, const content *c) {
+    weft_status s = write_body(fd, path, c);
     if (s == WEFT_OK && sync && fsync(fd) != 0)
         s = weft_fail(WEFT_IO, "%s: cannot write to disk: %m", path);
     if (close(fd) != 0 && s == WEFT_OK)
@@ -63,7 +74,7 @@ static weft_status write_and_close(int fd, const char *path, bool sync, const bu
     return s;
 }
 
-static weft_status write_file(const char *path, const buf *header, const st_tensor *tensor, int n) {
+static weft_status write_file(const char *path, const content *c) {
     struct stat st;
     bool there = stat(path, &st) == 0;
     if (there && S_ISDIR(st.st_mode))
@@ -77,7 +88,7 @@ static weft_status write_file(const char *path, const buf *header, const st_tens
     if (fd < 0)
         s = weft_fail(WEFT_IO, "%s: cannot create: %m", path);
     else
-        s = write_and_close(fd, path, !device, header, tensor, n);
+        s = write_and_close(fd, path, !device, c);
     if (s == WEFT_OK && !device && rename(to, path) != 0)
         s = weft_fail(WEFT_IO, "%s: cannot rename into place: %m", path);
     if (s != WEFT_OK && fd >= 0 && !device)
@@ -86,12 +97,18 @@ static weft_status write_file(const char *path, const buf *header, const st_tens
     return s;
 }
 
-weft_status safetensors_write(const char *path, const st_tensor *tensor, int n) {
-    buf header;
-    buf_init(&header, 100000008);
-    header_text(&header, tensor, n);
-    weft_status s = header.failed ? weft_fail(WEFT_USAGE, "%s: too many tensors for a header", path)
-                                  : write_file(path, &header, tensor, n);
-    buf_fini(&header);
+weft_status safetensors_write_from(const char *path, const st_tensor *tensor, int n,
+                                   st_produce *produce, void *ctx) {
+    content c = {.tensor = tensor, .n = n, .produce = produce, .ctx = ctx};
+    buf_init(&c.header, 100000008);
+    header_text(&c.header, tensor, n);
+    weft_status s = c.header.failed
+                        ? weft_fail(WEFT_USAGE, "%s: too many tensors for a header", path)
+                        : write_file(path, &c);
+    buf_fini(&c.header);
     return s;
+}
+
+weft_status safetensors_write(const char *path, const st_tensor *tensor, int n) {
+    return safetensors_write_from(path, tensor, n, NULL, NULL);
 }

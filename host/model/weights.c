@@ -5,6 +5,7 @@
 #include "host/model/weights.h"
 #include "host/base/err.h"
 #include "host/base/thread.h"
+#include "host/model/weights_convert.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,33 @@ const char *weights_slot_name(int slot) {
     return names[slot];
 }
 
+int weights_scale_slot(int slot) {
+    switch (slot) {
+    case WEIGHT_Q: return WEIGHT_Q_SCALE;
+    case WEIGHT_K: return WEIGHT_K_SCALE;
+    case WEIGHT_V: return WEIGHT_V_SCALE;
+    case WEIGHT_O: return WEIGHT_O_SCALE;
+    case WEIGHT_GATE: return WEIGHT_GATE_SCALE;
+    case WEIGHT_UP: return WEIGHT_UP_SCALE;
+    case WEIGHT_DOWN: return WEIGHT_DOWN_SCALE;
+    default: return -1;
+    }
+}
+
+/* The matrix whose rows a slot of scales is for; -1: it is none. */
+static int scaled_slot(int slot) {
+    for (int i = 0; i < WEIGHT_SLOTS; i++)
+        if (weights_scale_slot(i) == slot)
+            return i;
+    return -1;
+}
+
+static int dtype_of(const weights *w, int slot) {
+    if (scaled_slot(slot) >= 0)
+        return WEFT_F32;
+    return w->config->quant.weights && weights_scale_slot(slot) >= 0 ? WEFT_I8 : w->dtype;
+}
+
 #define ONE_(slot, r, k, s, when) +1
 enum { MODEL_SLOTS = 0 WEIGHT_MODEL_SLOTS(ONE_) };
 
@@ -48,7 +76,7 @@ int64_t config_parameters(const model_config *c) {
     uint64_t n = 0;
     for (int slot = 0; slot < WEIGHT_SLOTS; slot++) {
         slot_shape s = shape_of(c, slot);
-        if (s.wanted)
+        if (s.wanted && scaled_slot(slot) < 0)
             n += count_of(&s) * (slot < MODEL_SLOTS ? 1 : (uint64_t)c->n_layers);
     }
     return (int64_t)n;
@@ -56,18 +84,11 @@ int64_t config_parameters(const model_config *c) {
 
 /* ---- Where a slice comes from ---- */
 
-/* Element (i, j) of a slice is at data + at + i * row + j * col, in elements of dtype. */
-typedef struct {
-    const char *data;
-    int dtype;
-    int64_t at, row, col;
-    int64_t rows, cols;
-} source;
-
-/* A slice that must be written into the block, and where. */
+/* A slice that must be written into the block, and where. `whole`: the same rows with all their
+ * columns, where int8 and scales are made from floats; no data: nothing is to be made. */
 typedef struct {
     weft_tensor *to;
-    source from;
+    weight_source from, whole;
     uint64_t bytes, at;
 } piece;
 
@@ -143,7 +164,9 @@ static weft_status check_shape(const loader *l, const st_tensor *t, const weight
     int64_t rows = s->rows * (n->parts > 1 ? n->parts : 1);
     int64_t want[2] = {n->transposed ? s->cols : rows, n->transposed ? rows : s->cols};
     int ndim = s->cols ? 2 : 1;
-    bool same = t->ndim == ndim && t->shape[0] == want[0] && (ndim == 1 || t->shape[1] == want[1]);
+    bool column = ndim == 1 && scaled_slot(n->slot) >= 0 && t->ndim == 2 && t->shape[1] == 1;
+    bool same = (t->ndim == ndim || column) && t->shape[0] == want[0] &&
+                (ndim == 1 || t->shape[1] == want[1]);
     if (!same) {
         char has[192], wants[64];
         print_shape(has, sizeof has, t->ndim, t->shape);
@@ -151,7 +174,15 @@ static weft_status check_shape(const loader *l, const st_tensor *t, const weight
         return weft_fail(WEFT_BAD_FILE, "%s: tensor \"%s\" has shape %s; config.json says %s",
                          l->st->path, t->name, has, wants);
     }
-    if (t->dtype == WEFT_F32 || t->dtype == WEFT_F16 || t->dtype == WEFT_BF16)
+    const quant_config *q = &l->w->config->quant;
+    bool floats = t->dtype == WEFT_F32 || t->dtype == WEFT_F16 || t->dtype == WEFT_BF16;
+    bool int8 = q->weights && !q->on_load && weights_scale_slot(n->slot) >= 0;
+    if (int8 && t->dtype != WEFT_I8)
+        return weft_fail(WEFT_BAD_FILE,
+                         "%s: tensor \"%s\" is stored as %s; quantization_config of config.json "
+                         "says I8",
+                         l->st->path, t->name, t->dtype_name);
+    if (int8 || floats)
         return WEFT_OK;
     return weft_fail(WEFT_UNSUPPORTED,
                      "%s: tensor \"%s\" is stored as %s (F32, F16 and BF16 are "
@@ -178,10 +209,11 @@ static window window_of(const weights *w, const slot_shape *s) {
     return v;
 }
 
-static source source_of(const st_tensor *t, const weight_name *n, const slot_shape *s, window v) {
+static weight_source source_of(const st_tensor *t, const weight_name *n, const slot_shape *s,
+                               window v) {
     int64_t cols = s->cols ? s->cols : 1, parts = n->parts > 1 ? n->parts : 1;
     int64_t first = v.row + s->rows * n->part;
-    source f = {.data = t->data, .dtype = t->dtype, .rows = v.rows, .cols = v.cols};
+    weight_source f = {.data = t->data, .dtype = t->dtype, .rows = v.rows, .cols = v.cols};
     f.row = n->transposed ? 1 : cols;
     f.col = n->transposed ? s->rows * parts : 1;
     f.at = first * f.row + v.col * f.col;
@@ -194,19 +226,20 @@ static source source_of(const st_tensor *t, const weight_name *n, const slot_sha
 
 /* ---- Views and pieces ---- */
 
-static bool can_view(const loader *l, const source *f) {
+static bool can_view(const loader *l, const weight_source *f, int dtype) {
     int64_t size = weft_dtype_bytes(f->dtype, 1);
-    return !l->copy_all && f->dtype == l->w->dtype && f->col == 1 &&
+    return !l->copy_all && f->dtype == dtype && f->col == 1 &&
            ((uintptr_t)f->data + (uintptr_t)(f->at * size)) % (uintptr_t)size == 0;
 }
 
-static void add_piece(loader *l, weft_tensor *to, const source *f) {
+static void add_piece(loader *l, weft_tensor *to, const weight_source *f,
+                      const weight_source *whole) {
     if (l->n == l->cap) {
         l->cap = l->cap ? 2 * l->cap : 64;
         l->piece = mem_grow(l->piece, (size_t)l->cap * sizeof *l->piece);
     }
-    uint64_t bytes = (uint64_t)weft_dtype_bytes(l->w->dtype, f->rows * f->cols);
-    l->piece[l->n++] = (piece){.to = to, .from = *f, .bytes = bytes};
+    uint64_t bytes = (uint64_t)weft_dtype_bytes(to->dtype, weft_tensor_count(to));
+    l->piece[l->n++] = (piece){.to = to, .from = *f, .whole = *whole, .bytes = bytes};
 }
 
 static weft_status place(loader *l, int slot, int64_t layer, weft_tensor *to) {
@@ -215,18 +248,25 @@ static weft_status place(loader *l, int slot, int64_t layer, weft_tensor *to) {
     if (!s.wanted)
         return WEFT_OK;
     window v = window_of(w, &s);
-    *to = weft_tensor_make(w->dtype, s.cols ? 2 : 1, (int64_t[]){v.rows, v.cols});
-    w->bytes += (uint64_t)weft_dtype_bytes(w->dtype, v.rows * v.cols);
+    int dtype = dtype_of(w, slot), matrix = scaled_slot(slot);
+    *to = weft_tensor_make(dtype, s.cols ? 2 : 1, (int64_t[]){v.rows, v.cols});
+    w->bytes += (uint64_t)weft_dtype_bytes(dtype, v.rows * v.cols);
+    w->count += matrix < 0 ? (uint64_t)(v.rows * v.cols) : 0;
     if (!l->st)
         return WEFT_OK;
+    bool made = w->config->quant.on_load && (matrix >= 0 || dtype == WEFT_I8);
     const weight_name *n;
     const st_tensor *t;
+    if (made && matrix >= 0)
+        s = shape_of(w->config, slot = matrix);
     WEFT_TRY(find_stored(l, slot, layer, &n, &t));
     WEFT_TRY(check_shape(l, t, n, &s));
     l->used[t - l->st->tensor] = true;
-    source f = source_of(t, n, &s, v);
-    if (!can_view(l, &f)) {
-        add_piece(l, to, &f);
+    weight_source f = source_of(t, n, &s, v), whole = {0};
+    if (made)
+        whole = source_of(t, n, &s, (window){v.row, v.rows, 0, s.cols});
+    if (made || !can_view(l, &f, dtype)) {
+        add_piece(l, to, &f, &whole);
         return WEFT_OK;
     }
     to->data = (void *)(uintptr_t)(f.data + weft_dtype_bytes(f.dtype, f.at));
@@ -244,111 +284,46 @@ static weft_status place_all(loader *l) {
     return WEFT_OK;
 }
 
-/* ---- Conversion ---- */
+/* ---- What a quantiser asks ---- */
 
-enum { TILE_ROWS = 32, TILE_COLS = 256 };
-
-/* n elements, `step` apart. One loop per type: the compiler keeps the contiguous ones in
- * vectors. */
-static void load(const source *f, int64_t at, int64_t step, float *to, int64_t n) {
-    const char *p = f->data + weft_dtype_bytes(f->dtype, at);
-    uint16_t h;
-    if (f->dtype == WEFT_F32) {
-        for (int64_t i = 0; i < n; i++)
-            memcpy(&to[i], p + 4 * i * step, 4);
-    } else if (f->dtype == WEFT_BF16) {
-        for (int64_t i = 0; i < n; i++) {
-            memcpy(&h, p + 2 * i * step, 2);
-            to[i] = weft_bf16_to_f32(h);
-        }
-    } else {
-        for (int64_t i = 0; i < n; i++) {
-            memcpy(&h, p + 2 * i * step, 2);
-            to[i] = weft_f16_to_f32(h);
-        }
-    }
+static weft_status note_matrix(loader *l, int slot, int64_t layer, uint8_t *kind) {
+    slot_shape s = shape_of(l->w->config, slot);
+    const weight_name *n;
+    const st_tensor *t;
+    if (!s.wanted || !in_row(l->w->config, layer, slot))
+        return WEFT_OK;
+    WEFT_TRY(find_stored(l, slot, layer, &n, &t));
+    WEFT_TRY(check_shape(l, t, n, &s));
+    if (weights_scale_slot(slot) >= 0)
+        kind[t - l->st->tensor] = n->transposed ? WEIGHTS_TRANSPOSED : WEIGHTS_MATRIX;
+    return WEFT_OK;
 }
 
-static void store(int dtype, const float *from, char *to, int64_t n) {
-    uint16_t h;
-    if (dtype == WEFT_F32) {
-        memcpy(to, from, (size_t)n * 4);
-    } else if (dtype == WEFT_BF16) {
-        for (int64_t i = 0; i < n; i++) {
-            h = weft_f32_to_bf16(from[i]);
-            memcpy(to + 2 * i, &h, 2);
-        }
-    } else {
-        for (int64_t i = 0; i < n; i++) {
-            h = weft_f32_to_f16(from[i]);
-            memcpy(to + 2 * i, &h, 2);
-        }
-    }
-}
-
-typedef struct {
-    const source *from;
-    int dtype;
-    char *to;
-} job;
-
-/* A stored column is contiguous where a stored row is not: tiles are read the way the file lies. */
-static void load_tile(const source *f, int64_t i0, int64_t rows, int64_t j0, int64_t cols,
-                      float tile[TILE_ROWS][TILE_COLS]) {
-    if (f->col == 1) {
-        for (int64_t i = 0; i < rows; i++)
-            load(f, f->at + (i0 + i) * f->row + j0, 1, tile[i], cols);
-        return;
-    }
-    float column[TILE_ROWS];
-    for (int64_t j = 0; j < cols; j++) {
-        load(f, f->at + i0 * f->row + (j0 + j) * f->col, f->row, column, rows);
-        for (int64_t i = 0; i < rows; i++)
-            tile[i][j] = column[i];
-    }
-}
-
-static void convert_rows(const void *ctx, int64_t begin, int64_t end, int worker) {
-    const job *b = ctx;
-    const source *f = b->from;
-    float tile[TILE_ROWS][TILE_COLS];
-    (void)worker;
-    for (int64_t i = begin; i < end; i += TILE_ROWS)
-        for (int64_t j = 0; j < f->cols; j += TILE_COLS) {
-            int64_t rows = end - i < TILE_ROWS ? end - i : TILE_ROWS;
-            int64_t cols = f->cols - j < TILE_COLS ? f->cols - j : TILE_COLS;
-            load_tile(f, i, rows, j, cols, tile);
-            for (int64_t r = 0; r < rows; r++)
-                store(b->dtype, tile[r], b->to + weft_dtype_bytes(b->dtype, (i + r) * f->cols + j),
-                      cols);
-        }
-}
-
-static void copy_rows(const void *ctx, int64_t begin, int64_t end, int worker) {
-    const job *b = ctx;
-    const source *f = b->from;
-    (void)worker;
-    for (int64_t i = begin; i < end; i++)
-        memcpy(b->to + weft_dtype_bytes(b->dtype, i * f->cols),
-               f->data + weft_dtype_bytes(f->dtype, f->at + i * f->row),
-               (size_t)weft_dtype_bytes(f->dtype, f->cols));
-}
-
-static void convert(weft_stream *s, const piece *p, int dtype, char *to) {
-    job b = {&p->from, dtype, to};
-    bool same = p->from.dtype == dtype && p->from.col == 1;
-    weft_parallel(s, p->from.rows, TILE_ROWS, same ? copy_rows : convert_rows, &b);
+weft_status weights_matrices(const model_config *c, const safetensors *st, uint8_t *kind) {
+    weights w = {.config = c};
+    loader l = {.w = &w, .st = st};
+    memset(kind, WEIGHTS_OTHER, (size_t)st->ntensor);
+    for (int64_t layer = 0; layer <= c->n_layers; layer++)
+        for (int slot = 0; slot < WEIGHT_SLOTS; slot++)
+            WEFT_TRY(note_matrix(&l, slot, layer, kind));
+    return WEFT_OK;
 }
 
 /* ---- The block ---- */
 
+/* 64 for whole cache lines, else what the elements need. */
+static int alignment_of(const piece *p) {
+    return p->bytes % 64 == 0 ? 64 : (int)weft_dtype_bytes(p->to->dtype, 1);
+}
+
 /* No padding, so that the block has exactly the planned size: pieces of whole cache lines first,
- * which keeps them aligned, the odd ones behind. */
+ * which keeps them aligned, the odd ones behind, those of wide elements before those of narrow
+ * ones. */
 static uint64_t lay_out(loader *l) {
     uint64_t at = 0;
-    for (int odd = 0; odd < 2; odd++)
+    for (int align = 64; align > 0; align /= 2)
         for (int i = 0; i < l->n; i++)
-            if ((l->piece[i].bytes % 64 != 0) == odd) {
+            if (alignment_of(&l->piece[i]) == align) {
                 l->piece[i].at = at;
                 at += l->piece[i].bytes;
             }
@@ -367,7 +342,7 @@ static weft_status fill(loader *l, weft_stream *s) {
         const piece *p = &l->piece[i];
         char *to = (char *)w->block + p->at;
         p->to->data = to;
-        convert(s, p, w->dtype, staging ? staging : to);
+        weight_convert(s, &p->from, &p->whole, p->to->dtype, staging ? staging : to);
         if (staging)
             st = w->dev->copy(w->dev, NULL, to, staging, p->bytes, DEVICE_TO);
     }
@@ -492,7 +467,7 @@ weft_status weights_dtype(const model_config *c, const safetensors *st, const ch
         {"bf16", WEFT_BF16},   {"bfloat16", WEFT_BF16}, {"fp16", WEFT_F16},
         {"float16", WEFT_F16}, {"f16", WEFT_F16},       {"half", WEFT_F16},
     };
-    if (!name || strcmp(name, "auto") == 0) {
+    if (!name || strcmp(name, "auto") == 0 || strcmp(name, "int8") == 0) {
         *out = st ? stored_most(st) : c->dtype >= 0 ? c->dtype : WEFT_F32;
         return WEFT_OK;
     }
@@ -501,5 +476,5 @@ weft_status weights_dtype(const model_config *c, const safetensors *st, const ch
             *out = names[i].dtype;
             return WEFT_OK;
         }
-    return weft_fail(WEFT_USAGE, "--dtype: \"%s\" (auto, fp32, bf16, fp16)", name);
+    return weft_fail(WEFT_USAGE, "--dtype: \"%s\" (auto, fp32, bf16, fp16, int8)", name);
 }

@@ -2,40 +2,48 @@
  * weights: the tensors of a model under weft's own names (slots), resolved through the family's
  * map, checked against the config's shapes, sliced for one rank. A slice that a kernel can read
  * where it lies in the mapped file is a view; everything else is converted into one block of device
- * memory. */
+ * memory. Matrices of the layers may be int8 (config's quant), each with a slot for its rows'
+ * scales, which follow the matrix's rows when it is cut. */
 #pragma once
 #include "host/model/config.h"
 #include "host/model/safetensors.h"
 #include "host/run/device.h"
 
 /* X(slot, rows, columns (0: a vector of `rows`), shard, condition on the config c) */
-#define WEIGHT_MODEL_SLOTS(X)                                                                 \
-    X(EMBED, c->vocab, c->d_model, SHARD_VOCAB, true)                                         \
-    X(POSITION, c->max_ctx, c->d_model, SHARD_WHOLE, c->position == POSITION_LEARNED)         \
-    X(FINAL_NORM, c->d_model, 0, SHARD_WHOLE, true)                                           \
-    X(FINAL_NORM_BIAS, c->d_model, 0, SHARD_WHOLE, c->norm_bias)                              \
+#define WEIGHT_MODEL_SLOTS(X) \
+    X(EMBED, c->vocab, c->d_model, SHARD_VOCAB, true) \
+    X(POSITION, c->max_ctx, c->d_model, SHARD_WHOLE, c->position == POSITION_LEARNED) \
+    X(FINAL_NORM, c->d_model, 0, SHARD_WHOLE, true) \
+    X(FINAL_NORM_BIAS, c->d_model, 0, SHARD_WHOLE, c->norm_bias) \
     X(HEAD, c->vocab, c->d_model, SHARD_VOCAB, !c->tied)
-#define WEIGHT_LAYER_SLOTS(X)                                                                 \
-    X(ATTN_NORM, c->d_model, 0, SHARD_WHOLE, true)                                            \
-    X(ATTN_NORM_BIAS, c->d_model, 0, SHARD_WHOLE, c->norm_bias)                               \
-    X(Q, c->n_heads * c->head_dim, c->d_model, SHARD_Q, true)                                 \
-    X(Q_BIAS, c->n_heads * c->head_dim, 0, SHARD_Q, c->qkv_bias)                              \
-    X(K, c->n_kv_heads * c->head_dim, c->d_model, SHARD_KV, true)                             \
-    X(K_BIAS, c->n_kv_heads * c->head_dim, 0, SHARD_KV, c->qkv_bias)                          \
-    X(V, c->n_kv_heads * c->head_dim, c->d_model, SHARD_KV, true)                             \
-    X(V_BIAS, c->n_kv_heads * c->head_dim, 0, SHARD_KV, c->qkv_bias)                          \
-    X(Q_NORM, c->head_dim, 0, SHARD_WHOLE, c->qk_norm)                                        \
-    X(K_NORM, c->head_dim, 0, SHARD_WHOLE, c->qk_norm)                                        \
-    X(O, c->d_model, c->n_heads * c->head_dim, SHARD_O_COLS, true)                            \
-    X(O_BIAS, c->d_model, 0, SHARD_WHOLE, c->o_bias)                                          \
-    X(FFN_NORM, c->d_model, 0, SHARD_WHOLE, true)                                             \
-    X(FFN_NORM_BIAS, c->d_model, 0, SHARD_WHOLE, c->norm_bias)                                \
-    X(GATE, c->d_ff, c->d_model, SHARD_FF, c->gated)                                          \
-    X(GATE_BIAS, c->d_ff, 0, SHARD_FF, c->gated && c->mlp_bias)                               \
-    X(UP, c->d_ff, c->d_model, SHARD_FF, true)                                                \
-    X(UP_BIAS, c->d_ff, 0, SHARD_FF, c->mlp_bias)                                             \
-    X(DOWN, c->d_model, c->d_ff, SHARD_FF_COLS, true)                                         \
-    X(DOWN_BIAS, c->d_model, 0, SHARD_WHOLE, c->mlp_bias)
+#define WEIGHT_LAYER_SLOTS(X) \
+    X(ATTN_NORM, c->d_model, 0, SHARD_WHOLE, true) \
+    X(ATTN_NORM_BIAS, c->d_model, 0, SHARD_WHOLE, c->norm_bias) \
+    X(Q, c->n_heads * c->head_dim, c->d_model, SHARD_Q, true) \
+    X(Q_BIAS, c->n_heads * c->head_dim, 0, SHARD_Q, c->qkv_bias) \
+    X(K, c->n_kv_heads * c->head_dim, c->d_model, SHARD_KV, true) \
+    X(K_BIAS, c->n_kv_heads * c->head_dim, 0, SHARD_KV, c->qkv_bias) \
+    X(V, c->n_kv_heads * c->head_dim, c->d_model, SHARD_KV, true) \
+    X(V_BIAS, c->n_kv_heads * c->head_dim, 0, SHARD_KV, c->qkv_bias) \
+    X(Q_NORM, c->head_dim, 0, SHARD_WHOLE, c->qk_norm) \
+    X(K_NORM, c->head_dim, 0, SHARD_WHOLE, c->qk_norm) \
+    X(O, c->d_model, c->n_heads * c->head_dim, SHARD_O_COLS, true) \
+    X(O_BIAS, c->d_model, 0, SHARD_WHOLE, c->o_bias) \
+    X(FFN_NORM, c->d_model, 0, SHARD_WHOLE, true) \
+    X(FFN_NORM_BIAS, c->d_model, 0, SHARD_WHOLE, c->norm_bias) \
+    X(GATE, c->d_ff, c->d_model, SHARD_FF, c->gated) \
+    X(GATE_BIAS, c->d_ff, 0, SHARD_FF, c->gated && c->mlp_bias) \
+    X(UP, c->d_ff, c->d_model, SHARD_FF, true) \
+    X(UP_BIAS, c->d_ff, 0, SHARD_FF, c->mlp_bias) \
+    X(DOWN, c->d_model, c->d_ff, SHARD_FF_COLS, true) \
+    X(DOWN_BIAS, c->d_model, 0, SHARD_WHOLE, c->mlp_bias) \
+    X(Q_SCALE, c->n_heads * c->head_dim, 0, SHARD_Q, c->quant.weights) \
+    X(K_SCALE, c->n_kv_heads * c->head_dim, 0, SHARD_KV, c->quant.weights) \
+    X(V_SCALE, c->n_kv_heads * c->head_dim, 0, SHARD_KV, c->quant.weights) \
+    X(O_SCALE, c->d_model, 0, SHARD_WHOLE, c->quant.weights) \
+    X(GATE_SCALE, c->d_ff, 0, SHARD_FF, c->gated && c->quant.weights) \
+    X(UP_SCALE, c->d_ff, 0, SHARD_FF, c->quant.weights) \
+    X(DOWN_SCALE, c->d_model, 0, SHARD_WHOLE, c->quant.weights)
 
 #define WEIGHT_ENUM_(slot, rows, cols, shard, when) WEIGHT_##slot,
 typedef enum {
@@ -61,10 +69,11 @@ struct weight_map {
 
 typedef struct {
     const model_config *config;
-    int tp, rank, dtype; /* dtype of matrices; vectors keep the same */
+    int tp, rank, dtype; /* of what is not int8 or its scales (fp32) */
     weft_tensor *tensor; /* [n_layers + 1][WEIGHT_SLOTS]; row n_layers: model slots. ndim 0: absent.
                             id and space are left to the plan; data is a device address */
     uint64_t bytes;      /* of this rank's slices: what the plan shows */
+    uint64_t count;      /* numbers in them; scales count for nothing */
     uint64_t owned;      /* of which converted or copied into `block`: its exact size */
     void *block;
     const char *unused; /* name of a tensor of the files that nothing asked for; NULL: none */
@@ -84,6 +93,12 @@ void weights_close(weights *w);
 /* layer -1 for model slots. A tied head is the embedding. */
 weft_tensor weights_get(const weights *w, int slot, int layer);
 const char *weights_slot_name(int slot);
+/* The slot of a matrix's scales, -1 where the slot is never int8. */
+int weights_scale_slot(int slot);
+/* What each of st's tensors is to a quantiser, kind[ntensor], once every tensor that the config
+ * asks for is there in its shape. TRANSPOSED: a matrix of a layer stored [K, N]. */
+enum { WEIGHTS_OTHER, WEIGHTS_MATRIX, WEIGHTS_TRANSPOSED };
+weft_status weights_matrices(const model_config *c, const safetensors *st, uint8_t *kind);
 /* "auto" or a name -> weft_dtype: what --dtype means for this model. auto is the type most bytes
  * of st are stored in; without st (NULL) what the config says, else fp32. */
 weft_status weights_dtype(const model_config *c, const safetensors *st, const char *name, int *out);

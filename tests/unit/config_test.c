@@ -2,7 +2,7 @@
  * config.json of every family in both forms of transformers, its defaults, its refusals, and the
  * configs of released models that the fixtures hold. */
 #include "host/base/file.h"
-#include "host/model/config.h"
+#include "host/model/quant.h"
 #include "tests/unit/unit.h"
 #include <dirent.h>
 #include <math.h>
@@ -178,6 +178,18 @@ CASE(generation_defaults) {
 /* ---- Refusals ---- */
 
 #define LLAMA(more) "{\"model_type\":\"llama\"," SMALL more "}"
+/* quantization_config of compressed-tensors: format, weights, input_activations, ignore. */
+#define CHANNEL \
+    "{\"num_bits\":8,\"type\":\"int\",\"symmetric\":true,\"strategy\":\"channel\"," \
+    "\"dynamic\":false,\"group_size\":null}"
+#define GROUPED "{\"num_bits\":8,\"strategy\":\"group\",\"group_size\":128}"
+#define TOKEN "{\"num_bits\":8,\"strategy\":\"token\",\"dynamic\":true,\"symmetric\":true}"
+#define QUANT(format, weights, inputs, ignore) \
+    LLAMA(",\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"format\":\"" format \
+          "\",\"config_groups\":{\"group_0\":{\"targets\":[\"Linear\"],\"weights\":" weights \
+          ",\"input_activations\":" inputs ",\"output_activations\":null}},\"ignore\":[" ignore \
+          "]}")
+
 static const struct {
     const char *text, *generation, *message;
     weft_status status;
@@ -207,6 +219,16 @@ static const struct {
      WEFT_UNSUPPORTED},
     {LLAMA(",\"quantization_config\":{\"quant_method\":\"awq\"}"), NULL, "\"awq\"",
      WEFT_UNSUPPORTED},
+    {QUANT("pack-quantized", CHANNEL, "null", "\"lm_head\""), NULL, "format: \"pack-quantized\"",
+     WEFT_UNSUPPORTED},
+    {QUANT("int-quantized", GROUPED, "null", "\"lm_head\""), NULL, "weights: \"group\"",
+     WEFT_UNSUPPORTED},
+    {QUANT("int-quantized", CHANNEL, CHANNEL, "\"lm_head\""), NULL,
+     "input_activations: \"channel\"", WEFT_UNSUPPORTED},
+    {QUANT("int-quantized", CHANNEL, "null", ""), NULL, "ignore: \"nothing\"", WEFT_UNSUPPORTED},
+    {QUANT("int-quantized", CHANNEL, "null", "\"lm_head\",\"model.layers.0.mlp.up_proj\""), NULL,
+     "ignore: \"model.layers.0.mlp.up_proj\"", WEFT_UNSUPPORTED},
+    {LLAMA(",\"quantization_config\":3"), NULL, "config.json:1:", WEFT_BAD_FILE},
     {"{\"model_type\":\"gpt2\",\"add_cross_attention\":true}", NULL, "add_cross_attention",
      WEFT_UNSUPPORTED},
     {"{\"model_type\":\"qwen3\"," SMALL ",\"num_key_value_heads\":2,\"layer_types\":"
@@ -222,6 +244,29 @@ static const struct {
     {LLAMA(""), "{\"eos_token_id\":5000}", "generation_config.json: eos_token_id", WEFT_BAD_FILE},
     {LLAMA(""), "[]", "generation_config.json:1:1", WEFT_BAD_FILE},
 };
+
+CASE(int8_as_compressed_tensors_spells_it) {
+    assert_int_equal(parse(LLAMA("")), WEFT_OK);
+    assert_false(c.quant.weights);
+    assert_int_equal(parse(QUANT("int-quantized", CHANNEL, "null", "\"lm_head\"")), WEFT_OK);
+    assert_true(c.quant.weights && !c.quant.activations && !c.quant.on_load);
+    assert_int_equal(parse(QUANT("int-quantized", CHANNEL, TOKEN, "\"re:.*lm_head\"")), WEFT_OK);
+    assert_true(c.quant.weights && c.quant.activations);
+}
+
+/* What weft writes it reads. */
+CASE(int8_as_weft_spells_it) {
+    for (int act = 0; act < 2; act++) {
+        buf b;
+        buf_init(&b, 1 << 16);
+        buf_puts(&b, "{\"model_type\":\"llama\"," SMALL ",\"quantization_config\":");
+        quant_write(&b, act);
+        buf_putc(&b, '}');
+        assert_int_equal(parse(b.data), WEFT_OK);
+        assert_true(c.quant.weights && c.quant.activations == (act == 1));
+        buf_fini(&b);
+    }
+}
 
 CASE(refused_with_the_key) {
     for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
@@ -342,6 +387,8 @@ int main(void) {
         cmocka_unit_test(qwen_windows),
         cmocka_unit_test(end_of_sequence_ids),
         cmocka_unit_test(generation_defaults),
+        cmocka_unit_test(int8_as_compressed_tensors_spells_it),
+        cmocka_unit_test(int8_as_weft_spells_it),
         cmocka_unit_test(refused_with_the_key),
         cmocka_unit_test(folders_and_hub_names),
         cmocka_unit_test(released_models_have_their_published_size),

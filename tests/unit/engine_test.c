@@ -203,7 +203,8 @@ static void check_model(const char *path, const char *backend, const char *dtype
 }
 
 CASE(one_arithmetic) {
-    static const char *const devices[] = {"cpu", "ref"}, *const dtypes[] = {"fp32", "bf16", "fp16"};
+    static const char *const devices[] = {"cpu", "ref"}, *const dtypes[] = {"fp32", "bf16", "fp16",
+                                                                            "int8"};
     char path[512];
     uint64_t seed = 2026;
     if (!file_is_dir(fixture("llama-gqa", path))) {
@@ -212,7 +213,7 @@ CASE(one_arithmetic) {
     }
     for (size_t f = 0; f < sizeof families / sizeof families[0]; f++)
         for (int d = 0; d < 2; d++)
-            for (int t = 0; t < 3; t++)
+            for (int t = 0; t < 4; t++)
                 if (long_run() || next_random(&seed) % 3 == 0)
                     check_model(fixture(families[f], path), devices[d], dtypes[t], &seed);
 }
