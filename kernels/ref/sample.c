@@ -48,10 +48,12 @@ int32_t sample_best(const sample_row *s) {
     return best;
 }
 
-/* Distances before the division: a tiny temperature cannot overflow what counts. */
+/* Distances before the scaling: a tiny temperature cannot overflow what counts. The product with
+ * the reciprocal, once, is the division's definition here. */
 static void sample_distances(sample_row *s, double most, double temperature) {
+    double inverse = 1 / temperature;
     for (int64_t i = 0; i < s->vocab; i++)
-        s->x[i] = s->x[i] == most ? 0.0 : (s->x[i] - most) / temperature;
+        s->x[i] = s->x[i] == most ? 0.0 : (s->x[i] - most) * inverse;
     s->base = (s->base + most) / temperature;
     s->state = SAMPLE_CENTRED;
 }
@@ -65,19 +67,25 @@ bool sample_centre(sample_row *s) {
     return best >= 0;
 }
 
-double sample_mass(const sample_row *s) {
-    double mass = 0;
+uint64_t sample_mass(const sample_row *s) {
+    uint64_t mass = 0;
     for (int64_t i = 0; i < s->vocab; i++)
-        if (s->x[i] > -INFINITY)
-            mass += weft_exp(s->x[i]);
+        mass += weft_weight(s->x[i]);
     return mass;
 }
 
-double sample_uniform(const sample_row *s, int lane) {
+double sample_surprise(const sample_row *s, uint64_t mass) {
+    uint64_t sum = 0, weight;
+    for (int64_t i = 0; i < s->vocab; i++)
+        if ((weight = weft_weight(s->x[i])) > 0)
+            sum += weft_fixed((double)weight * -s->x[i]);
+    return (double)sum / (double)mass;
+}
+
+uint32_t sample_random(const sample_row *s, int lane) {
     uint64_t seed = s->p.seed[0] | (uint64_t)s->p.seed[1] << 32;
     uint64_t stream = s->p.stream[0] | (uint64_t)s->p.stream[1] << 32;
-    weft_philox random = weft_philox4x32(seed, stream, (uint64_t)s->p.history_len);
-    return weft_philox_uniform(random.v[lane]);
+    return weft_philox4x32(seed, stream, (uint64_t)s->p.history_len).v[lane];
 }
 
 /* ---- temperature ---- */
@@ -85,18 +93,16 @@ double sample_uniform(const sample_row *s, int lane) {
 /* Between temperature - range and temperature + range, by the entropy of what is left against the
  * most it could be. */
 static double sample_dynamic(sample_row *s) {
-    double t = s->p.temperature, range = s->p.dynatemp_range, entropy = 0;
+    double t = s->p.temperature, range = s->p.dynatemp_range;
     int64_t n = 0;
     if (!sample_centre(s))
         return t;
-    double mass = sample_mass(s), log_mass = weft_log(mass);
     for (int64_t i = 0; i < s->vocab; i++)
-        if (s->x[i] > -INFINITY) {
-            entropy += weft_exp(s->x[i]) / mass * (log_mass - s->x[i]);
-            n++;
-        }
+        n += s->x[i] > -INFINITY;
     if (n < 2)
         return t;
+    uint64_t mass = sample_mass(s);
+    double entropy = weft_log((double)mass / WEFT_WEIGHT_ONE) + sample_surprise(s, mass);
     double share = entropy / weft_log((double)n), least = t > range ? t - range : 0;
     double power = s->p.dynatemp_exponent == 0 ? 1
                    : share > 0                 ? weft_exp(weft_log(share) * s->p.dynatemp_exponent)
@@ -143,45 +149,44 @@ static void sample_chain(sample_row *s) {
     }
 }
 
-/* x becomes the weights; inverse of their running sum, ids ascending. */
-static int32_t sample_draw(const sample_row *s, double *total) {
-    double *x = s->x, sum = 0, mass = 0;
-    int64_t n = s->vocab;
-    int32_t last = -1;
-    for (int64_t i = 0; i < n; i++) {
-        x[i] = x[i] > -INFINITY ? weft_exp(x[i]) : 0.0;
-        mass += x[i];
-    }
-    double at = sample_uniform(s, 0) * mass;
-    for (int64_t i = 0; i < n && (last < 0 || sum <= at); i++) {
-        sum += x[i];
-        last = x[i] > 0 ? (int32_t)i : last;
-    }
-    *total = mass;
-    return last;
-}
-
-static int32_t sample_mirostat(sample_row *s, double *total) {
-    sample_miro m = sample_mirostat_cut(s);
-    int32_t id = sample_draw(s, total);
-    sample_mirostat_learn(s, &m, s->x[id]);
+/* Inverse of the weights' running sum, ids ascending. */
+static int32_t sample_draw(const sample_row *s, uint64_t *total) {
+    uint64_t sum = 0, at;
+    int32_t id = -1;
+    *total = sample_mass(s);
+    at = weft_weight_draw(sample_random(s, 0), *total);
+    while (sum <= at)
+        sum += weft_weight(s->x[++id]);
     return id;
 }
 
-/* Chooses the token and leaves the weights in x. */
-static int32_t sample_choose(sample_row *s, double *total) {
+static int32_t sample_mirostat(sample_row *s, uint64_t *total) {
+    sample_miro m = sample_mirostat_cut(s);
+    int32_t id = sample_draw(s, total);
+    sample_mirostat_learn(s, &m, weft_weight(s->x[id]));
+    return id;
+}
+
+/* Chooses the token. What is left of x weighs `total`; if that is 0, only the token does. */
+static int32_t sample_choose(sample_row *s, uint64_t *total) {
     const weft_tensor *t = &s->a->logits;
     ref_load(t, s->row * t->stride[0], t->stride[1], s->vocab, s->x);
     sample_bias(s);
     sample_chain(s);
-    if (!s->greedy && (s->state != SAMPLE_RAW || sample_centre(s)))
-        return s->p.mirostat ? sample_mirostat(s, total) : sample_draw(s, total);
-    int32_t best = sample_best(s);
-    *total = 1;
-    if (weft_has(&s->a->probs))
-        for (int64_t i = 0; i < s->vocab; i++)
-            s->x[i] = i == best;
-    return best;
+    *total = 0;
+    if (s->greedy || !sample_centre(s))
+        return sample_best(s);
+    return s->p.mirostat ? sample_mirostat(s, total) : sample_draw(s, total);
+}
+
+static void sample_probs(const sample_row *s, int32_t id, uint64_t total) {
+    const weft_tensor *t = &s->a->probs;
+    for (int64_t i = 0; i < s->vocab; i++) {
+        double p = i == id;
+        if (total)
+            p = (double)weft_weight(s->x[i]) / (double)total;
+        ref_put(t, s->row * t->stride[0] + i * t->stride[1], p);
+    }
 }
 
 /* ---- what is reported of the raw logits ---- */
@@ -270,7 +275,7 @@ static void sample_remember(const sample_row *s, int32_t id) {
 
 static void sample_one(const weft_sample_args *a, int64_t row, char *scratch) {
     sample_row s = {.a = a, .row = row, .vocab = a->logits.shape[1]};
-    double total;
+    uint64_t total;
     memcpy(&s.p, sample_ints(&a->params, row), sizeof s.p);
     s.x = (double *)scratch;
     s.index = (int32_t *)(scratch + s.vocab * (int64_t)sizeof *s.x);
@@ -283,8 +288,7 @@ static void sample_one(const weft_sample_args *a, int64_t row, char *scratch) {
     int32_t id = sample_choose(&s, &total);
     sample_report(&s, id);
     if (weft_has(&a->probs))
-        for (int64_t i = 0; i < s.vocab; i++)
-            ref_put(&a->probs, row * a->probs.stride[0] + i * a->probs.stride[1], s.x[i] / total);
+        sample_probs(&s, id, total);
     sample_remember(&s, id);
 }
 

@@ -3,6 +3,7 @@
  * nothing where they are neutral. */
 #pragma once
 #include "kernels/ref/ref.h"
+#include "weft/weight.h"
 
 /* What x holds. A logit is x + base, always. */
 typedef enum {
@@ -30,10 +31,11 @@ static inline int32_t *sample_ints(const weft_tensor *t, int64_t i) {
 }
 
 /* sample.c */
-int32_t sample_best(const sample_row *s); /* -1 if there is none; NaN becomes -infinity */
-bool sample_centre(sample_row *s);        /* false if no token is left */
-double sample_mass(const sample_row *s);  /* sum of e^x */
-double sample_uniform(const sample_row *s, int lane); /* this position's random numbers, 0..3 */
+int32_t sample_best(const sample_row *s);  /* -1 if there is none; NaN becomes -infinity */
+bool sample_centre(sample_row *s);         /* false if no token is left */
+uint64_t sample_mass(const sample_row *s); /* sum of the weights */
+double sample_surprise(const sample_row *s, uint64_t mass); /* mean of -x by weight */
+uint32_t sample_random(const sample_row *s, int lane); /* this position's random numbers, 0..3 */
 
 /* sample_history.c: stages that read the history; they work on logits. */
 void sample_bias(sample_row *s);
@@ -50,10 +52,11 @@ void sample_xtc(sample_row *s);
 
 /* sample_mirostat.c */
 typedef struct {
-    double mu, mass; /* of all tokens, before the cut */
+    double mu;
+    uint64_t mass; /* of all tokens, before the cut */
 } sample_miro;
 sample_miro sample_mirostat_cut(sample_row *s);
-void sample_mirostat_learn(const sample_row *s, const sample_miro *m, double weight);
+void sample_mirostat_learn(const sample_row *s, const sample_miro *m, uint64_t weight);
 /* The k best stay, equal ones by lower id. */
 void sample_keep(sample_row *s, int64_t k);
 /* The n best tokens, best first, ties to the lower id; returns how many there are. */

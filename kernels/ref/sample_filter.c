@@ -3,6 +3,7 @@
  * distances from the best token and cost O(V), with top-k O(V log k), whatever the logits: the
  * vocabulary is never sorted. */
 #include "kernels/ref/sample.h"
+#include "weft/rng.h"
 
 /* ---- heap of tokens, the first of an order on top; ties to the lower id ---- */
 
@@ -70,12 +71,13 @@ static int select_bucket(const sample_heap *h, int32_t id, double best, double w
 }
 
 /* Leaves the tokens of the bucket in which the mass passes `need`; returns the mass before it. */
-static double select_narrow(sample_heap *h, double best, double worst, double above, double need) {
-    double mass[SELECT_BUCKETS] = {0};
+static uint64_t select_narrow(sample_heap *h, double best, double worst, uint64_t above,
+                              uint64_t need) {
+    uint64_t mass[SELECT_BUCKETS] = {0};
     int64_t kept = 0;
     int at = 0;
     for (int64_t i = 0; i < h->n; i++)
-        mass[select_bucket(h, h->index[i], best, worst)] += weft_exp(h->x[h->index[i]]);
+        mass[select_bucket(h, h->index[i], best, worst)] += weft_weight(h->x[h->index[i]]);
     while (at < SELECT_BUCKETS - 1 && above + mass[at] < need)
         above += mass[at++];
     for (int64_t i = 0; i < h->n; i++)
@@ -87,22 +89,23 @@ static double select_narrow(sample_heap *h, double best, double worst, double ab
 
 /* The token at which the mass of those before it in h's order, and its own, reaches `need`. Only
  * the bucket that holds it is sorted; many equal keys are already in the order of their ids. */
-static int32_t select_at_mass(sample_heap *h, double need) {
-    double best, worst, above = 0;
+static int32_t select_at_mass(sample_heap *h, uint64_t need) {
+    double best, worst;
+    uint64_t above = 0;
     int32_t id = -1;
     while (h->n > SELECT_FEW && select_range(h, &best, &worst))
         above = select_narrow(h, best, worst, above, need);
     if (h->n > SELECT_FEW) {
         for (int64_t i = 0; i < h->n && (i == 0 || above < need); i++) {
             id = h->index[i];
-            above += weft_exp(h->x[id]);
+            above += weft_weight(h->x[id]);
         }
         return id;
     }
     heap_make(h);
     do {
         id = heap_pop(h);
-        above += weft_exp(h->x[id]);
+        above += weft_weight(h->x[id]);
     } while (above < need && h->n > 0);
     return id;
 }
@@ -164,18 +167,20 @@ int64_t sample_first(sample_row *s, int64_t n, int32_t *id) {
     return found;
 }
 
-/* A token stays if the mass above it is less than top_p. All tokens below `floor` together weigh
- * less than the 1 - top_p that goes, so they need not be looked at. */
+/* A token stays if the mass above it is less than top_p. What weighs nothing need not be looked
+ * at. */
 void sample_top_p(sample_row *s) {
     double p = s->p.top_p;
     sample_heap h = {.x = s->x, .order = HEAP_LARGEST, .index = s->index};
+    uint64_t total = 0, weight;
     if (!(p < 1) || !sample_centre(s))
         return;
-    double total = sample_mass(s), floor = weft_log((1 - p) / (double)s->vocab) - 1;
     for (int64_t i = 0; i < s->vocab; i++)
-        if (s->x[i] >= floor)
+        if ((weight = weft_weight(s->x[i])) > 0) {
             h.index[h.n++] = (int32_t)i;
-    int32_t last = select_at_mass(&h, p * total);
+            total += weight;
+        }
+    int32_t last = select_at_mass(&h, weft_weight_share(p, total));
     double least = s->x[last];
     sample_cut_below(s, least);
     for (int64_t i = last + 1; i < s->vocab; i++) /* equal ones: the lower ids stay */
@@ -191,19 +196,16 @@ void sample_min_p(sample_row *s) {
 /* Keeps the tokens whose surprise is nearest to the entropy until they weigh typical_p; those as
  * near as the last one stay too. */
 void sample_typical(sample_row *s) {
-    double entropy = 0, p = s->p.typical_p;
+    double p = s->p.typical_p;
     sample_heap h = {.x = s->x, .order = HEAP_TYPICAL, .index = s->index};
     if (!(p < 1) || !sample_centre(s))
         return;
-    double total = sample_mass(s), log_total = weft_log(total);
-    for (int64_t i = 0; i < s->vocab; i++) {
-        if (s->x[i] == -INFINITY)
-            continue;
-        entropy += weft_exp(s->x[i]) / total * (log_total - s->x[i]);
-        h.index[h.n++] = (int32_t)i;
-    }
-    h.centre = log_total - entropy;
-    double least = heap_key(&h, select_at_mass(&h, p * total));
+    uint64_t total = sample_mass(s);
+    h.centre = -sample_surprise(s, total); /* the entropy is log total + surprise */
+    for (int64_t i = 0; i < s->vocab; i++)
+        if (s->x[i] > -INFINITY)
+            h.index[h.n++] = (int32_t)i;
+    double least = heap_key(&h, select_at_mass(&h, weft_weight_share(p, total)));
     for (int64_t i = 0; i < s->vocab; i++)
         s->x[i] = heap_key(&h, (int32_t)i) < least ? -INFINITY : s->x[i];
     s->state = SAMPLE_LOOSE; /* the best may be gone */
@@ -212,33 +214,42 @@ void sample_typical(sample_row *s) {
 /* Keeps what is at most n standard deviations below the best; of equal temperature or none, since
  * both scale alike. */
 void sample_top_n_sigma(sample_row *s) {
-    double sum = 0, squares = 0;
+    double worst = 0, d;
+    uint64_t sum = 0, squares = 0;
     int64_t n = 0;
     if (!(s->p.top_n_sigma > 0) || !sample_centre(s))
         return;
     for (int64_t i = 0; i < s->vocab; i++)
-        if (s->x[i] > -INFINITY) {
-            sum += s->x[i];
-            n++;
-        }
+        if (s->x[i] > -INFINITY && s->x[i] < worst)
+            worst = s->x[i];
+    if (worst == 0)
+        return;
+    double scale = weft_fixed_scale(-worst);
     for (int64_t i = 0; i < s->vocab; i++)
         if (s->x[i] > -INFINITY) {
-            double d = s->x[i] - sum / (double)n;
-            squares += d * d;
+            sum += weft_fixed(-s->x[i] * scale);
+            n++;
         }
-    sample_cut_below(s, -s->p.top_n_sigma * sqrt(squares / (double)n));
+    double mean = (double)sum / (double)n;
+    for (int64_t i = 0; i < s->vocab; i++)
+        if (s->x[i] > -INFINITY) {
+            d = (-s->x[i] * scale - mean) * 0x1p-22;
+            squares += weft_fixed(d * d);
+        }
+    double sigma = sqrt((double)squares / (double)n) * 0x1p22 / scale;
+    sample_cut_below(s, -s->p.top_n_sigma * sigma);
 }
 
 /* Of the tokens that weigh the threshold or more, all go but the lightest (of equals the highest
  * id); if the coin says so. */
 void sample_xtc(sample_row *s) {
     if (!(s->p.xtc_probability > 0) || s->p.xtc_threshold > 0.5f ||
-        sample_uniform(s, 1) >= s->p.xtc_probability || !sample_centre(s))
+        weft_philox_uniform(sample_random(s, 1)) >= s->p.xtc_probability || !sample_centre(s))
         return;
-    double least = s->p.xtc_threshold * sample_mass(s);
+    uint64_t least = weft_weight_share(s->p.xtc_threshold, sample_mass(s));
     int32_t last = -1;
     for (int64_t i = 0; i < s->vocab; i++)
-        if (s->x[i] > -INFINITY && weft_exp(s->x[i]) >= least &&
+        if (s->x[i] > -INFINITY && weft_weight(s->x[i]) >= least &&
             (last < 0 || s->x[i] <= s->x[last]))
             last = (int32_t)i;
     if (last < 0)

@@ -51,7 +51,7 @@ sample_miro sample_mirostat_cut(sample_row *s) {
         sample_keep(s, zipf_k(s, zipf_exponent(s), m.mu));
         return m;
     }
-    double least = weft_log(m.mass) - m.mu * LN2;
+    double least = weft_log((double)m.mass / WEFT_WEIGHT_ONE) - m.mu * LN2;
     for (int64_t i = 0; i < s->vocab; i++)
         if (s->x[i] < least && s->x[i] < 0)
             s->x[i] = -INFINITY;
@@ -59,10 +59,10 @@ sample_miro sample_mirostat_cut(sample_row *s) {
 }
 
 /* The surprise is what the model said, before the cut. */
-void sample_mirostat_learn(const sample_row *s, const sample_miro *m, double weight) {
+void sample_mirostat_learn(const sample_row *s, const sample_miro *m, uint64_t weight) {
     const weft_tensor *t = &s->a->mu;
     int64_t i = (int64_t)s->p.history_len + 1;
-    double surprise = weft_log(m->mass / weight) / LN2;
+    double surprise = weft_log((double)m->mass / (double)weight) / LN2;
     if (weft_has(t) && i < t->shape[1])
         ref_put(t, s->p.slot * t->stride[0] + i * t->stride[1],
                 m->mu - s->p.mirostat_eta * (surprise - s->p.mirostat_tau));
