@@ -146,9 +146,10 @@ static void run(void *ctx, int64_t i) {
 }
 
 static bool fault(contender *c, double seconds) {
-    weft_stream *s = c->b->stream;
-    if (seconds < 0 || ((weft_cuda_stream *)s)->error)
+    weft_cuda_stream *s = (weft_cuda_stream *)c->b->stream;
+    if (seconds < 0 || s->error)
         c->dead = true;
+    s->error = 0; /* a refused launch is this row's affair alone */
     return c->dead;
 }
 

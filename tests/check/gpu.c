@@ -17,7 +17,6 @@ typedef unsigned u32;
     X(cuCtxGetDevice, (int *))                                                         \
     X(cuDeviceGetName, (char *, int, int))                                             \
     X(cuDeviceGetAttribute, (int *, int, int))                                         \
-    X(cuStreamSynchronize, (handle))                                                   \
     X(cuStreamBeginCapture_v2, (handle, int))                                          \
     X(cuStreamEndCapture, (handle, handle *))                                          \
     X(cuGraphInstantiateWithFlags, (handle *, handle, address))                        \
@@ -102,10 +101,6 @@ int64_t gpu_l2_bytes(const gpu *g) {
 
 void *gpu_stream(const gpu *g) {
     return g->stream;
-}
-
-bool gpu_alive(gpu *g) {
-    return g->c.cuStreamSynchronize(g->stream) == 0;
 }
 
 gpu_graph *gpu_record(gpu *g, gpu_work *work, void *ctx, int64_t n) {
