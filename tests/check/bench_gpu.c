@@ -5,7 +5,7 @@
  * from memory here. All contenders of a shape take turns. */
 #include "host/base/err.h"
 #include "host/run/registry.h"
-#include "tests/check/check.h"
+#include "tests/check/bench.h"
 #include "tests/check/gpu.h"
 #include "weft/gpu.h"
 #include <fnmatch.h>
@@ -40,6 +40,7 @@ typedef struct {
     int64_t runs; /* of the graph */
     double took[ROUNDS];
     int n;
+    char wrong[200]; /* "": right as far as was looked */
 } contender;
 
 typedef struct {
@@ -208,34 +209,50 @@ static double ratio(double a, double b) {
     return b > 0 ? a / b : 0;
 }
 
+/* One contender's figures on a shape. */
+typedef struct {
+    const char *op, *shape, *row, *dtype;
+    double s, bytes, flops, peak, opponent; /* seconds; a second; of the library, seconds */
+} figures;
+
+static void print_json(const bench *b, const contender *t, const figures *f) {
+    printf("%s{\"op\":\"%s\",\"shape\":\"%s\",\"row\":\"%s\",\"dtype\":\"%s\",\"us\":%.3f,"
+           "\"us_min\":%.3f,\"us_max\":%.3f,\"rounds\":%d,\"runs\":%lld,\"graph\":%s,\"gb_s\":"
+           "%.2f,\"tflop_s\":%.4f,\"of_read\":%.4f,\"of_copy\":%.4f,\"of_peak\":%.4f,"
+           "\"vendor_us\":%.3f,\"speed_of_vendor\":%.4f,\"failed\":%s,\"wrong\":\"%s\"}",
+           b->first ? "[" : ",\n ", f->op, f->shape, f->row, f->dtype, f->s * 1e6,
+           t->n ? t->took[0] * 1e6 : 0, t->n ? t->took[t->n - 1] * 1e6 : 0, t->n,
+           (long long)t->runs, t->graph ? "true" : "false", f->bytes * 1e-9, f->flops * 1e-12,
+           ratio(f->bytes, b->top.read), ratio(f->bytes, b->top.copy), ratio(f->flops, f->peak),
+           f->opponent * 1e6, ratio(f->opponent, f->s), t->dead ? "true" : "false", t->wrong);
+}
+
+static void print_text(const bench *b, const contender *t, const figures *f) {
+    printf("%-13s %-44s %-10s %s %10.2f us %8.1f GB/s %5.1f%% read %5.1f%% copy %8.2f TFLOP/s "
+           "%5.1f%% peak",
+           f->op, f->shape, f->row, f->dtype, f->s * 1e6, f->bytes * 1e-9,
+           100 * ratio(f->bytes, b->top.read), 100 * ratio(f->bytes, b->top.copy), f->flops * 1e-12,
+           100 * ratio(f->flops, f->peak));
+    if (f->opponent > 0)
+        printf("  x%.2f of cublasLt", ratio(f->opponent, f->s));
+    printf("%s%s%s\n", t->dead ? "  FAILED" : "", *t->wrong ? "  " : "", t->wrong);
+}
+
 static void print_one(bench *b, const check_case *c, contender *t, double opponent) {
     buf shape;
-    double s = median(t), peak = b->top.mma;
     buf_init(&shape, 4096);
     check_case_print(&shape, c);
-    const char *numbers = strchr(strchr(shape.data, ':') + 1, ':') + 1;
-    const char *name = t->row ? t->row->name : "cublasLt";
-    if (t->row && t->row->arith != WEFT_ARITH_MMA)
-        peak = b->top.fma;
-    double bytes = ratio((double)t->step->bytes, s), flops = ratio((double)t->step->flops, s);
-    if (b->json)
-        printf("%s{\"op\":\"%s\",\"shape\":\"%s\",\"row\":\"%s\",\"dtype\":\"%s\",\"us\":%.3f,"
-               "\"us_min\":%.3f,\"us_max\":%.3f,\"rounds\":%d,\"runs\":%lld,\"graph\":%s,\"gb_s\":"
-               "%.2f,\"tflop_s\":%.4f,\"of_read\":%.4f,\"of_copy\":%.4f,\"of_peak\":%.4f,"
-               "\"vendor_us\":%.3f,\"speed_of_vendor\":%.4f,\"failed\":%s}",
-               b->first ? "[" : ",\n ", weft_op_table[c->op->op].name, numbers, name,
-               weft_dtype_name(c->dtype), s * 1e6, t->n ? t->took[0] * 1e6 : 0,
-               t->n ? t->took[t->n - 1] * 1e6 : 0, t->n, (long long)t->runs,
-               t->graph ? "true" : "false", bytes * 1e-9, flops * 1e-12, ratio(bytes, b->top.read),
-               ratio(bytes, b->top.copy), ratio(flops, peak), opponent * 1e6, ratio(opponent, s),
-               t->dead ? "true" : "false");
-    else
-        printf("%-13s %-44s %-10s %s %10.2f us %8.1f GB/s %5.1f%% read %5.1f%% copy %8.2f TFLOP/s "
-               "%5.1f%% peak  %s%.2f%s%s\n",
-               weft_op_table[c->op->op].name, numbers, name, weft_dtype_name(c->dtype), s * 1e6,
-               bytes * 1e-9, 100 * ratio(bytes, b->top.read), 100 * ratio(bytes, b->top.copy),
-               flops * 1e-12, 100 * ratio(flops, peak), opponent > 0 ? "x" : "", ratio(opponent, s),
-               opponent > 0 ? " of cublasLt" : "", t->dead ? "  FAILED" : "");
+    double s = median(t);
+    figures f = {.op = weft_op_table[c->op->op].name,
+                 .shape = strchr(strchr(shape.data, ':') + 1, ':') + 1,
+                 .row = t->row ? t->row->name : "cublasLt",
+                 .dtype = weft_dtype_name(c->dtype),
+                 .s = s,
+                 .bytes = ratio((double)t->step->bytes, s),
+                 .flops = ratio((double)t->step->flops, s),
+                 .peak = t->row && t->row->arith == WEFT_ARITH_SIMT ? b->top.fma : b->top.mma,
+                 .opponent = opponent};
+    (b->json ? print_json : print_text)(b, t, &f);
     b->first = false;
     fflush(stdout);
     buf_fini(&shape);
@@ -301,6 +318,17 @@ static void take_turns(contender *c, int n) {
         }
 }
 
+/* After one more run into the first copy. */
+static void verify(bench *b, const check_set *s, const placement *p, contender *c) {
+    bench_memory m = {b->d, b->stream, p->at, p->off};
+    if (c->dead || gpu_seconds(b->g, NULL, run, c, 1) < 0)
+        return;
+    const char *why = bench_verify(b->k, s, &m, (double)c->step->flops);
+    snprintf(c->wrong, sizeof c->wrong, "%s", why ? why : "");
+    for (char *q = c->wrong; *q; q++)
+        *q = *q == '"' || *q == '\\' ? '\'' : *q;
+}
+
 static bool measure(bench *b, const check_set *s, const char *row_glob, arena *a) {
     contender c[MOST_ROWS];
     size_t scratch;
@@ -318,6 +346,8 @@ static bool measure(bench *b, const check_set *s, const char *row_glob, arena *a
     if (b->lt && like_vendor(s))
         add_vendor(b, s, &p, &c[n++], a);
     take_turns(c, n);
+    for (int i = 0; i < rows; i++)
+        verify(b, s, &p, &c[i]);
     if (n > rows && !c[rows].dead)
         opponent = median(&c[rows]);
     for (int i = 0; i < n; i++) {

@@ -145,6 +145,8 @@ void check_share(const check_set *from, check_set *to);
 /* Lays out and fills an operand anew after its spec was changed. */
 void check_remake(check_set *s, check_operand *o);
 bool check_is_out(const check_operand *o);
+/* Lays out an operand after its spec was changed, with an image that nothing has filled. */
+void check_image(check_set *s, check_operand *o);
 
 /* Random numbers of a case: uniform 64 bits and about normal, functions of the key alone. */
 uint64_t check_hash(uint64_t a, uint64_t b);
@@ -209,6 +211,9 @@ bool check_same_arith(const weft_kernel *a, const weft_kernel *b);
 /* Everything that is demanded of a row on a set, given the reference's result. */
 void check_row(check_state *k, const weft_kernel *row, const check_set *s,
                const check_result *truth, check_result *base);
+/* The outputs a candidate left, by operand, against the reference's within the op's tolerance. */
+void check_compare(check_state *k, const check_set *s, const check_result *truth,
+                   char *const got[CHECK_OPERANDS]);
 /* Every element of every output; rows of one class must agree. */
 void check_results_equal(check_state *k, const check_set *s, const check_result *a,
                          const check_result *b, const char *what);

@@ -357,6 +357,13 @@ static void compare_output(check_state *k, const check_set *s, const check_opera
     } while (check_next(outer, l.at));
 }
 
+void check_compare(check_state *k, const check_set *s, const check_result *truth,
+                   char *const got[CHECK_OPERANDS]) {
+    for (int i = 0; i < s->n && !k->bad; i++)
+        if (check_is_out(&s->operand[i]))
+            compare_output(k, s, &s->operand[i], truth->image[i], got[i]);
+}
+
 /* ---- demands -------------------------------------------------------------------------------- */
 
 const weft_kernel *check_reference(weft_op op) {
@@ -482,9 +489,8 @@ void check_row(check_state *k, const weft_kernel *row, const check_set *s,
     k->set = s;
     k->base = base;
     check_exec(k, row, s, 1, false, base);
-    for (int i = 0; i < s->n && !k->bad; i++)
-        if (check_is_out(&s->operand[i]))
-            compare_output(k, s, &s->operand[i], truth->image[i], base->image[i]);
+    if (!k->bad)
+        check_compare(k, s, truth, base->image);
     check_again(k, s, 1, true, "a second run, over outputs that held numbers, differs");
     if (k->threads > 1)
         check_again(k, s, 2, false, "two threads differ from one");

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The checker is checked: rows broken on purpose, one fault each, around the fast backend's own.
  * Every fault must be found, and for its own reason; the rows they are made from must pass. */
+#include "host/base/err.h"
 #include "host/run/registry.h"
-#include "tests/check/check.h"
+#include "tests/check/bench.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -447,11 +448,73 @@ static bool try_one(check_state *k, const broken *b, uint64_t seed) {
     return sound && caught;
 }
 
+/* ---- the comparison of what was measured ---------------------------------------------------- */
+
+typedef struct {
+    check_set s;
+    weft_step step;
+    bench_memory m;
+    size_t off[CHECK_OPERANDS], bytes;
+} measured;
+
+static void run_measured(check_state *k, measured *t, const char *test) {
+    const char *rest;
+    check_case c;
+    const check_op *op = op_of(test, &rest);
+    check_backend *b = k->backends;
+    while (strcmp(b->name, "cpu") != 0)
+        b++;
+    WEFT_ASSERT(op && check_case_parse(op, rest, &c, NULL));
+    check_set_init(&t->s, &c, 1);
+    t->s.aligned = true;
+    op->build(&t->s);
+    for (int i = 0; i < t->s.n; i++) {
+        t->off[i] = t->bytes;
+        t->bytes += (t->s.operand[i].bytes + 255) / 256 * 256;
+    }
+    t->m = (bench_memory){.d = b->device, .stream = b->stream[1], .off = t->off};
+    WEFT_ASSERT(b->device->alloc(b->device, t->bytes, "test", (void **)&t->m.at) == WEFT_OK);
+    t->step = (weft_step){.kernel = correct(op->op, &t->s.args), .args = t->s.args};
+    for (int i = 0; i < t->s.n; i++) {
+        const check_operand *o = &t->s.operand[i];
+        size_t at = (size_t)((char *)o->at - (char *)&t->s.args);
+        b->device->copy(b->device, t->m.stream, t->m.at + t->off[i], o->image, o->bytes, DEVICE_TO);
+        ((weft_tensor *)((char *)&t->step.args + at))->data = t->m.at + t->off[i] + o->first;
+    }
+    size_t scratch = t->step.kernel->scratch ? t->step.kernel->scratch(&t->step.args) : 0;
+    t->step.scratch = arena_alloc(&t->s.mem, scratch + 64); /* a host's: cpu reads it */
+    t->step.kernel->run(&t->step, t->m.stream);
+}
+
+/* A right result passes; one element of the last row off is seen. */
+static bool try_measured(check_state *k, const char *test) {
+    measured t = {.bytes = 0};
+    run_measured(k, &t, test);
+    const char *right = bench_verify(k, &t.s, &t.m, 1e6);
+    bool passed = !right;
+    for (int i = 0; i < t.s.n; i++) {
+        const check_operand *o = &t.s.operand[i];
+        int64_t last[WEFT_DIMS] = {o->at->shape[0] - 1};
+        if (o->role == 'O')
+            check_store(o, t.m.at + t.off[i], last, 1e9f);
+    }
+    const char *wrong = bench_verify(k, &t.s, &t.m, 1e6);
+    bool caught = wrong && strcmp(wrong, "not compared") != 0;
+    printf("%s a wrong element of a measured %s: %s\n", passed && caught ? "caught" : "MISSED",
+           test, passed ? wrong ? wrong : "nothing found" : right);
+    t.m.d->release(t.m.d, t.m.at, t.bytes);
+    check_set_fini(&t.s);
+    return passed && caught;
+}
+
 int check_self_test(check_state *k, uint64_t seed) {
     int n = (int)(sizeof list / sizeof *list), caught = 0;
     machine_level = device_cpu_level();
     for (int i = 0; i < n; i++)
         caught += try_one(k, &list[i], seed);
+    caught += try_measured(k, "matmul:bf16:T=33,N=40,K=64");
+    caught += try_measured(k, "rmsnorm:bf16:T=9,H=128,res=1");
+    n += 2;
     printf("%d of %d broken kernels caught\n", caught, n);
     return caught == n ? 0 : 1;
 }

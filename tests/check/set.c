@@ -176,6 +176,11 @@ static void fill_input(check_set *s, check_operand *o) {
     } while (check_next(t->shape, i));
 }
 
+void check_image(check_set *s, check_operand *o) {
+    lay_out(o);
+    new_image(s, o);
+}
+
 /* Without an image: the device makes up the numbers of what is measured. */
 static bool left_to_device(const check_set *s, check_operand *o) {
     if (!s->no_images || o->spec.dtype == WEFT_I32)
