@@ -13,7 +13,7 @@ static int matmul_ok(const weft_args *args) {
 static void matmul_run(const weft_step *step, weft_stream *stream) {
     if (step->args.matmul.x.shape[0] <= SKINNY_TOKENS)
         matmul_skinny(step, stream);
-    else
+    else if (!matmul_tiled(step, stream))
         matmul_any(step, stream);
 }
 

@@ -17,6 +17,14 @@
 
 namespace WEFT_CU_NS {
 
+/* Those of an H200. */
+inline int launch_processors() {
+    return 132;
+}
+inline size_t launch_most_shared() {
+    return 227 << 10;
+}
+
 inline void grid_sync(EMU_AT) {
     ::emu::barrier(::emu::BARRIER_GRID, 0, at);
 }

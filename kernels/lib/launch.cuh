@@ -33,6 +33,21 @@ static inline void launch_note(weft_stream *s, cudaError_t e) {
         c->error = (int)e;
 }
 
+inline int launch_attribute(cudaDeviceAttr what) {
+    int device = 0, n = 0;
+    return cudaGetDevice(&device) || cudaDeviceGetAttribute(&n, what, device) ? 0 : n;
+}
+
+/* SMs of the device that is launched on, and the most shared memory of a block; never 0. */
+inline int launch_processors() {
+    int n = launch_attribute(cudaDevAttrMultiProcessorCount);
+    return n > 0 ? n : 1;
+}
+inline size_t launch_most_shared() {
+    int n = launch_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    return n > 0 ? (size_t)n : 48 << 10;
+}
+
 /* More than 48 KiB of shared memory must be asked for. */
 template <class K> static void launch_prepare(weft_stream *s, K *kernel, size_t shared) {
     if (shared > 48 << 10)

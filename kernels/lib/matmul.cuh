@@ -99,8 +99,9 @@ inline bool mma_wide(const weft_matmul_args *a) {
     return mma_strides(a) && (size_t)a->x.data % 16 == 0 && (size_t)a->w.data % 16 == 0;
 }
 
-/* One launch each, for any shape: what a kernel cannot do, it hands to matmul_any. */
+/* One launch each. The first two take any shape; the last says whether it took this one. */
 void matmul_any(const weft_step *step, weft_stream *stream);
 void matmul_skinny(const weft_step *step, weft_stream *stream);
+bool matmul_tiled(const weft_step *step, weft_stream *stream);
 
 } // namespace WEFT_CU_NS

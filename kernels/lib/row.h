@@ -13,6 +13,12 @@
         WEFT_OP_##op, WEFT_CU_BACKEND, name, WEFT_ARITH_##class, rank, 80, op##_ok, scratch,   \
             NULL, op##_run, 0                                                                  \
     }
+/* One of several rows that a file has for an op. */
+#define WEFT_ROW_AS(op, name, class, rank, ok, run)                                            \
+    {                                                                                          \
+        WEFT_OP_##op, WEFT_CU_BACKEND, name, WEFT_ARITH_##class, rank, 80, ok, NULL, NULL,     \
+            run, 0                                                                             \
+    }
 #define WEFT_ROWS_END                                                                          \
     {                                                                                          \
         WEFT_OP_embed, NULL, NULL, WEFT_ARITH_NONE, 0, 0, NULL, NULL, NULL, NULL, 0            \

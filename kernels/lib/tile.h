@@ -52,6 +52,16 @@ static inline int skinny_rows(int64_t n, int leaves) {
     return 16 * groups;
 }
 
+/* Matmul in tiles: 64-byte rows let four stages of 128 x 256 fit 96 KiB, which every GPU has, and
+ * cover 2400 clocks of latency. Bands of 16 strips of 128 rows by 8 tiles of 256 tokens make a
+ * square of what 132 SMs work on at a time. */
+enum { TILED_K = 32, TILED_BAND = 16 };
+
+/* Time of a block's 16 k on an SM of sm_90, relative to one another: what binds is mma.sync for the
+ * large tile, two of the middle ones side by side read a tenth more, the small one is bound by
+ * shared memory. */
+enum { TILED_COST_128X256 = 100, TILED_COST_128X128 = 55, TILED_COST_64X64 = 28 };
+
 /* Matmul in fp32: 32 x 32 outputs, four a thread, bound by shared memory at a quarter of the FFMA
  * peak; a reference for the tensor cores rather than a fast path. */
 enum { SIMT_TILE = 32, SIMT_K = 32, SIMT_THREADS = 256 };
