@@ -10,6 +10,7 @@
 #include "weft.h"
 #include "weft/rng.h"
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { MOST = 64, NEW_TOKENS = 6 };
@@ -32,13 +33,15 @@ static const arg_spec specs[] = {
 };
 enum { SPECS = sizeof specs / sizeof *specs };
 
-/* Sequences at once, tokens of a step, and whether the last comes first. */
+/* Sequences at once, tokens of a step, whether the last comes first, and whether steps are launched
+ * one by one where the device has graphs. */
 typedef struct {
     int together, ubatch;
-    bool backwards;
+    bool backwards, eager;
 } setting;
-static const setting settings[] = {{1, 512, false}, {64, 512, true}, {7, 64, false}, {64, 33, true},
-                                   {1, 16, false},  {3, 7, true},    {2, 1, false}};
+static const setting settings[] = {
+    {1, 512, false, false}, {64, 512, true, false}, {1, 512, true, true}, {7, 64, false, false},
+    {64, 33, true, true},   {1, 16, false, false},  {3, 7, true, false},  {2, 1, false, false}};
 
 typedef struct {
     int32_t *prompt;
@@ -139,9 +142,9 @@ static void compare(trial *t, const setting *how) {
                 printf("  prompt %d of %d tokens, new token %d: other bits (token %d, was %d)\n", i,
                        w->n, k, g->id[k], w->id[k]);
         }
-    printf("%d at once, steps of %d%s: %lld of %d differ\n", how->together, how->ubatch,
-           how->backwards ? ", last first" : "", (long long)(t->differ - differ),
-           t->n * NEW_TOKENS);
+    printf("%d at once, steps of %d%s%s: %lld of %d differ\n", how->together, how->ubatch,
+           how->backwards ? ", last first" : "", how->eager ? ", no graphs" : "",
+           (long long)(t->differ - differ), t->n * NEW_TOKENS);
     fflush(stdout);
 }
 
@@ -154,6 +157,7 @@ static weft_status run_setting(trial *t, const setting *how, bool first, arena *
                                .ctx_size = (int)o->longest + NEW_TOKENS + 2,
                                .ubatch_size = how->ubatch,
                                .max_seqs = t->n};
+    setenv("WEFT_GRAPH", how->eager ? "0" : "1", 1);
     WEFT_TRY(weft_engine_open(t->model, &opt, &e));
     weft_engine_describe(e, &info);
     if (first) {
