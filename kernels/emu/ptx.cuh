@@ -51,6 +51,14 @@ inline int32_t cvt_rni_sat_s8_f32(float x) {
     return cvt_clamp_s32(rintf(x), -128.0f, 127.0f);
 }
 
+/* ---- ex2: not the hardware's bits, but as near to 2^x ---- */
+
+inline float ex2_approx_ftz_f32(float x) {
+    float c = x < -200.0f ? -200.0f : x > 200.0f ? 200.0f : x, n = rintf(c);
+    float y = ldexpf(weft_expf((c - n) * 0.693147181f), x != x ? 0 : (int)n);
+    return fabsf(y) < 1.17549435e-38f ? 0.0f : y;
+}
+
 /* ---- cp.async: done as late as the program allows ---- */
 
 inline void cp_async16(void *dst, const void *src, int n = 16, EMU_AT) {

@@ -66,4 +66,21 @@ enum { TILED_COST_128X256 = 100, TILED_COST_128X128 = 55, TILED_COST_64X64 = 28 
  * peak; a reference for the tensor cores rather than a fast path. */
 enum { SIMT_TILE = 32, SIMT_K = 32, SIMT_THREADS = 256 };
 
+/* Attention: keys of a split, part of the arithmetic (docs/NUMERICS.md): long enough that combining
+ * is nothing beside reading 512 keys, short enough that 8k of context fill the SMs with 8 kv heads.
+ */
+enum { ATT_SPLIT = 512 };
+
+/* Keys of a block by the padded width of a head, part of the arithmetic too: 16 KiB of K at most.
+ */
+__host__ __device__ constexpr int att_key_block(int width) {
+    return width > 128 ? 32 : 64;
+}
+
+/* Blocks of K and V on their way in decode: 64 KiB, so that two thread blocks keep an H200's SM
+ * busy and one fits the 99 KiB of consumer GPUs; wide heads have more beside them. */
+__host__ __device__ constexpr int att_stages(int width) {
+    return width <= 64 ? 8 : width <= 128 ? 4 : 3;
+}
+
 } // namespace WEFT_CU_NS
