@@ -90,16 +90,15 @@ template <class L> struct tiled_copies {
         }
     }
 
-    /* The next stage; past the last, zeros that nobody looks at. */
+    /* The next stage, if there is one. */
     __device__ __forceinline__ void start(uint16_t (&to)[L::ALL][TILED_K],
                                           const weft_matmul_args &a) {
-        int more = left > 0 ? width - k - c * CHUNK : 0;
-        int n = more >= CHUNK ? 16 : more > 0 ? 2 * more : 0;
         uint32_t at = leaf + (uint32_t)(k / CHUNK);
+        if (left > 0) {
 #pragma unroll
-        for (int j = 0; j < L::COPIES; j++) {
-            const uint4 *p = (const uint4 *)(j < L::COPIES_W ? a.w.data : a.x.data);
-            cp_async16(&to[row + j * L::STEP][tiled_place(row, c)], p + (n ? from[j] + at : 0u), n);
+            for (int j = 0; j < L::COPIES; j++)
+                cp_async16(&to[row + j * L::STEP][tiled_place(row, c)],
+                           (const uint4 *)(j < L::COPIES_W ? a.w.data : a.x.data) + (from[j] + at));
         }
         k += TILED_K;
         if (k >= width) {
@@ -107,6 +106,7 @@ template <class L> struct tiled_copies {
             left -= L::LEAVES;
             leaf += (uint32_t)(L::LEAVES * width / CHUNK);
         }
+        cp_async_commit();
     }
 };
 
@@ -161,34 +161,41 @@ template <class L> struct tiled_state {
     tiled_copies<L> copies;
     tiled_warp<L> warp;
     tiled_frags<L> now;
-    int stage;
+    int stage, todo;
 
     __device__ __forceinline__ tiled_state(tiled_smem<L> &s, const weft_matmul_args &a,
                                            const mma_block &b)
-        : copies(a, b), stage(0) {
-        for (int i = 0; i < L::STAGES - 1; i++) {
+        : copies(a, b), stage(0), todo((int)(b.width / TILED_K) * copies.left / L::LEAVES) {
+        for (int i = 0; i < L::STAGES - 1; i++)
             copies.start(s.stage[i], a);
-            cp_async_commit();
-        }
         cp_async_wait<L::STAGES - 2>();
         __syncthreads();
         now.load(s.stage[0], warp, 0);
     }
 
-    /* A leaf's chains. */
+    /* The stage after this one is there for all, and nobody reads the one before it any more. */
+    template <int YOUNGER> __device__ __forceinline__ void arrive() {
+        cp_async_wait<YOUNGER>();
+        __syncthreads();
+    }
+
+    /* A leaf's chains. With stages to spare the barrier comes at the top, where products of `now`
+     * stand ready on both of its sides. */
     template <class T>
     __device__ __forceinline__ void chain(tiled_smem<L> &s, const weft_matmul_args &a, int steps,
                                           float (&acc)[L::M][L::N][4]) {
 #pragma unroll 1
         for (int i = 0; i < steps; i++) {
             tiled_frags<L> next;
+            if constexpr (L::STAGES > 3)
+                arrive<L::STAGES - 3>();
             next.load(s.stage[stage], warp, 1);
             copies.start(s.stage[stage ? stage - 1 : L::STAGES - 1], a);
-            cp_async_commit();
             now.template multiply<T>(acc);
-            cp_async_wait<L::STAGES - 2>();
-            __syncthreads();
-            stage = stage + 1 < L::STAGES ? stage + 1 : 0;
+            if constexpr (L::STAGES <= 3)
+                arrive<L::STAGES - 2>();
+            if (--todo) /* else once more: nothing is there behind the last */
+                stage = stage + 1 < L::STAGES ? stage + 1 : 0;
             now.load(s.stage[stage], warp, 0);
             next.template multiply<T>(acc);
         }
@@ -357,7 +364,7 @@ __global__ void __launch_bounds__(L::THREADS, L::BLOCKS)
         return;
     float acc[L::M][L::N][4];
     tiled_state<L> state(s, a, b);
-    int steps = (int)((b.width + TILED_K - 1) / TILED_K);
+    int steps = (int)(b.width / TILED_K);
     if constexpr (L::LEAVES == 1) {
         tiled_clear<L>(acc);
         state.template chain<T>(s, a, steps, acc);
@@ -383,11 +390,10 @@ template <class T, class L> static void tiled_launch(const weft_step *step, weft
     WEFT_LAUNCH(step, stream, (matmul_tiled_k<T, L>), grid, L::THREADS, sizeof(tiled_smem<L>), *a);
 }
 
-/* Whether tiles of this kind can: copies of 16 bytes, whole stages of two granules (one of padding
- * alone would be a step too many), one leaf or its plane a block, or pairs of them. */
+/* Whether tiles of this kind can: whole stages, one leaf or its plane a block, or pairs of them. */
 template <class L> static bool tiled_takes(const weft_matmul_args *a, bool alone) {
     int64_t width = a->x.shape[1] / a->leaves;
-    return width > 0 && (width + 15) / 16 % 2 == 0 && alone == (L::LEAVES == 1) &&
+    return width > 0 && width % TILED_K == 0 && alone == (L::LEAVES == 1) &&
            sizeof(tiled_smem<L>) <= launch_most_shared();
 }
 

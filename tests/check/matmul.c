@@ -350,9 +350,9 @@ static const char *const tall[] = {"T=9,N=40,K=80", "T=33,N=17,K=272,leaves=8", 
 static const char *const epilogues[] = {
     "bias=1,act=1", "bias=1,act=2,res=1", "act=3,res=1,y=1", "act=4",   "bias=1,rows=8",
     "rows=1,pad=2", "res=1,rows=7",       "bias=1,y=3",      "w=2,y=1", NULL};
-static const char *const wide[] = {"T=1,N=257,K=4096", "T=64,N=129,K=2048,leaves=8",
-                                   "T=20,N=29,K=2065", "T=129,N=50,K=1100",
-                                   "T=18,N=13,K=4131", NULL};
+static const char *const wide[] = {
+    "T=1,N=257,K=4096", "T=64,N=129,K=2048,leaves=8", "T=20,N=29,K=2065", "T=129,N=50,K=1100",
+    "T=18,N=13,K=4131", "T=137,N=140,K=256,leaves=8", "T=265,N=135,K=96", NULL};
 static const char *const whole[] = {"T=1,N=33,K=129",          "T=4,N=6,K=64",
                                     "T=5,N=23,K=144,leaves=8", "T=33,N=65,K=255",
                                     "T=17,N=130,K=320",        "T=70,N=48,K=512,leaves=8",
