@@ -94,6 +94,7 @@ static bool opens(const char *const *names) {
 
 static int count_rows(void) {
     int n = 0;
+    (void)registry_load(); /* a bad WEFT_KERNEL_LIB stops whoever asks for a row */
     for (int t = 0; registry_tables[t]; t++)
         for (const weft_kernel *k = registry_tables[t]; k->name; k++)
             n++;

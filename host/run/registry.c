@@ -9,8 +9,13 @@
 #include <string.h>
 
 #define EMU_(file) weft_emu_##file,
-const weft_kernel *const registry_tables[] = {weft_kernels_cpu, weft_kernels_ref,
-                                              WEFT_CU_FILES(EMU_) comm_local_kernels, NULL};
+const weft_kernel *registry_tables[] = {weft_kernels_cpu, weft_kernels_ref,
+                                        WEFT_CU_FILES(EMU_) comm_local_kernels, NULL, NULL};
+enum { TABLES = sizeof registry_tables / sizeof *registry_tables };
+
+void registry_add(const weft_kernel *rows) {
+    registry_tables[TABLES - 2] = rows;
+}
 
 const char *registry_arith_name(uint32_t arith) {
     static const char *const names[WEFT_ARITHS] = {"-",    "ref", "lane16", "bf16dot",
@@ -71,6 +76,7 @@ static int preference(const weft_kernel *k, const device *d) {
 weft_status registry_find(const device *d, weft_op op, const weft_args *a,
                           const weft_kernel **out) {
     forced_row forced;
+    WEFT_TRY(registry_load());
     WEFT_TRY(read_forced(weft_op_table[op].name, &forced));
     const weft_kernel *best = NULL;
     for (int t = 0; registry_tables[t]; t++) {

@@ -11,5 +11,10 @@
 weft_status registry_find(const device *d, weft_op op, const weft_args *a, const weft_kernel **out);
 
 /* All tables of rows, NULL-terminated: for checkkernels and `weft doctor`. */
-extern const weft_kernel *const registry_tables[];
+extern const weft_kernel *registry_tables[];
+/* Takes in the rows of the shared object that WEFT_KERNEL_LIB names (weft/kernel_lib.h), once a
+ * process. registry_find does it; who walks the tables calls it first. WEFT_USAGE: no such object,
+ * none with rows, or rows for another ABI. */
+weft_status registry_load(void);
+void registry_add(const weft_kernel *rows); /* the one table from outside */
 const char *registry_arith_name(uint32_t arith); /* "lane16" */

@@ -23,6 +23,7 @@ void check_fail(check_state *k, const char *fmt, ...) {
 /* ---- execution ------------------------------------------------------------------------------ */
 
 weft_status check_backends_open(check_backend *b, int n, int threads) {
+    WEFT_TRY(registry_load());
     for (int i = 0; i < n; i++) {
         WEFT_TRY(device_open(b[i].name, NULL, &b[i].device));
         for (int t = 1; t <= threads; t++)
