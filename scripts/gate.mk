@@ -10,6 +10,10 @@ gate: $(BUILD)/checkkernels ## hold compiled CUDA kernels to their claims, all a
 	@$(MAKE) --no-print-directory gate-objects
 	@scripts/sass-gate --self-test
 	@scripts/sass-gate --checkkernels $(BUILD)/checkkernels --cache $(BUILD)/gate $(CU_OBJ)
+	@scripts/gpu-model --checkkernels $(BUILD)/checkkernels --cache $(BUILD)/gate $(CU_OBJ)
+
+gpu-model: $(BUILD)/checkkernels gate-objects ## what the big kernels should reach on an H200
+	@scripts/gpu-model -v --checkkernels $(BUILD)/checkkernels --cache $(BUILD)/gate $(CU_OBJ)
 
 .PHONY: gate-objects
 gate-objects: $(CU_OBJ)

@@ -25,7 +25,7 @@ enum { WEFT_EMU_ERROR_BYTES = 512, WEFT_EMU_LAUNCHES = 32 };
 
 /* One launch of a profiled stream: its geometry, and the counters of all its blocks. */
 typedef struct {
-    const char *kernel; /* as the source names it: "(rmsnorm_k<4>)" */
+    const char *kernel; /* the compiler's words; "... = weft_emu::rmsnorm_k<float, 4>]" */
     uint32_t grid[3], block[3];
     uint64_t shared;       /* bytes of a block */
     uint64_t ran;          /* blocks that did run: fewer than the grid's of a sampled stream */

@@ -105,4 +105,12 @@ static void layernorm_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(layernorm) = {WEFT_ROW(layernorm, "simt", SIMT, 1, NULL), WEFT_ROWS_END};
 
+WEFT_CLAIMS(layernorm) = {
+    {"layernorm_k<any_type,8>", 256, 2, sizeof(layernorm_smem<8>), "LDG.128 STG.128"},
+    {"layernorm_k<float,8>", 256, 2, sizeof(layernorm_smem<8>), "LDG.128x8 STG.128x4"},
+    {"layernorm_k<*,8>", 256, 4, sizeof(layernorm_smem<8>), "LDG.128x4 STG.128x2"},
+    {"layernorm_k<*,4>", 128, 8, sizeof(layernorm_smem<4>), "LDG.128x4 STG.128x2"},
+    {"layernorm_k<*,1>", NORM_ROWS * 32, 4, sizeof(layernorm_smem<1>), "LDG.128x4 STG.128x2"},
+    WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

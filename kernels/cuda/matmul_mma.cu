@@ -194,4 +194,9 @@ static void matmul_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(matmul_mma) = {WEFT_ROW(matmul, "mma_any", MMA, -1, NULL), WEFT_ROWS_END};
 
+WEFT_CLAIMS(matmul_mma) = {
+    {"matmul_mma_k<*,true>", MMA_WARPS * 32, 2, sizeof(mma_smem), "HMMA.16816 LDSM LDGSTS.128"},
+    {"matmul_mma_k<*,false>", MMA_WARPS * 32, 3, sizeof(mma_smem), "HMMA.16816 LDSM"},
+    WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

@@ -237,4 +237,12 @@ static void matmul_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(matmul_skinny) = {WEFT_ROW(matmul, "mma_skinny", MMA, 0, NULL), WEFT_ROWS_END};
 
+WEFT_CLAIMS(matmul_skinny) = {{"matmul_skinny_k<*,1>", MMA_WARPS * 32, 2, sizeof(skinny_smem<1>),
+                               "HMMA.16816 LDSM.4 LDGSTS.128"},
+                              {"matmul_skinny_k<*,2>", MMA_WARPS * 32, 2, sizeof(skinny_smem<2>),
+                               "HMMA.16816 LDSM.4 LDGSTS.128"},
+                              {"matmul_skinny_k<*,4>", MMA_WARPS * 32, 2, sizeof(skinny_smem<4>),
+                               "HMMA.16816 LDSM.4 LDGSTS.128"},
+                              WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

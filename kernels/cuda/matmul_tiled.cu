@@ -449,4 +449,16 @@ WEFT_ROWS(matmul_tiled) = {
     TILED_ROW("mma_128x256", tiles_128x256), TILED_ROW("mma_128x128", tiles_128x128),
     TILED_ROW("mma_64x64", tiles_64x64), TILED_ROW("mma_leaves", tiles_leaves), WEFT_ROWS_END};
 
+#define TILED_CLAIM(name, tiles)                                                               \
+    {                                                                                          \
+        name, tiles::THREADS, tiles::BLOCKS, sizeof(tiled_smem<tiles>),                        \
+            "HMMA.16816 LDSM.4 LDGSTS.128 STG.128"                                             \
+    }
+
+WEFT_CLAIMS(matmul_tiled) = {
+    TILED_CLAIM("matmul_tiled_k<*,tiling<2,4,4,8,1,4,1>>", tiles_128x256),
+    TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,4,8,1,4,2>>", tiles_128x128),
+    TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,2,4,1,4,4>>", tiles_64x64),
+    TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,4,8,2,3,1>>", tiles_leaves), WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

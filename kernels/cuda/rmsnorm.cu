@@ -80,4 +80,12 @@ static void rmsnorm_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(rmsnorm) = {WEFT_ROW(rmsnorm, "simt", SIMT, 1, NULL), WEFT_ROWS_END};
 
+WEFT_CLAIMS(rmsnorm) = {
+    {"rmsnorm_k<any_type,8>", 256, 2, sizeof(rmsnorm_smem<8>), "LDG.128 STG.128"},
+    {"rmsnorm_k<float,8>", 256, 2, sizeof(rmsnorm_smem<8>), "LDG.128x8 STG.128x4"},
+    {"rmsnorm_k<*,8>", 256, 4, sizeof(rmsnorm_smem<8>), "LDG.128x4 STG.128x2"},
+    {"rmsnorm_k<*,4>", 128, 8, sizeof(rmsnorm_smem<4>), "LDG.128x4 STG.128x2"},
+    {"rmsnorm_k<*,1>", NORM_ROWS * 32, 4, sizeof(rmsnorm_smem<1>), "LDG.128x4 STG.128x2"},
+    WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

@@ -90,4 +90,9 @@ static void token_logprob_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(token_logprob) = {WEFT_ROW(token_logprob, "simt", SIMT, 1, NULL), WEFT_ROWS_END};
 
+WEFT_CLAIMS(token_logprob) = {
+    {"token_logprob_k<*,8>", 256, 4, sizeof(logprob_smem<8>), "LDG.128"},
+    {"token_logprob_k<*,32>", 1024, 1, sizeof(logprob_smem<32>), "LDG.128"},
+    WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS

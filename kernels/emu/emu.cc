@@ -527,7 +527,6 @@ static void group_run(group *g, const int64_t *number, int nblock) {
     g->ready_head = g->ready_count = 0;
     g->wait = barrier_state();
     g->ncopy = 0;
-    g->flying = 0;
     g->free_copy = -1;
     g->random = (g->l->seed * 0x9e3779b97f4a7c15u) ^ ((uint64_t)number[0] << 20) ^ 0x2545f491u;
     shared_begin(g, g->l->spec->shared);
@@ -539,6 +538,11 @@ static void group_run(group *g, const int64_t *number, int nblock) {
     g->host.grp = g;
     next(&g->host, false);
     self = NULL;
+    uint64_t flight = 0;
+    for (int i = 0; i < n; i++)
+        flight += g->threads[i].flight;
+    if (flight > g->async_flight)
+        g->async_flight = flight;
     if (g->failed)
         group_abandon(g);
     else
@@ -568,7 +572,7 @@ static void note_launch(weft_emu_stream *to, const launch_state *l) {
     if (to->launched++ >= WEFT_EMU_LAUNCHES)
         return;
     weft_emu_launch *n = &to->launch[to->launched - 1];
-    *n = weft_emu_launch{s->kernel,
+    *n = weft_emu_launch{s->instance ? s->instance : s->kernel,
                          {s->grid.x, s->grid.y, s->grid.z},
                          {s->block.x, s->block.y, s->block.z},
                          s->shared,

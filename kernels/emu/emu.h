@@ -105,7 +105,12 @@ struct launch_spec {
     bool cooperative;
     call_fn *call;
     const void *closure;
+    const char *instance; /* kernel_name's; NULL: as `kernel` */
 };
+/* Ends in the kernel's name with its template arguments and a bracket. */
+template <auto kernel> const char *kernel_name() {
+    return __PRETTY_FUNCTION__;
+}
 void launch(const launch_spec &s);
 
 template <class F> void launch(launch_spec s, const F &f) {

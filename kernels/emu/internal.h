@@ -53,6 +53,7 @@ struct thread {
     /* Asynchronous copies not yet done, oldest first: links into group::copies, -1: none. */
     int first_copy, last_copy;
     uint32_t committed;
+    uint32_t flying, flight; /* bytes of its copies: now, and at most */
     uint32_t order[2]; /* memory instructions since the last flush: global, shared */
 };
 
@@ -139,7 +140,7 @@ struct group {
     record *records;
     size_t nrecord, record_room;
     weft_gpu_counters counters;
-    uint64_t flying, async_flight; /* bytes of asynchronous copies: now, and at most */
+    uint64_t async_flight; /* most bytes of asynchronous copies, over its runs */
     uint64_t now;
 };
 

@@ -33,11 +33,11 @@ inline void grid_sync(EMU_AT) {
 
 #define WEFT_LAUNCH(step, to, kernel, grid, block, shared, ...)                            \
     ::emu::launch(::emu::launch_spec{step, to, #kernel, grid, block, dim3(), shared,       \
-                                     false, NULL, NULL},                                   \
+                                     false, NULL, NULL, ::emu::kernel_name<(kernel)>()},    \
                   [&] { (kernel)(__VA_ARGS__); })
 #define WEFT_LAUNCH_COOPERATIVE(step, to, kernel, grid, block, shared, ...)                \
     ::emu::launch(::emu::launch_spec{step, to, #kernel, grid, block, dim3(), shared,       \
-                                     true, NULL, NULL},                                    \
+                                     true, NULL, NULL, ::emu::kernel_name<(kernel)>()},     \
                   [&] { (kernel)(__VA_ARGS__); })
 
 #include "kernels/lib/row.h"

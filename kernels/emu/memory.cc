@@ -305,9 +305,9 @@ void async_copy(void *dst, const void *src, int size, int n, site at) {
     *(t->first_copy < 0 ? &t->first_copy : &g->copies[t->last_copy].next) = i;
     t->last_copy = i;
     g->counters.async_bytes += (uint64_t)n;
-    g->flying += (uint64_t)n;
-    if (g->flying > g->async_flight)
-        g->async_flight = g->flying;
+    t->flying += (uint32_t)n;
+    if (t->flying > t->flight)
+        t->flight = t->flying;
     g->counters.read_bytes += (uint64_t)n;
     if (n)
         note(t, 0, src, (size_t)n);
@@ -338,7 +338,7 @@ void async_wait(int pending, site at) {
         if (pending >= 0 && (int64_t)g->copies[i].number >= (int64_t)t->committed - pending)
             return;
         copy_finish(t, &g->copies[i]);
-        g->flying -= (uint64_t)g->copies[i].n;
+        t->flying -= (uint32_t)g->copies[i].n;
         t->first_copy = g->copies[i].next;
         g->copies[i].next = g->free_copy;
         g->free_copy = i;

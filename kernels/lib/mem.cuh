@@ -27,11 +27,6 @@ __device__ __forceinline__ float ld_const(const float *p) {
 template <class T> __device__ __forceinline__ void st_global(T *p, T v) {
     *p = v;
 }
-/* 16 bytes stay one store: taken apart, the optimizer shares their parts with the path for
- * unaligned rows and puts them together no more. */
-__device__ __forceinline__ void st_global(uint4 *p, uint4 v) {
-    __stwb(p, v);
-}
 template <class T> __device__ __forceinline__ T ld_shared(const T *p) {
     return *p;
 }

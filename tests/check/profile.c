@@ -34,10 +34,23 @@ static double least_mma(const profile *p, int dtype) {
     return (double)p->flops / (dtype == WEFT_I8 ? 8192 : 4096);
 }
 
-/* A launch's text without the parentheses that keep its commas together. */
-static int kernel_name(const weft_emu_launch *l, const char **name) {
-    *name = l->kernel + (l->kernel[0] == '(');
-    return (int)strlen(*name) - (l->kernel[0] == '(');
+/* The kernel's own name in what a compiler says of it: behind the last "= ", before the bracket.
+ * Neither namespaces nor blanks. */
+static const char *kernel_name(const weft_emu_launch *l, char out[128]) {
+    const char *from = l->kernel + (l->kernel[0] == '(');
+    for (const char *eq = from; (eq = strstr(eq, " = ")); from = eq)
+        eq += 3;
+    int n = 0, word = 0;
+    for (; *from && *from != ']' && n < 127; from++)
+        if (from[0] == ':' && from[1] == ':') {
+            n = word;
+            from++;
+        } else if (*from != ' ' && *from != '&' && *from != '(') {
+            out[n++] = *from;
+            word = *from == '<' || *from == ',' ? n : word;
+        }
+    out[n] = 0;
+    return out;
 }
 
 static void json_counters(const weft_gpu_counters *c) {
@@ -58,11 +71,10 @@ static void json_row(const profile *p, const char *text, const weft_kernel *row)
            text, weft_op_table[row->op].name, row->name, (long long)p->bytes, (long long)p->flops);
     for (int i = 0; i < s->launched && i < WEFT_EMU_LAUNCHES; i++) {
         const weft_emu_launch *l = &s->launch[i];
-        const char *name;
-        int n = kernel_name(l, &name);
-        printf("%s{\"kernel\":\"%.*s\",\"grid\":[%u,%u,%u],\"block\":%u,\"shared\":%llu,"
+        char name[128];
+        printf("%s{\"kernel\":\"%s\",\"grid\":[%u,%u,%u],\"block\":%u,\"shared\":%llu,"
                "\"ran\":%llu,\"flight\":%llu,",
-               i ? "," : "", n, name, l->grid[0], l->grid[1], l->grid[2],
+               i ? "," : "", kernel_name(l, name), l->grid[0], l->grid[1], l->grid[2],
                l->block[0] * l->block[1] * l->block[2], (unsigned long long)l->shared,
                (unsigned long long)l->ran, (unsigned long long)l->async_flight);
         json_counters(&l->count);
@@ -92,13 +104,12 @@ static void text_row(const profile *p, const char *text, const weft_kernel *row,
                over(c.mma, least_mma(p, dtype)));
     for (int i = 0; i < s->launched && i < WEFT_EMU_LAUNCHES; i++) {
         const weft_emu_launch *l = &s->launch[i];
-        const char *name;
-        int n = kernel_name(l, &name);
-        printf("  %.*s<<<(%u,%u,%u), %u, %llu>>>: %llu of %llu blocks ran, %.1f barriers a block, "
+        char name[128];
+        printf("  %s<<<(%u,%u,%u), %u, %llu>>>: %llu of %llu blocks ran, %.1f barriers a block, "
                "%llu bytes of copies in flight\n",
-               n, name, l->grid[0], l->grid[1], l->grid[2], l->block[0] * l->block[1] * l->block[2],
-               (unsigned long long)l->shared, (unsigned long long)l->ran,
-               (unsigned long long)l->count.blocks,
+               kernel_name(l, name), l->grid[0], l->grid[1], l->grid[2],
+               l->block[0] * l->block[1] * l->block[2], (unsigned long long)l->shared,
+               (unsigned long long)l->ran, (unsigned long long)l->count.blocks,
                over(l->count.barriers, (double)l->count.blocks),
                (unsigned long long)l->async_flight);
     }
