@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * matmul in fp32 and for mixed types, on FFMA alone: a leaf of an output is one chain of fmaf over
- * ascending k. A block has 32 x 32 outputs, a thread four of them; 32 of k at a time go through
- * shared memory as fp32. Bound by shared memory. Measured: nowhere yet. */
+ * matmul in fp32, for mixed types and for int8 weights under fp32, on FFMA alone: a leaf of an
+ * output is one chain of fmaf over ascending k. A block has 32 x 32 outputs, a thread four of them;
+ * 32 of k at a time go through shared memory as fp32. Bound by shared memory. Measured: nowhere
+ * yet. */
 #include "kernels/lib/epilogue.cuh"
 #include "kernels/lib/tile.h"
 
@@ -13,6 +14,10 @@ struct simt_smem {
     __align__(16) float w[SIMT_TILE][SIMT_PITCH], x[SIMT_TILE][SIMT_PITCH];
 };
 
+__device__ __forceinline__ float simt_load(const weft_tensor &t, int64_t off) {
+    return t.dtype == WEFT_I8 ? (float)ld_const((const int8_t *)t.data + off) : load1(t, off);
+}
+
 /* k0 .. k0 + nk of 32 rows from row0 on; what does not exist is zero. */
 __device__ static void simt_fill(float (&to)[SIMT_TILE][SIMT_PITCH], const weft_tensor &from,
                                  int64_t row0, int64_t rows, int64_t k0, int nk) {
@@ -20,7 +25,7 @@ __device__ static void simt_fill(float (&to)[SIMT_TILE][SIMT_PITCH], const weft_
         int r = i / SIMT_K, k = i % SIMT_K;
         float v = 0;
         if (row0 + r < rows && k < nk)
-            v = load1(from, (row0 + r) * from.stride[0] + (k0 + k) * from.stride[1]);
+            v = simt_load(from, (row0 + r) * from.stride[0] + (k0 + k) * from.stride[1]);
         st_shared(&to[r][k], v);
     }
 }
@@ -80,9 +85,12 @@ __global__ void __launch_bounds__(SIMT_THREADS)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int64_t at = t0 + t + i / 2 * 16, an = n0 + n + i % 2 * 16;
+            if (at >= rows || an >= cols)
+                continue;
+            if (weft_has(&a.wscale))
+                acc[i] = acc[i] * load1(a.wscale, an * a.wscale.stride[0]);
             float v = a.partial ? acc[i] : sum[i].add(leaf, acc[i]);
-            if (at < rows && an < cols)
-                simt_store(a, at, an, leaf, v);
+            simt_store(a, at, an, leaf, v);
         }
     }
 }
@@ -91,8 +99,9 @@ static int matmul_ok(const weft_args *args) {
     const weft_matmul_args &a = args->matmul;
     bool tree = a.leaves == 1 || a.leaves == 2 || a.leaves == 4 || a.leaves == 8;
     bool plain = a.y.dtype == WEFT_F32 && !weft_has(&a.bias) && !weft_has(&a.res) && !a.act;
+    bool scaled = a.w.dtype == WEFT_I8 && weft_has(&a.wscale) && is_f32(a.wscale);
     return tree && a.x.shape[1] % a.leaves == 0 && a.w.shape[1] == a.x.shape[1] && is_float(a.x) &&
-           is_float(a.w) && is_float(a.y) && (!weft_has(&a.bias) || is_float(a.bias)) &&
+           (is_float(a.w) || scaled) && is_float(a.y) && (!weft_has(&a.bias) || is_float(a.bias)) &&
            (!weft_has(&a.res) || is_float(a.res)) && (!a.partial || plain);
 }
 

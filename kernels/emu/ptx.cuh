@@ -59,6 +59,37 @@ inline float ex2_approx_ftz_f32(float x) {
     return fabsf(y) < 1.17549435e-38f ? 0.0f : y;
 }
 
+/* ---- prmt ---- */
+
+inline uint32_t prmt(uint32_t a, uint32_t b, uint32_t pick) {
+    uint64_t both = (uint64_t)b << 32 | a;
+    uint32_t d = 0;
+    for (int i = 0; i < 4; i++)
+        d |= (uint32_t)(both >> 8 * (pick >> 4 * i & 7) & 255) << 8 * i;
+    return d;
+}
+
+/* ---- fma: the product and the sum are exact in fp64 for 16-bit operands of like size ---- */
+
+inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d = 0;
+    for (int i = 0; i < 32; i += 16) {
+        double x = weft_bf16_to_f32((uint16_t)(a >> i)), y = weft_bf16_to_f32((uint16_t)(b >> i));
+        double sum = x * y + (double)weft_bf16_to_f32((uint16_t)(c >> i));
+        d |= (uint32_t)cvt_bf16_f32((float)sum) << i;
+    }
+    return d;
+}
+inline uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d = 0;
+    for (int i = 0; i < 32; i += 16) {
+        double x = weft_f16_to_f32((uint16_t)(a >> i)), y = weft_f16_to_f32((uint16_t)(b >> i));
+        double sum = x * y + (double)weft_f16_to_f32((uint16_t)(c >> i));
+        d |= (uint32_t)cvt_f16_f32((float)sum) << i;
+    }
+    return d;
+}
+
 /* ---- cp.async: done as late as the program allows ---- */
 
 inline void cp_async16(void *dst, const void *src, int n = 16, EMU_AT) {

@@ -81,6 +81,29 @@ __device__ __forceinline__ float ex2_approx_ftz_f32(float x) {
     return d;
 }
 
+/* ---- Data Movement and Conversion Instructions: prmt ---- */
+
+/* Byte i is the one of a (0 to 3) or b (4 to 7) that hexadecimal digit i of `pick` names. */
+__device__ __forceinline__ uint32_t prmt(uint32_t a, uint32_t b, uint32_t pick) {
+    uint32_t d;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(pick));
+    return d;
+}
+
+/* ---- Half Precision Floating Point Instructions: fma ---- */
+
+/* a b + c, two at once. */
+__device__ __forceinline__ uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+__device__ __forceinline__ uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
 /* ---- Data Movement: cp.async, cp.async.commit_group, cp.async.wait_group ---- */
 
 /* 16 bytes of which `n` are read and the rest are zero; past L1. */

@@ -62,6 +62,12 @@ enum { TILED_K = 32, TILED_BAND = 16 };
  * shared memory. */
 enum { TILED_COST_128X256 = 100, TILED_COST_128X128 = 55, TILED_COST_64X64 = 28 };
 
+/* int8 weights, few tokens, one leaf: a warp is a block and streams 8 rows of w by itself. 256
+ * bytes of a row a stage are 16 matrix instructions, enough to hide the wait at its end; six stages
+ * keep 10 KiB of w in flight, and four such warps an SM (4096 rows on 132) the 20 KiB that are
+ * needed twice over. */
+enum { INT8_K = 256, INT8_STAGES = 6 };
+
 /* Matmul in fp32: 32 x 32 outputs, four a thread, bound by shared memory at a quarter of the FFMA
  * peak; a reference for the tensor cores rather than a fast path. */
 enum { SIMT_TILE = 32, SIMT_K = 32, SIMT_THREADS = 256 };

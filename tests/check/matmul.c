@@ -353,11 +353,19 @@ static const char *const epilogues[] = {
 static const char *const wide[] = {
     "T=1,N=257,K=4096", "T=64,N=129,K=2048,leaves=8", "T=20,N=29,K=2065", "T=129,N=50,K=1100",
     "T=18,N=13,K=4131", "T=137,N=140,K=256,leaves=8", "T=265,N=135,K=96", NULL};
-static const char *const whole[] = {"T=1,N=33,K=129",          "T=4,N=6,K=64",
-                                    "T=5,N=23,K=144,leaves=8", "T=33,N=65,K=255",
-                                    "T=17,N=130,K=320",        "T=70,N=48,K=512,leaves=8",
-                                    "T=129,N=33,K=96",         "T=1,N=70,K=2048,leaves=8",
-                                    "T=7,N=31,K=34,leaves=2",  NULL};
+static const char *const whole[] = {"T=1,N=33,K=129",
+                                    "T=4,N=6,K=64",
+                                    "T=5,N=23,K=144,leaves=8",
+                                    "T=33,N=65,K=255",
+                                    "T=17,N=130,K=320",
+                                    "T=70,N=48,K=512,leaves=8",
+                                    "T=129,N=33,K=96",
+                                    "T=1,N=70,K=2048,leaves=8",
+                                    "T=7,N=31,K=34,leaves=2",
+                                    "T=1,N=40,K=656",
+                                    "T=6,N=21,K=1040",
+                                    "T=3,N=36,K=1152,leaves=8",
+                                    NULL};
 static const char *const whole_variants[] = {"int8=1",
                                              "int8=1,pad=3,res=1",
                                              "int8=1,fill=3,y=1",
