@@ -26,7 +26,7 @@ typedef struct {
     vendor *lt;
     gpu_ceilings top;
     void *numbers[3]; /* PERIOD normal numbers of each float type, on the device */
-    bool json, first;
+    bool json, first, usage; /* usage: a case that is none was asked for */
 } bench;
 
 /* One row of the registry, or cuBLASLt. */
@@ -115,6 +115,11 @@ static bool place(bench *b, const check_set *s, size_t scratch, placement *p) {
     return b->d->sync(b->d, b->stream) == WEFT_OK;
 }
 
+static bool whole_prompts(const check_set *s) {
+    const weft_attention_args *a = &s->args.attention;
+    return s->c.op->op == WEFT_OP_attention && a->causal && check_get(&s->c, "q") == 0;
+}
+
 static bool aim(weft_step *step, const weft_kernel *row, const check_set *s, const placement *p,
                 char *at, arena *a) {
     step->kernel = row;
@@ -128,6 +133,8 @@ static bool aim(weft_step *step, const weft_kernel *row, const check_set *s, con
             t->data = at + p->off[i] + s->operand[i].first;
     }
     weft_op_table[s->c.op->op].cost(&step->args, &step->bytes, &step->flops);
+    if (whole_prompts(s))
+        step->flops /= 2; /* what lies above the diagonal is nobody's work */
     if (!row)
         return true;
     step->state = row->state_bytes ? arena_alloc(a, row->state_bytes) : NULL;
@@ -435,11 +442,35 @@ int check_list_gpu(const char *op_glob) {
     return 0;
 }
 
+/* "T=1..64" is 1, 2, 4, ... 64; several such keys give every combination. */
+static bool sweep(bench *b, const char *text, const char *row_glob) {
+    const char *dots = strstr(text, ".."), *from = dots;
+    char *end, one[256];
+    check_case c;
+    if (!dots) {
+        if (!parse(text, &c)) {
+            fprintf(stderr, "checkkernels: error: '%s' is no case\n", text);
+            b->usage = true;
+            return false;
+        }
+        return bench_case(b, &c, row_glob);
+    }
+    while (from > text && from[-1] >= '0' && from[-1] <= '9')
+        from--;
+    long long n = strtoll(from, NULL, 10), last = strtoll(dots + 2, &end, 10);
+    for (; n > 0 && n <= last; n *= 2) {
+        snprintf(one, sizeof one, "%.*s%lld%s", (int)(from - text), text, n, end);
+        if (!sweep(b, one, row_glob))
+            return false;
+    }
+    return true;
+}
+
 int check_bench_gpu(check_state *k, const char *op_glob, const char *row_glob, const char *one,
                     bool json) {
     bench b = {.k = k, .json = json, .first = true};
     check_backend *gpu_backend = k->backends;
-    const char *const only[] = {one, NULL}, *const *text = one ? only : check_gpu_shapes;
+    const char *const *text = one ? (const char *const[]){NULL} : check_gpu_shapes;
     bool alive = true;
     while (strcmp(gpu_backend->name, "cuda") != 0)
         gpu_backend++;
@@ -447,17 +478,14 @@ int check_bench_gpu(check_state *k, const char *op_glob, const char *row_glob, c
         fprintf(stderr, "checkkernels: error: the GPU cannot be measured: %s\n", err_message());
         return 4;
     }
+    alive = !one || sweep(&b, one, row_glob);
     for (; *text && alive; text++) {
         check_case c;
-        if (!parse(*text, &c)) {
-            fprintf(stderr, "checkkernels: error: '%s' is no case\n", *text);
-            return 2;
-        }
-        if (fnmatch(op_glob, weft_op_table[c.op->op].name, 0) == 0)
+        if (parse(*text, &c) && fnmatch(op_glob, weft_op_table[c.op->op].name, 0) == 0)
             alive = bench_case(&b, &c, row_glob);
     }
     print_ceilings(&b);
     vendor_close(b.lt);
     gpu_close(b.g);
-    return alive ? 0 : CHECK_DEAD;
+    return b.usage ? 2 : alive ? 0 : CHECK_DEAD;
 }

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 import unittest
+import xml.etree.ElementTree
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get("WEFT_BUILD", os.path.join(ROOT, "build"))
@@ -133,6 +134,34 @@ class GpuCheck(unittest.TestCase):
                                "--again")
         self.assertEqual(r.returncode, 1)
         self.assertIn("greedy", " ".join(parts["goldens"]["lines"]))
+
+
+class Roofline(unittest.TestCase):
+    ROWS = [{"op": "matmul", "shape": "T=1<&>", "row": "mma", "dtype": "bf16", "us": 9.0,
+             "tflop_s": 3.5, "gb_s": 3600.0},
+            {"op": "add", "shape": "T=1", "row": "add", "dtype": "bf16", "us": 9.0, "tflop_s": 0.0,
+             "gb_s": 3600.0},
+            {"op": "ceilings", "card": "a card", "read_gb_s": 4000.0, "mma_tflop_s": 600.0,
+             "fma_tflop_s": 60.0}]
+
+    def draw(self, rows):
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as f:
+            json.dump(rows, f)
+            f.flush()
+            return subprocess.run([os.path.join(ROOT, "bench", "roofline"), f.name],
+                                  capture_output=True, text=True, timeout=30)
+
+    def test_points_and_roofs(self):
+        r = self.draw(self.ROWS)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        root = xml.etree.ElementTree.fromstring(r.stdout)
+        tags = [e.tag.split("}")[1] for e in root.iter()]
+        self.assertEqual((tags.count("circle"), tags.count("polyline")), (1, 2))
+        self.assertIn("matmul bf16 T=1<&> mma: 9.0 us", [e.text for e in root.iter()])
+
+    def test_nothing_to_draw(self):
+        self.assertEqual(self.draw(self.ROWS[1:]).returncode, 1)
+        self.assertEqual(self.draw(self.ROWS[:1]).returncode, 1)
 
 
 if __name__ == "__main__":
