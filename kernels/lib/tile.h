@@ -24,6 +24,24 @@ enum { NORM_ROWS = 8 };
  * the bandwidth; a thread has this many chunks in flight. */
 enum { LOGPROB_NARROW = 8192, LOGPROB_FLIGHT = 2 };
 
+/* sample. One launch looks at the raw logits in slices of 4096, 16 a thread, so that a single row
+ * fills a part of the GPU; then a block runs each row's chain: 512 threads of up to 128 registers,
+ * eight loads of each in flight. What is selected from is narrowed to FEW tokens by 2048 buckets
+ * and then compared in pairs; a vocabulary cut to LIST tokens moves to shared memory. At most SLOTS
+ * rows have scratch (12 bytes a token) at a time. */
+enum {
+    SAMPLE_SCAN_THREADS = 256,
+    SAMPLE_SLICE = 4096,
+    SAMPLE_THREADS = 512,
+    SAMPLE_WARPS = 16,
+    SAMPLE_FLIGHT = 8,
+    SAMPLE_BUCKETS = 2048,
+    SAMPLE_FEW = 512,
+    SAMPLE_LIST = 1024,
+    SAMPLE_VOCAB = 262144,
+    SAMPLE_SLOTS = 128
+};
+
 /* Matmul on tensor cores. A block is eight warps, each with 16 rows of the weight and one leaf, so
  * it stages 128 rows of weight whatever the number of leaves; 32 of k make a row 64 bytes, the
  * least that fills sectors and keeps four stages in 64 KiB (three blocks of an SM's 227 KiB). */
