@@ -11,7 +11,8 @@ static int matmul_ok(const weft_args *args) {
 }
 
 static void matmul_run(const weft_step *step, weft_stream *stream) {
-    if (step->args.matmul.x.shape[0] <= SKINNY_TOKENS)
+    const weft_matmul_args *a = &step->args.matmul;
+    if (a->x.shape[0] <= skinny_tokens(a->leaves))
         matmul_skinny(step, stream);
     else if (!matmul_tiled(step, stream))
         matmul_any(step, stream);

@@ -45,8 +45,9 @@ struct tiling {
 };
 typedef tiling<2, 4, 4, 8, 1, 4, 1> tiles_128x256;
 typedef tiling<2, 2, 4, 8, 1, 4, 2> tiles_128x128;
-typedef tiling<2, 2, 2, 4, 1, 4, 4> tiles_64x64;
-typedef tiling<2, 2, 4, 8, 2, 3, 1> tiles_leaves;
+typedef tiling<2, 2, 2, 4, 1, 8, 3> tiles_64x64; /* few blocks: more in flight each */
+typedef tiling<2, 2, 4, 8, 2, 3, 1> leaves_128x128;
+typedef tiling<2, 2, 2, 4, 2, 6, 1> leaves_64x64;
 
 struct no_park {};
 template <class L> struct tiled_park { float4 sum[2][L::SPLIT][L::THREADS]; };
@@ -419,8 +420,12 @@ template <class L> static int64_t tiled_rounds(const weft_matmul_args *a) {
 /* The tiles of least time: blocks of the busiest SM by what one costs there. */
 bool matmul_tiled(const weft_step *step, weft_stream *stream) {
     const weft_matmul_args *a = &step->args.matmul;
-    if (a->leaves > 1 && !a->partial)
-        return tiled_run<tiles_leaves>(step, stream);
+    if (a->leaves > 1 && !a->partial) {
+        int64_t pairs = TILED_COST_128X128 * tiled_rounds<leaves_128x128>(a);
+        if (TILED_COST_64X64 * tiled_rounds<leaves_64x64>(a) < pairs)
+            return tiled_run<leaves_64x64>(step, stream);
+        return tiled_run<leaves_128x128>(step, stream) || tiled_run<leaves_64x64>(step, stream);
+    }
     int64_t large = TILED_COST_128X256 * tiled_rounds<tiles_128x256>(a);
     int64_t middle = TILED_COST_128X128 * tiled_rounds<tiles_128x128>(a);
     int64_t small = TILED_COST_64X64 * tiled_rounds<tiles_64x64>(a);
@@ -447,7 +452,8 @@ template <class L> static void tiled_row(const weft_step *step, weft_stream *str
 
 WEFT_ROWS(matmul_tiled) = {
     TILED_ROW("mma_128x256", tiles_128x256), TILED_ROW("mma_128x128", tiles_128x128),
-    TILED_ROW("mma_64x64", tiles_64x64), TILED_ROW("mma_leaves", tiles_leaves), WEFT_ROWS_END};
+    TILED_ROW("mma_64x64", tiles_64x64),     TILED_ROW("mma_leaves", leaves_128x128),
+    TILED_ROW("mma_leaves64", leaves_64x64), WEFT_ROWS_END};
 
 #define TILED_CLAIM(name, tiles)                                                               \
     {                                                                                          \

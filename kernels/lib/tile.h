@@ -59,7 +59,7 @@ static inline int mma_tiles(int64_t tokens, int leaves) {
 /* Matmul for few tokens: 512 of k over the chains of a block make 16 KiB of weights a stage, with
  * rows of 128 bytes (a line) or more; two blocks of 96 KiB fit an SM of sm_80 and sm_90 and keep
  * some 80 KiB in flight, of which 20 (bandwidth x latency / SMs) are needed; one fits sm_86. */
-enum { SKINNY_K = 512, SKINNY_BYTES = 96 << 10, SKINNY_TOKENS = 32 };
+enum { SKINNY_K = 512, SKINNY_BYTES = 96 << 10 };
 
 /* Rows of weight of a block: more share the activations better, but 1.5 blocks an SM of a large GPU
  * come first. */
@@ -68,6 +68,12 @@ static inline int skinny_rows(int64_t n, int leaves) {
     while (groups > 1 && n / (16 * groups) < 192)
         groups /= 2;
     return 16 * groups;
+}
+
+/* Tokens up to which that is faster than tiles. With leaves a block has 16 to 64 rows, and reads
+ * all of the activations for them. */
+static inline int64_t skinny_tokens(int leaves) {
+    return leaves == 1 ? 32 : 16;
 }
 
 /* Matmul in tiles: 64-byte rows let four stages of 128 x 256 fit 96 KiB, which every GPU has, and
