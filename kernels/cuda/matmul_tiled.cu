@@ -464,7 +464,8 @@ WEFT_ROWS(matmul_tiled) = {
 WEFT_CLAIMS(matmul_tiled) = {
     TILED_CLAIM("matmul_tiled_k<*,tiling<2,4,4,8,1,4,1>>", tiles_128x256),
     TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,4,8,1,4,2>>", tiles_128x128),
-    TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,2,4,1,4,4>>", tiles_64x64),
-    TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,4,8,2,3,1>>", tiles_leaves), WEFT_CLAIMS_END};
+    TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,2,4,1,8,3>>", tiles_64x64),
+    TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,4,8,2,3,1>>", leaves_128x128),
+    TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,2,4,2,6,1>>", leaves_64x64), WEFT_CLAIMS_END};
 
 } // namespace WEFT_CU_NS
