@@ -343,6 +343,12 @@ inline void atomic_access(const void *p, size_t n, site at) {
     (is_shared(p) ? shared_access : global_access)(p, n, n, ATOMIC, at);
 }
 
+/* What nvcc would not compile does not compile here. */
+template <class T> struct is_whole { enum { value = T(3) / T(2) == T(1) }; };
+template <class T> inline void whole_only() {
+    static_assert(is_whole<T>::value, "CUDA has this atomic for integers alone");
+}
+
 /* f(old) in place; the bits are compared, so that a NaN does not spin. */
 template <class T, class F> T atomic_update(T *p, F f, site at) {
     typedef typename bits_of<sizeof(T)>::type bits;
@@ -365,26 +371,32 @@ template <class T> T atomicAdd(T *p, T v, EMU_AT) {
         p, [=](T x) { return T(x + v); }, at);
 }
 template <class T> T atomicSub(T *p, T v, EMU_AT) {
+    ::emu::whole_only<T>();
     return ::emu::atomic_update(
         p, [=](T x) { return T(x - v); }, at);
 }
 template <class T> T atomicMin(T *p, T v, EMU_AT) {
+    ::emu::whole_only<T>();
     return ::emu::atomic_update(
         p, [=](T x) { return v < x ? v : x; }, at);
 }
 template <class T> T atomicMax(T *p, T v, EMU_AT) {
+    ::emu::whole_only<T>();
     return ::emu::atomic_update(
         p, [=](T x) { return v > x ? v : x; }, at);
 }
 template <class T> T atomicAnd(T *p, T v, EMU_AT) {
+    ::emu::whole_only<T>();
     return ::emu::atomic_update(
         p, [=](T x) { return T(x & v); }, at);
 }
 template <class T> T atomicOr(T *p, T v, EMU_AT) {
+    ::emu::whole_only<T>();
     return ::emu::atomic_update(
         p, [=](T x) { return T(x | v); }, at);
 }
 template <class T> T atomicXor(T *p, T v, EMU_AT) {
+    ::emu::whole_only<T>();
     return ::emu::atomic_update(
         p, [=](T x) { return T(x ^ v); }, at);
 }
@@ -393,12 +405,18 @@ template <class T> T atomicExch(T *p, T v, EMU_AT) {
         p, [=](T) { return v; }, at);
 }
 template <class T> T atomicCAS(T *p, T expected, T v, EMU_AT) {
+    ::emu::whole_only<T>();
     return ::emu::atomic_update(
         p, [=](T x) { return x == expected ? v : x; }, at);
 }
 inline unsigned atomicInc(unsigned *p, unsigned most, EMU_AT) {
     return ::emu::atomic_update(
         p, [=](unsigned x) { return x >= most ? 0 : x + 1; }, at);
+}
+
+inline unsigned atomicDec(unsigned *p, unsigned most, EMU_AT) {
+    return ::emu::atomic_update(
+        p, [=](unsigned x) { return x == 0 || x > most ? most : x - 1; }, at);
 }
 
 /* ---- scalars ---- */

@@ -288,6 +288,130 @@ static void barriers_and_atomics(void **) {
     stream->seed = 0;
 }
 
+/* ---- every atomic, of each type it has, in shared and in global memory ---- */
+
+template <class T> struct atomic_smem { T v[8]; };
+
+/* v: sum, difference, the last of an exchange, all that it displaced. */
+template <class T> __device__ static void float_atomics(T *v, T x) {
+    atomicAdd(&v[0], x);
+    atomicAdd(&v[1], T(0) - x);
+    atomicAdd(&v[3], atomicExch(&v[2], x));
+}
+/* And the least, the greatest, the winner of a swap. */
+template <class T> __device__ static void whole_atomics(T *v, T x) {
+    float_atomics(v, x);
+    atomicMin(&v[4], x);
+    atomicMax(&v[5], x);
+    atomicCAS(&v[6], T(0), x);
+}
+
+template <class T, bool WHOLE> __global__ void atomics_k(T *global, T *from_shared) {
+    WEFT_SMEM(atomic_smem<T>, s);
+    T x = T(threadIdx.x % 90 + 1);
+    if (threadIdx.x < 8)
+        st_shared(&s.v[threadIdx.x], threadIdx.x == 4 ? T(1000) : T(0));
+    __syncthreads();
+    if constexpr (WHOLE) {
+        whole_atomics(s.v, x);
+        whole_atomics(global, x);
+    } else {
+        float_atomics(s.v, x);
+        float_atomics(global, x);
+    }
+    __syncthreads();
+    if (threadIdx.x < 7)
+        st_global(&from_shared[threadIdx.x], ld_shared(&s.v[threadIdx.x]));
+}
+
+template <class T, bool WHOLE> static void check_atomics_at(const T *v) {
+    assert_true(v[0] == T(4095) && T(v[0] + v[1]) == T(0));
+    assert_true(v[2] >= T(1) && v[2] <= T(90) && T(v[3] + v[2]) == T(4095));
+    if (WHOLE) {
+        assert_true(v[4] == T(1) && v[5] == T(90));
+        assert_true(v[6] >= T(1) && v[6] <= T(90));
+    }
+}
+
+template <class T, bool WHOLE> static void check_atomics() {
+    for (stream->seed = 0; stream->seed < 4; stream->seed++) {
+        T global[8] = {T(0), T(0), T(0), T(0), T(1000)}, shared[8] = {};
+        WEFT_LAUNCH(NULL, &stream->head, (atomics_k<T, WHOLE>), 1, 90, sizeof(atomic_smem<T>),
+                    global, shared);
+        emu_ok(stream);
+        check_atomics_at<T, WHOLE>(global);
+        check_atomics_at<T, WHOLE>(shared);
+    }
+    stream->seed = 0;
+}
+
+__global__ void bit_atomics_k(unsigned *v, unsigned long long *w) {
+    unsigned t = threadIdx.x;
+    atomicOr(&v[0], 1u << t % 32);
+    atomicAnd(&v[1], ~(1u << t % 32));
+    atomicXor(&v[2], t);
+    atomicSub(&v[3], t);
+    atomicInc(&v[4], 6); /* 0 1 .. 6 0 1 .. */
+    atomicDec(&v[5], 6); /* 0 6 5 .. 0 6 .. */
+    atomicOr(&w[0], 1ull << t % 64);
+    atomicXor(&w[1], (unsigned long long)t << 40);
+}
+
+static void atomics_of_all_types(void **) {
+    check_atomics<int, true>();
+    check_atomics<unsigned, true>();
+    check_atomics<unsigned long long, true>();
+    check_atomics<float, false>();
+    check_atomics<double, false>();
+    unsigned v[6] = {0, ~0u, 0, 0, 0, 0}, all = 0;
+    unsigned long long w[2] = {0, 0};
+    WEFT_LAUNCH(NULL, &stream->head, bit_atomics_k, 1, 96, 0, v, w);
+    emu_ok(stream);
+    for (unsigned t = 0; t < 96; t++)
+        all ^= t;
+    assert_true(v[0] == ~0u && v[1] == 0 && v[2] == all && v[3] == 0u - 96 * 95 / 2);
+    assert_int_equal(v[4], 96 % 7);
+    assert_int_equal(v[5], (7 - 96 % 7) % 7);
+    assert_true(w[0] == ~0ull && w[1] == (unsigned long long)all << 40);
+}
+
+/* ---- shuffles of every width of value; the rest of reduce and match ---- */
+
+__global__ void wide_shuffles_k(double *d, unsigned long long *u, int *o) {
+    int l = threadIdx.x;
+    d[l] = __shfl_xor_sync(~0u, 1.0 / (l + 1), 7);
+    u[l] = __shfl_sync(~0u, ~0ull / (unsigned)(l + 1), 31 - l);
+    float f = __shfl_down_sync(~0u, 0.5f * (float)l, 1);
+    o[l * 6] = (int)(2 * f);
+    o[l * 6 + 1] = (int)__reduce_and_sync(~0u, ~(1u << l % 16));
+    o[l * 6 + 2] = (int)__reduce_or_sync(~0u, 1u << l / 2);
+    o[l * 6 + 3] = (int)__match_any_sync(~0u, (unsigned long long)(l / 8) << 40);
+    int same;
+    o[l * 6 + 4] = (int)__match_all_sync(~0u, l * 0 + 5, &same) * same;
+    o[l * 6 + 5] = (int)__reduce_max_sync(l < 16 ? 0xffffu : 0xffff0000u, -l);
+}
+
+static void wide_values_and_partial_masks(void **) {
+    double d[32];
+    unsigned long long u[32];
+    int o[32 * 6];
+    for (stream->seed = 0; stream->seed < 4; stream->seed++) {
+        WEFT_LAUNCH(NULL, &stream->head, wide_shuffles_k, 1, 32, 0, d, u, o);
+        emu_ok(stream);
+        for (int l = 0; l < 32; l++) {
+            assert_true(d[l] == 1.0 / ((l ^ 7) + 1));
+            assert_true(u[l] == ~0ull / (unsigned)(32 - l));
+            assert_int_equal(o[l * 6], l < 31 ? l + 1 : 31);
+            assert_int_equal((unsigned)o[l * 6 + 1], 0xffff0000u);
+            assert_int_equal(o[l * 6 + 2], 0xffff);
+            assert_int_equal((unsigned)o[l * 6 + 3], 0xffu << l / 8 * 8);
+            assert_int_equal((unsigned)o[l * 6 + 4], ~0u);
+            assert_int_equal(o[l * 6 + 5], l < 16 ? 0 : -16);
+        }
+    }
+    stream->seed = 0;
+}
+
 /* Each block reads what all others wrote before the grid's barrier. */
 __global__ void grid_k(int *part, int *out) {
     if (threadIdx.x == 0)
@@ -348,6 +472,45 @@ static void counters_see_sectors_and_conflicts(void **) {
     stream->profile = 0;
 }
 
+/* Two groups of copies a thread are under way at most; each of the grid's blocks counts alike. */
+struct flight_smem {
+    uint4 v[3][32];
+};
+
+__global__ void flight_k(const uint4 *x, uint4 *y) {
+    WEFT_SMEM(flight_smem, s);
+    int t = threadIdx.x;
+    for (int i = 0; i < 3; i++) {
+        cp_async16(&s.v[i][t], &x[i * 32 + t]);
+        cp_async_commit();
+        if (i)
+            cp_async_wait<1>();
+    }
+    cp_async_wait<0>();
+    st_global(&y[blockIdx.x * 32 + t], ld_shared(&s.v[2][t]));
+}
+
+static void samples_stand_for_the_grid(void **) {
+    static uint4 x[96] __attribute__((aligned(128))), y[10 * 32] __attribute__((aligned(128)));
+    memset(y, 0xff, sizeof y);
+    stream->profile = 1;
+    for (stream->sample = 0; stream->sample < 8; stream->sample += 3) {
+        stream->launched = 0;
+        WEFT_LAUNCH(NULL, &stream->head, flight_k, 10, 32, sizeof(flight_smem), x, y);
+        emu_ok(stream);
+        const weft_emu_launch *l = &stream->launch[0];
+        assert_int_equal(stream->launched, 1);
+        assert_int_equal(l->ran, stream->sample ? stream->sample : 10);
+        assert_int_equal(l->count.blocks, 10);
+        assert_int_equal(l->count.async_bytes, 10 * 3 * 512);
+        assert_int_equal(l->count.written_bytes, 10 * 512);
+        assert_int_equal(l->async_flight, 2 * 512);
+        assert_non_null(strstr(l->kernel, "flight_k"));
+        assert_true(l->grid[0] == 10 && l->block[0] == 32 && l->shared == sizeof(flight_smem));
+    }
+    stream->sample = stream->profile = 0;
+}
+
 /* ---- launches that the driver would refuse ---- */
 
 __global__ void nothing_k() {
@@ -376,8 +539,11 @@ int main() {
         cmocka_unit_test(cvt_to_integers_and_tf32),
         cmocka_unit_test(warp_operations),
         cmocka_unit_test(barriers_and_atomics),
+        cmocka_unit_test(atomics_of_all_types),
+        cmocka_unit_test(wide_values_and_partial_masks),
         cmocka_unit_test(cooperative_blocks_meet),
         cmocka_unit_test(counters_see_sectors_and_conflicts),
+        cmocka_unit_test(samples_stand_for_the_grid),
         cmocka_unit_test(bad_launches_are_named),
     };
     stream = emu_stream_open(2);
