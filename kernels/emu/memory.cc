@@ -208,7 +208,7 @@ static void cell_write(thread *t, cell *c, bool atomic, int pending, site at) {
     if (live && !atomic && pending >= 0 &&
         !ordered(t, c->writer & ~PENDING, c->write_epoch, c->write_warp_epoch))
         fail(at, "race: overwrites what thread %d wrote since the last barrier", c->writer);
-    if (live && !atomic && !readers_ordered(t, c))
+    if (live && !readers_ordered(t, c)) /* an atomic too: the reader saw it or did not */
         fail(at, "race: overwrites what another thread read since the last barrier");
     c->write_epoch = t->blk->epoch;
     c->writer = (uint16_t)(t->index | (pending > 0 ? PENDING : 0));

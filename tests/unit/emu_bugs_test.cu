@@ -260,6 +260,70 @@ template <int BUG> static bool pipe_once() {
     return right;
 }
 
+/* ---- the last block to finish adds up what all have left; counted in shared, then in global ----
+ */
+
+enum last_bug {
+    LAST_RIGHT,
+    LAST_NO_ZERO,    /* adds to shared memory that nobody set to zero */
+    LAST_NO_BARRIER, /* reads the sum while others still add to it */
+    LAST_CONST,      /* other blocks' parts through the read-only path */
+    LAST_NO_FLAG,    /* thread 0 alone knows that its block is the last */
+    LAST_OFF_BY_ONE, /* nobody is the last */
+    LAST_TWICE,      /* every thread counts its block */
+    LAST_PAST        /* one part too many */
+};
+
+enum { PARTS = 6 };
+
+struct last_smem {
+    int sum;
+    unsigned last;
+};
+
+template <int BUG> __global__ void last_k(int *part, unsigned *count, int *total) {
+    WEFT_SMEM(last_smem, s);
+    int t = threadIdx.x, b = blockIdx.x;
+    if (BUG != LAST_NO_ZERO && t == 0)
+        st_shared(&s.sum, 0);
+    __syncthreads();
+    atomicAdd(&s.sum, t + b);
+    if (BUG != LAST_NO_BARRIER)
+        __syncthreads();
+    if (t == 0) {
+        st_global(&part[b], ld_shared(&s.sum));
+        __threadfence();
+    }
+    unsigned done = 0;
+    if (t == 0 || BUG == LAST_TWICE)
+        done = atomicAdd(count, 1u) + (BUG == LAST_OFF_BY_ONE ? 0 : 1);
+    if (t == 0 || BUG == LAST_TWICE)
+        st_shared(&s.last, done);
+    if (BUG != LAST_NO_FLAG)
+        __syncthreads();
+    if (ld_shared(&s.last) != PARTS || t)
+        return;
+    int sum = 0;
+    for (int i = 0; i < PARTS + (BUG == LAST_PAST); i++)
+        sum += BUG == LAST_CONST ? ld_const(&part[i]) : ld_global(&part[i]);
+    st_global(total, sum);
+}
+
+template <int BUG> static bool last_once() {
+    int *part = (int *)sum_y, *count = part + N - 1, *total = (int *)sum_total, want = 0;
+    memset(sum_y, 0xff, N * sizeof *sum_y);
+    *count = 0;
+    *total = -1;
+    if (BUG == LAST_PAST)
+        part = part + N - PARTS - 1, count = (int *)sum_y; /* the parts end where y ends */
+    *count = 0;
+    WEFT_LAUNCH(NULL, &stream->head, (last_k<BUG>), PARTS, 64, sizeof(last_smem), part + 1,
+                (unsigned *)count, total);
+    for (int b = 0; b < PARTS; b++)
+        want += 64 * b + 64 * 63 / 2;
+    return *total == want;
+}
+
 /* ---- the list ---- */
 
 typedef bool once();
@@ -271,7 +335,8 @@ struct planted {
 
 static const planted right[] = {{"sum", sum_once<SUM_RIGHT>, NULL},
                                 {"lanes", lane_once<LANE_RIGHT>, NULL},
-                                {"pipeline", pipe_once<MMA_RIGHT>, NULL}};
+                                {"pipeline", pipe_once<MMA_RIGHT>, NULL},
+                                {"last block", last_once<LAST_RIGHT>, NULL}};
 
 static const planted wrong[] = {
     {"no barrier", sum_once<SUM_NO_BARRIER>, "shared memory that nobody wrote|race"},
@@ -315,6 +380,13 @@ static const planted wrong[] = {
     {"copy from past the operand", pipe_once<MMA_SOURCE_PAST>, "out of bounds"},
     {"running sum lost", pipe_once<MMA_LOST_SUM>, NULL},
     {"store into a copy's target", pipe_once<MMA_WRITES_PENDING>, "asynchronous copy"},
+    {"atomics on shared memory that nobody set", last_once<LAST_NO_ZERO>, "nobody wrote"},
+    {"a sum read while others add", last_once<LAST_NO_BARRIER>, "race"},
+    {"another block's part, read-only", last_once<LAST_CONST>, "non-coherent"},
+    {"one thread knows of the end", last_once<LAST_NO_FLAG>, "race|nobody wrote"},
+    {"nobody is the last", last_once<LAST_OFF_BY_ONE>, NULL},
+    {"every thread counts its block", last_once<LAST_TWICE>, "race"},
+    {"one part too many", last_once<LAST_PAST>, "out of bounds"},
     {"mma in half a warp", pipe_once<MMA_DIVERGENT>, "mma.sync"},
 };
 
