@@ -142,7 +142,8 @@ template <class S> __device__ __forceinline__ int int8_place(int row, int c) {
 
 /* ---- copies ---- */
 
-/* 16 bytes at byte k of a row of a leaf, `left` of them there; what is outside is zero. */
+/* 16 bytes at byte k of a row of a leaf, `left` of them there; what is outside is zero. `once`: no
+ * other block will want them. */
 template <bool WIDE>
 __device__ __forceinline__ void int8_load16(char *to, const char *from, int64_t left, bool once) {
     int n = left <= 0 ? 0 : left < 16 ? (int)left : 16;
@@ -172,7 +173,7 @@ __device__ __forceinline__ void int8_fill_w(char *to, const weft_matmul_args &a,
         left = n < b.end_n ? left : 0;
         const char *from = (const char *)a.w.data;
         from += left > 0 ? n * a.w.stride[0] + r / b.rows * b.width + k : 0;
-        int8_load16<WIDE>(to + int8_place<S>(r, c), from, left, true);
+        int8_load16<WIDE>(to + int8_place<S>(r, c), from, left, S::TILES == 1);
     }
 }
 
@@ -337,6 +338,8 @@ __global__ void __launch_bounds__(S::WARPS * 32)
     b.width = a.x.shape[1] / a.leaves;
     if (b.t0 >= b.end_t)
         return;
+    if (threadIdx.x == 0) /* the end would wait for them */
+        prefetch_l2((const float *)a.wscale.data + b.n0);
 #pragma unroll
     for (int j = 0; j < S::TILES; j++)
 #pragma unroll
