@@ -23,7 +23,7 @@ NUMERICS := -ffp-contract=off -fno-math-errno
 CFLAGS   += -std=c17 $(DEBUG) $(OPT) $(WARN) $(HARDEN) $(NUMERICS) -fPIC -fvisibility=hidden -pthread \
             -D_GNU_SOURCE -Iinclude -I. $(EXTRA) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
 LDFLAGS  += -pthread -Wl,-z,relro,-z,now -Wl,--as-needed $(EXTRA) $(if $(SAN),-fsanitize=$(SAN))
-LDLIBS    = $(shell pkg-config --libs $(PKGS)) -lm -ldl
+LDLIBS    = $(shell pkg-config --libs $(PKGS)) $(CUDA_LIBS) -lm -ldl
 
 # kernels/cpu is built once per level of the machine; simd.h is all that differs.
 LEVEL0 :=
@@ -42,8 +42,40 @@ CXXFLAGS  = $(patsubst -std=c17,-std=c++17,$(filter-out -Wstrict-prototypes -Wmi
 CU_FLAGS := -Ikernels/emu -DWEFT_CU_NS=weft_emu -Wno-unknown-pragmas -x c++
 EMU_OBJ  := $(patsubst %.cc,$(BUILD)/%.o,$(wildcard kernels/emu/*.cc)) \
             $(patsubst %.cu,$(BUILD)/%.emu.o,$(wildcard kernels/cuda/*.cu))
-LIB_SRC  := $(wildcard host/base/*.c host/run/*.c host/model/*.c host/model/*/*.c kernels/ref/*.c) kernels/cpu/table.c
-LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(CPU_OBJ) $(EMU_OBJ)
+
+# With a CUDA toolkit the same files are compiled by nvcc too, and host/run/device_cuda.c beside them;
+# `make NVCC=` leaves both out. Instrumented builds (SAN, EXTRA) check the host: they do without.
+ifneq ($(SAN)$(EXTRA),)
+NVCC     :=
+endif
+ifeq ($(origin NVCC),undefined)
+NVCC     := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard build/cuda/bin/nvcc /usr/local/cuda/bin/nvcc))
+endif
+CUDA     := $(if $(NVCC),$(patsubst %/bin/,%,$(dir $(realpath $(shell command -v $(NVCC) 2>/dev/null)))))
+CUDA_LIB := $(firstword $(dir $(wildcard $(if $(CUDA),$(CUDA)/lib64/libcudart_static.a $(CUDA)/lib/libcudart_static.a \
+              $(CUDA)/lib/x86_64-linux-gnu/libcudart_static.a $(CUDA)/targets/*/lib/libcudart_static.a))))
+ifneq ($(NVCC),)
+ifeq ($(CUDA_LIB),)
+$(warning $(NVCC): no libcudart_static.a beside it (scripts/setup --cuda installs one); built without CUDA)
+endif
+endif
+# The GPU's own code for each of these, and PTX for what comes after them.
+CUDA_SM  ?= 80 86 89 90
+NVCCFLAGS = -std=c++17 -O3 -fmad=false -Werror all-warnings -Iinclude -I. -Ikernels/lib -DWEFT_CU_NS=weft_cuda \
+            -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
+            $(foreach n,$(CUDA_SM),-gencode arch=compute_$n,code=sm_$n) \
+            $(foreach n,$(lastword $(CUDA_SM)),-gencode arch=compute_$n,code=compute_$n)
+ifeq ($(CUDA_LIB),)
+NOT_SRC  := host/run/device_cuda.c host/run/registry_cuda.c
+else
+NOT_SRC  := host/run/device_nocuda.c
+CUDA_OBJ := $(patsubst %.cu,$(BUILD)/%.cuda.o,$(wildcard kernels/cuda/*.cu))
+CUDA_INC := $(firstword $(dir $(wildcard $(CUDA)/include/cuda_runtime_api.h $(CUDA)/targets/*/include/cuda_runtime_api.h)))
+CUDA_LIBS := -L$(CUDA_LIB) -lcudart_static $(if $(wildcard $(CUDA_LIB)libculibos.a),-lculibos) -lrt -lstdc++
+endif
+LIB_SRC  := $(filter-out $(NOT_SRC),$(wildcard host/base/*.c host/run/*.c host/model/*.c host/model/*/*.c \
+              kernels/ref/*.c)) kernels/cpu/table.c
+LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(CPU_OBJ) $(EMU_OBJ) $(CUDA_OBJ)
 CMD_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard host/cmd/*.c))
 CHECK    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/check/*.c))
 UNIT     := $(patsubst tests/unit/%,$(BUILD)/tests/unit/%,$(basename $(wildcard tests/unit/*_test.c tests/unit/*_test.cu)))
@@ -107,11 +139,9 @@ bench: all tests ## kernels and end to end against this machine's measured ceili
 	@$(BUILD)/checkkernels --bench
 	@bench/run
 
-NVCC ?= nvcc
-cuda-check: ## compile kernels/cuda for sm_80, 86, 89 and 90 (needs nvcc)
-	@mkdir -p $(BUILD)/cuda; for f in kernels/cuda/*.cu; do echo "  NVCC  $$f"; $(NVCC) -std=c++17 -O3 -fmad=false \
-	  -Werror all-warnings $(foreach n,80 86 89 90,-gencode arch=compute_$n,code=sm_$n) -Xcompiler -fPIC -Iinclude -I. \
-	  -Ikernels/lib -DWEFT_CU_NS=weft_cuda -c -o $(BUILD)/cuda/$$(basename $$f .cu).o $$f || exit 1; done
+cuda-check: ## compile kernels/cuda and report registers, stack and spills (needs nvcc)
+	@mkdir -p $(BUILD)/cuda; for f in kernels/cuda/*.cu; do echo "  NVCC  $$f"; \
+	  $(NVCC) $(NVCCFLAGS) -Xptxas -v -c -o $(BUILD)/cuda/check.o $$f || exit 1; done
 
 lint: ## layering, sizes, names, format, clang-tidy, cppcheck
 	@scripts/setup --lint
@@ -135,7 +165,7 @@ install: all ## into PREFIX (default /usr/local) under DESTDIR
 	$(BUILD)/weft completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/weft
 	printf '%s\n' 'prefix=$(PREFIX)' 'Name: weft' 'Description: a transformer runtime' \
 	  'Version: $(VERSION)' 'Requires.private: $(PKGS)' 'Libs: -L$${prefix}/lib -lweft' \
-	  'Libs.private: -lm -ldl -pthread' 'Cflags: -I$${prefix}/include' \
+	  'Libs.private: $(CUDA_LIBS) -lm -ldl -pthread' 'Cflags: -I$${prefix}/include' \
 	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/weft.pc
 
 clean: ## remove build/
@@ -187,6 +217,11 @@ $(BUILD)/%.emu.o: %.cu
 	@mkdir -p $(@D)
 	$(SAY) EMU $@
 	$(Q)$(CXX) $(CXXFLAGS) $(CU_FLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/%.cuda.o: %.cu
+	@mkdir -p $(@D)
+	$(SAY) NVCC $@
+	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+$(BUILD)/host/run/device_cuda.o: CFLAGS += -isystem $(CUDA_INC)
 $(BUILD)/kernels/emu/memory.o $(BUILD)/kernels/emu/warp.o: override SAN := # tables that check others
 $(BUILD)/%.o: %.cc
 	@mkdir -p $(@D)

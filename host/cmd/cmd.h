@@ -80,7 +80,7 @@ typedef struct {
          "", \
          NULL, \
          ARG_CHOICE, \
-         "auto|ref|cpu|emu", \
+         "auto|cpu|cuda|ref|emu", \
          0, \
          0, \
          "auto", \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * `weft doctor`: what this machine offers: processor, memory, what is measured of both, and which
  * libraries could be opened. Nothing here is a requirement. */
+#include "host/base/err.h"
 #include "host/base/file.h"
 #include "host/base/mem.h"
 #include "host/base/thread.h"
@@ -12,6 +13,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -33,7 +35,9 @@ typedef struct {
     int cores;
     long page;
     int64_t memory, available, lockable; /* bytes; lockable -1: no limit */
-    bool cuda, nccl, mpi;
+    bool nccl, mpi, gpu;                 /* gpu: one is used */
+    device_gpu gpu_info;
+    char gpu_why[512];                           /* not */
     double read_gb_s, fma_gflop_s, bf16_gflop_s; /* bf16: 0 if there are no such instructions */
     int rows;
 } machine;
@@ -119,12 +123,28 @@ static void look(machine *m) {
     m->lockable = -1;
     if (getrlimit(RLIMIT_MEMLOCK, &lock) == 0 && lock.rlim_cur != RLIM_INFINITY)
         m->lockable = (int64_t)lock.rlim_cur;
-    m->cuda = opens((const char *const[]){"libcuda.so.1", NULL});
+    m->gpu = device_cuda_find(&m->gpu_info) == WEFT_OK;
+    if (!m->gpu)
+        snprintf(m->gpu_why, sizeof m->gpu_why, "%s", err_message());
     m->nccl = opens((const char *const[]){"libnccl.so.2", NULL});
     m->mpi = opens((const char *const[]){"libmpi.so.40", "libmpi.so.12", "libmpi.so", NULL});
 }
 
 /* ---- Output ---- */
+
+static void print_gpu(const machine *m, buf *b) {
+    const device_gpu *g = &m->gpu_info;
+    char total[CMD_SIZE_TEXT], free_now[CMD_SIZE_TEXT];
+    if (m->gpu)
+        buf_printf(b, "GPU         %s, sm_%d, %d multiprocessors, %s, %s free; driver CUDA %d.%d\n",
+                   g->name, g->sm, g->multiprocessors, cmd_size(total, (double)g->bytes),
+                   cmd_size(free_now, (double)g->free_bytes), g->driver / 1000,
+                   g->driver % 1000 / 10);
+    else
+        buf_printf(b, "GPU         not used: %s\n", m->gpu_why);
+    if (m->driver[0])
+        buf_printf(b, "driver      %s\n", m->driver);
+}
 
 static void print_text(const machine *m, buf *b) {
     char total[CMD_SIZE_TEXT], free_now[CMD_SIZE_TEXT], lock[CMD_SIZE_TEXT];
@@ -143,13 +163,22 @@ static void print_text(const machine *m, buf *b) {
     if (m->bf16_gflop_s > 0)
         buf_printf(b, ", bf16 %.1f GFLOP/s", m->bf16_gflop_s);
     buf_puts(b, " measured\n");
-    if (m->cuda)
-        buf_printf(b, "GPU         NVIDIA driver found%s%s; this build runs on CPU backends\n",
-                   m->driver[0] ? ": " : "", m->driver);
-    else
-        buf_puts(b, "GPU         no NVIDIA driver: CPU backends only\n");
+    print_gpu(m, b);
     buf_printf(b, "NCCL        %s\n", m->nccl ? "found" : "not found");
     buf_printf(b, "MPI         %s\n", m->mpi ? "found" : "not found");
+}
+
+static void print_gpu_json(const machine *m, buf *b) {
+    const device_gpu *g = &m->gpu_info;
+    buf_puts(b, m->gpu ? "{\"name\":" : "{\"not_used\":");
+    const char *text = m->gpu ? g->name : m->gpu_why;
+    buf_json_string(b, text, strlen(text));
+    if (m->gpu)
+        buf_printf(b,
+                   ",\"sm\":%d,\"multiprocessors\":%d,\"memory_bytes\":%" PRIu64
+                   ",\"free_bytes\":%" PRIu64 ",\"driver\":%d,\"runtime\":%d",
+                   g->sm, g->multiprocessors, g->bytes, g->free_bytes, g->driver, g->runtime);
+    buf_putc(b, '}');
 }
 
 static void print_json(const machine *m, buf *b) {
@@ -167,8 +196,10 @@ static void print_json(const machine *m, buf *b) {
                m->lockable, m->read_gb_s, m->fma_gflop_s);
     buf_puts(b, ",\"bf16_gflop_s\":");
     buf_json_double(b, m->bf16_gflop_s);
-    buf_printf(b, ",\"kernel_rows\":%d,\"cuda_driver\":%s,\"nccl\":%s,\"mpi\":%s}\n", m->rows,
-               m->cuda ? "true" : "false", m->nccl ? "true" : "false", m->mpi ? "true" : "false");
+    buf_printf(b, ",\"kernel_rows\":%d,\"gpu\":", m->rows);
+    print_gpu_json(m, b);
+    buf_printf(b, ",\"nccl\":%s,\"mpi\":%s}\n", m->nccl ? "true" : "false",
+               m->mpi ? "true" : "false");
 }
 
 /* ---- The command ---- */

@@ -26,7 +26,7 @@ static const arg_spec specs[] = {
     {"jsonl", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "one JSON object a line (the only form)",
      AT(jsonl)},
     {"file", "f", NULL, ARG_STRING, "FILE", 0, 0, NULL, "read a file or - (the default)", AT(file)},
-    {"device", "", NULL, ARG_CHOICE, "auto|ref|cpu|emu", 0, 0, "auto", "whose kernel", AT(device)},
+    {"device", "", NULL, ARG_CHOICE, "auto|cpu|cuda|ref|emu", 0, 0, "auto", "whose kernel", AT(device)},
     {"cpu-level", "", NULL, ARG_CHOICE, "auto|portable|avx2|avx512|avx512bf16", 0, 0, "auto",
      "instructions the CPU kernels may use", AT(cpu_level)},
 };
@@ -572,7 +572,7 @@ static int run(int argc, char **argv) {
 
 const cmd_row cmd_sample = {
     .name = "sample",
-    .usage = "--jsonl [-f FILE] [--device auto|ref|cpu|emu]",
+    .usage = "--jsonl [-f FILE] [--device auto|cpu|cuda|ref|emu]",
     .summary = "probabilities of the sampling chain, from logits",
     .notes =
         "A line is an object: logits (null is -infinity), history (token ids), prompt_len (how "

@@ -150,9 +150,12 @@ static weft_status take_memory(weft_engine *e, engine_rank *r) {
     for (int s = 0; s < WEFT_SPACES; s++)
         if (is_arena(s) && r->bytes[s])
             WEFT_TRY(e->dev->alloc(e->dev, r->bytes[s], space_words(s), &r->base[s]));
-    memset(r->base[WEFT_SPACE_STATE], 0, r->bytes[WEFT_SPACE_STATE]);
-    r->feed = mem_alloc(r->bytes[WEFT_SPACE_FEED]);
+    void *feed = NULL;
+    WEFT_TRY(e->dev->host_alloc(e->dev, r->bytes[WEFT_SPACE_FEED], "feed", &feed));
+    r->feed = feed;
     WEFT_TRY(e->dev->stream_open(e->dev, e->shape.threads, &r->stream));
+    WEFT_TRY(
+        e->dev->zero(e->dev, r->stream, r->base[WEFT_SPACE_STATE], r->bytes[WEFT_SPACE_STATE]));
     WEFT_TRY(upload_frequencies(e, r));
     for (int i = 0; i < e->nbucket; i++)
         WEFT_TRY(plan_bind(r->generate[i], r->base, &r->end, &e->mem));
@@ -268,7 +271,8 @@ static void close_rank(weft_engine *e, engine_rank *r) {
             e->dev->release(e->dev, r->base[s], r->bytes[s]);
     if (r->stream)
         e->dev->stream_close(e->dev, r->stream);
-    mem_free(r->feed);
+    if (r->feed)
+        e->dev->host_release(e->dev, r->feed);
     weights_close(&r->w);
 }
 

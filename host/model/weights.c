@@ -6,6 +6,7 @@
 #include "host/base/err.h"
 #include "host/base/thread.h"
 #include "host/model/weights_convert.h"
+#include "host/run/upload.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -330,23 +331,69 @@ static uint64_t lay_out(loader *l) {
     return at;
 }
 
-/* A device that does not share memory is filled through one staging buffer. */
-static weft_status fill(loader *l, weft_stream *s) {
-    weights *w = l->w;
-    uint64_t most = 0;
+/* `rows` rows of a piece, from `row` on. */
+static void convert(weft_stream *s, const piece *p, int64_t row, int64_t rows, char *to) {
+    weight_source from = p->from, whole = p->whole;
+    from.at += row * from.row;
+    whole.at += row * whole.row;
+    from.rows = whole.rows = rows;
+    weight_convert(s, &from, &whole, p->to->dtype, to);
+}
+
+static weft_status fill_shared(loader *l, weft_stream *s) {
     for (int i = 0; i < l->n; i++)
-        most = l->piece[i].bytes > most ? l->piece[i].bytes : most;
-    char *staging = w->dev->host_memory ? NULL : mem_alloc(most);
-    weft_status st = WEFT_OK;
-    for (int i = 0; i < l->n && st == WEFT_OK; i++) {
-        const piece *p = &l->piece[i];
-        char *to = (char *)w->block + p->at;
-        p->to->data = to;
-        weight_convert(s, &p->from, &p->whole, p->to->dtype, staging ? staging : to);
-        if (staging)
-            st = w->dev->copy(w->dev, NULL, to, staging, p->bytes, DEVICE_TO);
+        convert(s, &l->piece[i], 0, l->piece[i].from.rows, l->piece[i].to->data);
+    return WEFT_OK;
+}
+
+enum { UPLOAD_BYTES = 32 << 20 }; /* long enough that starting a copy costs nothing */
+
+static uint64_t row_bytes(const piece *p) {
+    return p->bytes / (uint64_t)p->from.rows;
+}
+
+/* In portions of at most `most` rows. */
+static weft_status send_piece(weft_stream *s, upload *u, const piece *p, int64_t most) {
+    uint64_t each = row_bytes(p);
+    for (int64_t row = 0; row < p->from.rows; row += most) {
+        int64_t left = p->from.rows - row, rows = left < most ? left : most;
+        char *buffer;
+        WEFT_TRY(upload_buffer(u, &buffer));
+        convert(s, p, row, rows, buffer);
+        WEFT_TRY(upload_send(u, (char *)p->to->data + (uint64_t)row * each, (uint64_t)rows * each));
     }
-    mem_free(staging);
+    return WEFT_OK;
+}
+
+/* A buffer holds at least one row of every piece, and no more than the largest piece. */
+static uint64_t upload_bytes(const loader *l) {
+    uint64_t row = 0, most = 0;
+    for (int i = 0; i < l->n; i++) {
+        const piece *p = &l->piece[i];
+        most = p->bytes > most ? p->bytes : most;
+        if (p->bytes > 0)
+            row = row_bytes(p) > row ? row_bytes(p) : row;
+    }
+    most = most < UPLOAD_BYTES ? most : UPLOAD_BYTES;
+    return row > most ? row : most;
+}
+
+static weft_status send_pieces(loader *l, weft_stream *s, upload *u, uint64_t bytes) {
+    for (int i = 0; i < l->n; i++) {
+        const piece *p = &l->piece[i];
+        if (p->bytes > 0)
+            WEFT_TRY(send_piece(s, u, p, (int64_t)(bytes / row_bytes(p))));
+    }
+    return upload_wait(u);
+}
+
+static weft_status fill_apart(loader *l, weft_stream *s) {
+    upload u;
+    uint64_t bytes = upload_bytes(l);
+    weft_status st = upload_open(&u, l->w->dev, bytes);
+    if (st == WEFT_OK)
+        st = send_pieces(l, s, &u, bytes);
+    upload_close(&u);
     return st;
 }
 
@@ -359,7 +406,9 @@ static weft_status load_pieces(loader *l) {
     WEFT_TRY(w->dev->alloc(w->dev, bytes, "weights", &w->block));
     w->owned = bytes;
     WEFT_TRY(thread_pool_open(thread_cores(), &s));
-    weft_status st = fill(l, s);
+    for (int i = 0; i < l->n; i++)
+        l->piece[i].to->data = (char *)w->block + l->piece[i].at;
+    weft_status st = w->dev->host_memory ? fill_shared(l, s) : fill_apart(l, s);
     thread_pool_close(s);
     return st;
 }

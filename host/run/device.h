@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * device: memory, copies and streams behind one interface; host code never assumes that kernels
  * read host addresses unless host_memory says so. device_cpu.c serves the backends ref and cpu,
- * device_emu.c the kernels of kernels/cuda on an emulated GPU. */
+ * device_cuda.c a GPU (device_nocuda.c says that a build has none), device_emu.c the kernels of
+ * kernels/cuda on an emulated GPU. */
 #pragma once
 #include "weft/kernel.h"
 #include "weft/status.h"
@@ -13,7 +14,7 @@ typedef struct device device;
 typedef enum { DEVICE_TO, DEVICE_FROM, DEVICE_WITHIN } device_copy_kind;
 
 struct device {
-    const char *backend; /* whose kernel rows run here: "ref", "cpu" */
+    const char *backend; /* whose kernel rows run here: "ref", "cpu", "emu", "cuda" */
     int level;           /* weft_cpu_level, or the GPU's sm */
     bool host_memory;    /* kernels read host addresses: mapped files need no copy */
     bool kv_transposed;  /* K pages are kept [D, page_size] for this device's attention */
@@ -22,19 +23,36 @@ struct device {
     /* 64-byte aligned; contents are unspecified. `what` names it in WEFT_NO_MEMORY's message. */
     weft_status (*alloc)(device *d, uint64_t bytes, const char *what, void **out);
     void (*release)(device *d, void *p, uint64_t bytes);
+    /* In the stream's order. FROM is complete on return. After TO the source may be reused, unless
+     * it is of host_alloc: then only after the next sync. Without a stream all is complete on
+     * return. */
     weft_status (*copy)(device *d, weft_stream *s, void *dst, const void *src, uint64_t bytes,
                         device_copy_kind kind);
+    weft_status (*zero)(device *d, weft_stream *s, void *p, uint64_t bytes);
+    /* Memory of the host that copies go to and from at full speed. */
+    weft_status (*host_alloc)(device *d, uint64_t bytes, const char *what, void **out);
+    void (*host_release)(device *d, void *p);
     weft_status (*stream_open)(device *d, int threads, weft_stream **out);
     void (*stream_close)(device *d, weft_stream *s);
     weft_status (*sync)(device *d, weft_stream *s); /* waits for everything enqueued */
     void (*close)(device *d);
 };
 
-/* name: "auto", "ref", "cpu" or "emu"; level: "auto" (NULL) or a weft_cpu_level's name, at most
- * what the machine has. WEFT_USAGE names what is offered. */
+/* name: "auto" (a usable GPU, else cpu), "ref", "cpu", "emu" or "cuda"; level: "auto" (NULL) or a
+ * weft_cpu_level's name, at most what the machine has. WEFT_USAGE names what is offered. */
 weft_status device_open(const char *name, const char *level, device **out);
 void device_close(device *d);
 weft_status device_emu_open(bool dry, device **out);
+weft_status device_cuda_open(bool dry, device **out);
+
+/* What `weft doctor` says of a GPU. Versions as CUDA counts them: 13000 is 13.0. */
+typedef struct {
+    char name[256];
+    int sm, multiprocessors, driver, runtime;
+    uint64_t bytes, free_bytes;
+} device_gpu;
+/* The GPU that device_cuda_open would use; WEFT_DEVICE says why there is none. */
+weft_status device_cuda_find(device_gpu *out);
 /* As device_open, but for plans only: any level may be named, nothing can be allocated. */
 weft_status device_open_dry(const char *name, const char *level, device **out);
 int device_cpu_level(void); /* the best this machine offers */

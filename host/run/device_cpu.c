@@ -102,6 +102,23 @@ static weft_status cpu_copy(device *d, weft_stream *s, void *dst, const void *sr
     return WEFT_OK;
 }
 
+static weft_status cpu_zero(device *d, weft_stream *s, void *p, uint64_t bytes) {
+    (void)d, (void)s;
+    memset(p, 0, bytes);
+    return WEFT_OK;
+}
+
+static weft_status cpu_host_alloc(device *d, uint64_t bytes, const char *what, void **out) {
+    (void)d, (void)what;
+    *out = mem_alloc(bytes);
+    return WEFT_OK;
+}
+
+static void cpu_host_release(device *d, void *p) {
+    (void)d;
+    mem_free(p);
+}
+
 static weft_status cpu_stream_open(device *d, int threads, weft_stream **out) {
     (void)d;
     return thread_pool_open(threads, out);
@@ -126,8 +143,12 @@ static weft_status dry_alloc(device *d, uint64_t bytes, const char *what, void *
     return weft_fail(WEFT_UNSUPPORTED, "%s: a device opened for plans only has no memory", what);
 }
 
+static bool is_auto(const char *name) {
+    return !name || strcmp(name, "auto") == 0;
+}
+
 static weft_status parse_level(const char *level, int *out) {
-    if (!level || strcmp(level, "auto") == 0) {
+    if (is_auto(level)) {
         *out = device_cpu_level();
         return WEFT_OK;
     }
@@ -152,6 +173,9 @@ static device *cpu_new(const char *backend, int level) {
                   .alloc = cpu_alloc,
                   .release = cpu_release,
                   .copy = cpu_copy,
+                  .zero = cpu_zero,
+                  .host_alloc = cpu_host_alloc,
+                  .host_release = cpu_host_release,
                   .stream_open = cpu_stream_open,
                   .stream_close = cpu_stream_close,
                   .sync = cpu_sync,
@@ -159,33 +183,37 @@ static device *cpu_new(const char *backend, int level) {
     return d;
 }
 
+/* The devices that are not host memory. */
+static weft_status open_gpu(const char *name, bool dry, device **out) {
+    return strcmp(name, "emu") == 0 ? device_emu_open(dry, out) : device_cuda_open(dry, out);
+}
+
+static bool is_gpu(const char *name) {
+    return name && (strcmp(name, "emu") == 0 || strcmp(name, "cuda") == 0);
+}
+
 static weft_status parse_backend(const char *name, const char **out) {
-    if (!name || strcmp(name, "auto") == 0 || strcmp(name, "cpu") == 0)
+    if (is_auto(name) || strcmp(name, "cpu") == 0)
         *out = "cpu";
     else if (strcmp(name, "ref") == 0)
         *out = "ref";
-    else if (strcmp(name, "cuda") == 0)
-        return weft_fail(WEFT_DEVICE, "--device: this build has no cuda backend; use cpu, ref or "
-                                      "emu");
     else
-        return weft_fail(WEFT_USAGE, "--device: no device '%s'; auto, cpu, ref or emu", name);
+        return weft_fail(WEFT_USAGE, "--device: no device '%s'; auto, cpu, cuda, ref or emu", name);
     return WEFT_OK;
-}
-
-static bool is_emu(const char *name) {
-    return name && strcmp(name, "emu") == 0;
 }
 
 weft_status device_open(const char *name, const char *level, device **out) {
     const char *backend;
     int lv;
-    if (is_emu(name))
-        return device_emu_open(false, out);
+    if (is_gpu(name))
+        return open_gpu(name, false, out);
     WEFT_TRY(parse_backend(name, &backend));
     WEFT_TRY(parse_level(level, &lv));
     if (lv > device_cpu_level())
         return weft_fail(WEFT_USAGE, "--cpu-level: this machine has no %s; at most %s",
                          level_names[lv], level_names[device_cpu_level()]);
+    if (is_auto(name) && is_auto(level) && device_cuda_open(false, out) == WEFT_OK)
+        return WEFT_OK;
     *out = cpu_new(backend, lv);
     return WEFT_OK;
 }
@@ -193,8 +221,8 @@ weft_status device_open(const char *name, const char *level, device **out) {
 weft_status device_open_dry(const char *name, const char *level, device **out) {
     const char *backend;
     int lv;
-    if (is_emu(name))
-        return device_emu_open(true, out);
+    if (is_gpu(name))
+        return open_gpu(name, true, out);
     WEFT_TRY(parse_backend(name, &backend));
     WEFT_TRY(parse_level(level, &lv));
     *out = cpu_new(backend, lv);

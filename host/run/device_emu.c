@@ -52,6 +52,23 @@ static weft_status emu_copy(device *d, weft_stream *s, void *dst, const void *sr
     return WEFT_OK;
 }
 
+static weft_status emu_zero(device *d, weft_stream *s, void *p, uint64_t bytes) {
+    (void)d, (void)s;
+    memset(p, 0, bytes);
+    return WEFT_OK;
+}
+
+static weft_status emu_host_alloc(device *d, uint64_t bytes, const char *what, void **out) {
+    (void)d, (void)what;
+    *out = mem_alloc(bytes);
+    return WEFT_OK;
+}
+
+static void emu_host_release(device *d, void *p) {
+    (void)d;
+    mem_free(p);
+}
+
 /* Rows of ref run here too: they see the pool through the stream's head. */
 static void emu_parallel(weft_stream *s, int64_t n, int64_t grain, weft_range_fn *fn,
                          const void *ctx) {
@@ -103,6 +120,9 @@ weft_status device_emu_open(bool dry, device **out) {
                   .alloc = dry ? emu_dry_alloc : emu_alloc,
                   .release = emu_release,
                   .copy = emu_copy,
+                  .zero = emu_zero,
+                  .host_alloc = emu_host_alloc,
+                  .host_release = emu_host_release,
                   .stream_open = emu_stream_open,
                   .stream_close = emu_stream_close,
                   .sync = emu_sync,

@@ -2,19 +2,15 @@
  * The tables of rows in one list, and the search through them. */
 #include "host/run/registry.h"
 #include "host/base/err.h"
-#include "host/run/comm.h"
 #include "host/run/ops.h"
-#include "weft/gpu.h"
 #include <stdlib.h>
 #include <string.h>
 
-#define EMU_(file) weft_emu_##file,
-const weft_kernel *registry_tables[] = {weft_kernels_cpu, weft_kernels_ref,
-                                        WEFT_CU_FILES(EMU_) comm_local_kernels, NULL, NULL};
-enum { TABLES = sizeof registry_tables / sizeof *registry_tables };
-
 void registry_add(const weft_kernel *rows) {
-    registry_tables[TABLES - 2] = rows;
+    int n = 0;
+    while (registry_tables[n])
+        n++;
+    registry_tables[n] = rows;
 }
 
 const char *registry_arith_name(uint32_t arith) {
@@ -60,8 +56,8 @@ static weft_status read_forced(const char *op, forced_row *f) {
 
 static bool serves(const weft_kernel *k, const device *d, const forced_row *f) {
     bool own = strcmp(k->backend, d->backend) == 0;
-    bool ref = strcmp(k->backend, "ref") == 0 && (d->host_memory || strcmp(d->backend, "emu") == 0);
-    if (!own && !ref && strcmp(k->backend, "local") != 0)
+    bool host = strcmp(k->backend, "ref") == 0 || strcmp(k->backend, "local") == 0;
+    if (!own && !(host && (d->host_memory || strcmp(d->backend, "emu") == 0)))
         return false;
     if (f->row[0] && strcmp(f->row, k->backend) != 0 && strcmp(f->row, k->name) != 0)
         return false;

@@ -49,11 +49,12 @@ typedef struct {
     char error[WEFT_EMU_ERROR_BYTES];
 } weft_emu_stream;
 
-/* error: the first failed launch's code, 0 if none. */
+/* error: the first failed launch's code, 0 if none; failed: its step. */
 typedef struct {
     weft_stream head;
     void *stream; /* cudaStream_t */
     int error;
+    const weft_step *failed;
 } weft_cuda_stream;
 
 /* What a .cu file says of its kernels once they are compiled; scripts/sass-gate holds nvcc's output

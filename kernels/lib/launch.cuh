@@ -17,8 +17,8 @@
 #define WEFT_PASS_ALONE
 
 /* All shared memory of a kernel is one struct. */
-#define WEFT_SMEM(type, name)                                       \
-    extern __shared__ __align__(1024) unsigned char weft_smem_[];   \
+#define WEFT_SMEM(type, name) \
+    extern __shared__ __align__(1024) unsigned char weft_smem_[]; \
     type &name = *reinterpret_cast<type *>(weft_smem_)
 
 namespace WEFT_CU_NS {
@@ -27,10 +27,12 @@ static inline cudaStream_t launch_stream(weft_stream *s) {
     return (cudaStream_t)((weft_cuda_stream *)s)->stream;
 }
 
-static inline void launch_note(weft_stream *s, cudaError_t e) {
+static inline void launch_note(const weft_step *step, weft_stream *s, cudaError_t e) {
     weft_cuda_stream *c = (weft_cuda_stream *)s;
-    if (e != cudaSuccess && !c->error)
-        c->error = (int)e;
+    if (e == cudaSuccess || c->error)
+        return;
+    c->error = (int)e;
+    c->failed = step;
 }
 
 inline int launch_attribute(cudaDeviceAttr what) {
@@ -49,19 +51,22 @@ inline size_t launch_most_shared() {
 }
 
 /* More than 48 KiB of shared memory must be asked for. */
-template <class K> static void launch_prepare(weft_stream *s, K *kernel, size_t shared) {
+template <class K>
+static void launch_prepare(const weft_step *step, weft_stream *s, K *kernel, size_t shared) {
     if (shared > 48 << 10)
-        launch_note(s, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                            (int)shared));
+        launch_note(
+            step, s,
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
 }
 
 template <class... P>
-static void launch_cooperative(weft_stream *s, void (*kernel)(P...), dim3 grid, dim3 block,
-                               size_t shared, P... args) {
+static void launch_cooperative(const weft_step *step, weft_stream *s, void (*kernel)(P...),
+                               dim3 grid, dim3 block, size_t shared, P... args) {
     void *list[] = {(void *)&args...};
-    launch_prepare(s, kernel, shared);
-    launch_note(s, cudaLaunchCooperativeKernel((const void *)kernel, grid, block, list, shared,
-                                               launch_stream(s)));
+    launch_prepare(step, s, kernel, shared);
+    launch_note(step, s,
+                cudaLaunchCooperativeKernel((const void *)kernel, grid, block, list, shared,
+                                            launch_stream(s)));
 }
 
 __device__ static inline void grid_sync() {
@@ -71,19 +76,17 @@ __device__ static inline void grid_sync() {
 } // namespace WEFT_CU_NS
 
 /* step: whose operands the kernel touches. kernel: in parentheses if it has commas. */
-#define WEFT_LAUNCH(step, to, kernel, grid, block, shared, ...)                            \
-    do {                                                                                   \
-        (void)(step);                                                                      \
-        WEFT_CU_NS::launch_prepare(to, kernel, shared);                                    \
-        kernel<<<grid, block, shared, WEFT_CU_NS::launch_stream(to)>>>(__VA_ARGS__);       \
-        WEFT_CU_NS::launch_note(to, cudaGetLastError());                                   \
+#define WEFT_LAUNCH(step, to, kernel, grid, block, shared, ...) \
+    do { \
+        WEFT_CU_NS::launch_prepare(step, to, kernel, shared); \
+        kernel<<<grid, block, shared, WEFT_CU_NS::launch_stream(to)>>>(__VA_ARGS__); \
+        WEFT_CU_NS::launch_note(step, to, cudaGetLastError()); \
     } while (0)
 
 /* All blocks are resident at once, so that grid_sync works. */
-#define WEFT_LAUNCH_COOPERATIVE(step, to, kernel, grid, block, shared, ...)                \
-    do {                                                                                   \
-        (void)(step);                                                                      \
-        WEFT_CU_NS::launch_cooperative(to, kernel, grid, block, shared, __VA_ARGS__);      \
+#define WEFT_LAUNCH_COOPERATIVE(step, to, kernel, grid, block, shared, ...) \
+    do { \
+        WEFT_CU_NS::launch_cooperative(step, to, kernel, grid, block, shared, __VA_ARGS__); \
     } while (0)
 
 #include "kernels/lib/row.h"

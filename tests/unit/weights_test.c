@@ -33,12 +33,71 @@ static weft_status device_copy(device *d, weft_stream *s, void *dst, const void 
     return WEFT_OK;
 }
 
+static weft_status device_host_alloc(device *d, uint64_t bytes, const char *what, void **out) {
+    (void)d, (void)what;
+    *out = malloc(bytes);
+    return WEFT_OK;
+}
+
+static void device_host_release(device *d, void *p) {
+    (void)d;
+    free(p);
+}
+
+typedef struct {
+    weft_stream head;
+    void *dst; /* NULL: nothing is under way */
+    const void *src;
+    uint64_t bytes;
+} late_stream;
+
+static weft_status late_open(device *d, int threads, weft_stream **out) {
+    (void)d, (void)threads;
+    late_stream *s = calloc(1, sizeof *s);
+    *out = &s->head;
+    return WEFT_OK;
+}
+
+static weft_status late_sync(device *d, weft_stream *stream) {
+    late_stream *s = (late_stream *)stream;
+    (void)d;
+    if (s->dst)
+        memcpy(s->dst, s->src, s->bytes);
+    s->dst = NULL;
+    return WEFT_OK;
+}
+
+static void late_close(device *d, weft_stream *stream) {
+    (void)d;
+    assert_null(((late_stream *)stream)->dst);
+    free(stream);
+}
+
+/* Copies as late as a GPU may, from whatever the buffer holds by then. */
+static weft_status late_copy(device *d, weft_stream *stream, void *dst, const void *src, uint64_t n,
+                             device_copy_kind kind) {
+    late_stream *s = (late_stream *)stream;
+    if (!s)
+        return device_copy(d, NULL, dst, src, n, kind);
+    assert_null(s->dst);
+    s->dst = dst;
+    s->src = src;
+    s->bytes = n;
+    copies++;
+    return WEFT_OK;
+}
+
 static device make_device(bool host_memory) {
     return (device){.backend = "ref",
                     .host_memory = host_memory,
                     .alloc = device_alloc,
                     .release = device_release,
-                    .copy = device_copy};
+                    .copy = late_copy,
+                    .host_alloc = device_host_alloc,
+                    .host_release = device_host_release,
+                    .stream_open = late_open,
+                    .stream_close = late_close,
+                    .sync = late_sync};
 }
 
 /* ---- A llama of 4 heads, 2 kv heads, 2 layers; its values count up ---- */

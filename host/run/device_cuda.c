@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The device behind the backend cuda: the first GPU of those CUDA_VISIBLE_DEVICES shows that is new
+ * enough. Errors of kernels surface at the next sync and stay: after a fault the stream is dead. */
+#include "host/base/err.h"
+#include "host/base/mem.h"
+#include "host/run/device.h"
+#include "weft/gpu.h"
+#include "weft/step.h"
+#include <cuda_runtime_api.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { LEAST_SM = 80, PLANNED_SM = 90 };
+
+typedef struct {
+    device head;
+    int ordinal;
+    cudaStream_t own; /* of copies without a stream */
+} gpu;
+
+/* ---- Errors ---- */
+
+/* Also forgets the error: what asks for the last one must not see another's. */
+static weft_status fault(cudaError_t e, const char *what) {
+    cudaGetLastError();
+    return weft_fail(WEFT_DEVICE, "cuda: %s: %s (%s)", what, cudaGetErrorString(e),
+                     cudaGetErrorName(e));
+}
+
+#define GPU_TRY(call, what) \
+    do { \
+        cudaError_t error_ = (call); \
+        if (error_ != cudaSuccess) \
+            return fault(error_, what); \
+    } while (0)
+
+static double mib(uint64_t bytes) {
+    return (double)bytes / 1048576;
+}
+
+/* ---- Which GPU ---- */
+
+static weft_status check_driver(device_gpu *g) {
+    if (cudaDriverGetVersion(&g->driver) != cudaSuccess || g->driver == 0)
+        return weft_fail(WEFT_DEVICE,
+                         "cuda: no NVIDIA driver here (libcuda.so.1); use --device cpu");
+    GPU_TRY(cudaRuntimeGetVersion(&g->runtime), "version");
+    return WEFT_OK;
+}
+
+static weft_status count_gpus(const device_gpu *g, int *n) {
+    cudaError_t e = cudaGetDeviceCount(n);
+    if (e == cudaErrorInsufficientDriver)
+        return weft_fail(
+            WEFT_DEVICE,
+            "cuda: the driver is too old: it knows CUDA %d.%d, this build needs %d.%d; "
+            "update it or use --device cpu",
+            g->driver / 1000, g->driver % 1000 / 10, g->runtime / 1000, g->runtime % 1000 / 10);
+    if (e == cudaErrorNoDevice || (e == cudaSuccess && *n == 0)) {
+        const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+        cudaGetLastError();
+        return weft_fail(WEFT_DEVICE, "cuda: no GPU here%s%s%s; use --device cpu",
+                         visible ? " (CUDA_VISIBLE_DEVICES=" : "", visible ? visible : "",
+                         visible ? ")" : "");
+    }
+    GPU_TRY(e, "looking for GPUs");
+    return WEFT_OK;
+}
+
+static weft_status sm_of(int ordinal, int *sm) {
+    int major, minor;
+    GPU_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal),
+            "attribute");
+    GPU_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, ordinal),
+            "attribute");
+    *sm = 10 * major + minor;
+    return WEFT_OK;
+}
+
+/* The first that is new enough; *sm is the last one's where none is. */
+static weft_status choose(int n, int *ordinal, int *sm) {
+    for (*ordinal = 0; *ordinal < n; ++*ordinal) {
+        WEFT_TRY(sm_of(*ordinal, sm));
+        if (*sm >= LEAST_SM)
+            return WEFT_OK;
+    }
+    struct cudaDeviceProp p;
+    GPU_TRY(cudaGetDeviceProperties(&p, n - 1), "properties");
+    return weft_fail(WEFT_DEVICE, "cuda: %s is sm_%d; sm_%d or newer is needed; use --device cpu",
+                     p.name, *sm, LEAST_SM);
+}
+
+static weft_status find(device_gpu *g, int *ordinal) {
+    int n = 0;
+    WEFT_TRY(check_driver(g));
+    WEFT_TRY(count_gpus(g, &n));
+    return choose(n, ordinal, &g->sm);
+}
+
+weft_status device_cuda_find(device_gpu *out) {
+    struct cudaDeviceProp p;
+    size_t left = 0, all = 0;
+    int ordinal;
+    *out = (device_gpu){.sm = 0};
+    WEFT_TRY(find(out, &ordinal));
+    GPU_TRY(cudaGetDeviceProperties(&p, ordinal), "properties");
+    GPU_TRY(cudaSetDevice(ordinal), p.name);
+    GPU_TRY(cudaMemGetInfo(&left, &all), p.name);
+    memcpy(out->name, p.name, sizeof out->name);
+    out->name[sizeof out->name - 1] = 0;
+    out->multiprocessors = p.multiProcessorCount;
+    out->bytes = all;
+    out->free_bytes = left;
+    return WEFT_OK;
+}
+
+/* ---- Memory ---- */
+
+/* The current device belongs to a thread of the host, and ranks have threads of their own. */
+static weft_status enter(const device *d) {
+    GPU_TRY(cudaSetDevice(((const gpu *)d)->ordinal), "device");
+    return WEFT_OK;
+}
+
+static weft_status gpu_no_memory(uint64_t bytes, const char *what) {
+    size_t left = 0, all = 0;
+    cudaGetLastError();
+    if (cudaMemGetInfo(&left, &all) != cudaSuccess)
+        cudaGetLastError();
+    return weft_fail(WEFT_NO_MEMORY,
+                     "%s: %.1f MiB needed, %.1f of the GPU's %.1f MiB are free; lower --ctx-size, "
+                     "--ubatch-size or --dtype (`weft plan` shows the bytes)",
+                     what, mib(bytes), mib(left), mib(all));
+}
+
+static weft_status gpu_alloc(device *d, uint64_t bytes, const char *what, void **out) {
+    WEFT_TRY(enter(d));
+    cudaError_t e = cudaMalloc(out, bytes);
+    if (e == cudaErrorMemoryAllocation)
+        return gpu_no_memory(bytes, what);
+    GPU_TRY(e, what);
+    d->allocated += bytes;
+    d->peak = d->allocated > d->peak ? d->allocated : d->peak;
+    return WEFT_OK;
+}
+
+static weft_status gpu_dry_alloc(device *d, uint64_t bytes, const char *what, void **out) {
+    (void)d, (void)bytes, (void)out;
+    return weft_fail(WEFT_UNSUPPORTED, "%s: a device opened for plans only has no memory", what);
+}
+
+/* Releasing goes on where the device is lost: the error was, or will be, a sync's. */
+static void gpu_release(device *d, void *p, uint64_t bytes) {
+    if (!p)
+        return;
+    d->allocated -= bytes;
+    if (cudaFree(p) != cudaSuccess)
+        cudaGetLastError();
+}
+
+static weft_status gpu_host_alloc(device *d, uint64_t bytes, const char *what, void **out) {
+    WEFT_TRY(enter(d));
+    cudaError_t e = cudaHostAlloc(out, bytes, cudaHostAllocDefault);
+    if (e == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        return weft_fail(WEFT_NO_MEMORY, "%s: %.1f MiB of page-locked memory needed", what,
+                         mib(bytes));
+    }
+    GPU_TRY(e, what);
+    memset(*out, 0, bytes);
+    return WEFT_OK;
+}
+
+static void gpu_host_release(device *d, void *p) {
+    (void)d;
+    if (p && cudaFreeHost(p) != cudaSuccess)
+        cudaGetLastError();
+}
+
+/* ---- Streams ---- */
+
+static cudaStream_t queue_of(const device *d, const weft_stream *s) {
+    return s ? (cudaStream_t)((const weft_cuda_stream *)s)->stream : ((const gpu *)d)->own;
+}
+
+/* What the stream has met first; later it says the same again. */
+static weft_status stream_error(const weft_cuda_stream *s) {
+    const char *tag = s->failed ? s->failed->tag : "a kernel";
+    return s->error ? fault((cudaError_t)s->error, tag) : WEFT_OK;
+}
+
+static weft_status gpu_sync(device *d, weft_stream *stream) {
+    weft_cuda_stream *s = (weft_cuda_stream *)stream;
+    (void)d;
+    cudaError_t e = cudaStreamSynchronize((cudaStream_t)s->stream);
+    if (e != cudaSuccess && !s->error)
+        s->error = (int)e;
+    return stream_error(s);
+}
+
+static weft_status gpu_copy(device *d, weft_stream *s, void *dst, const void *src, uint64_t bytes,
+                            device_copy_kind kind) {
+    static const enum cudaMemcpyKind kinds[] = {[DEVICE_TO] = cudaMemcpyHostToDevice,
+                                                [DEVICE_FROM] = cudaMemcpyDeviceToHost,
+                                                [DEVICE_WITHIN] = cudaMemcpyDeviceToDevice};
+    cudaStream_t queue = queue_of(d, s);
+    if (bytes == 0)
+        return WEFT_OK;
+    WEFT_TRY(enter(d));
+    GPU_TRY(cudaMemcpyAsync(dst, src, bytes, kinds[kind], queue), "copy");
+    if (!s || kind == DEVICE_FROM)
+        GPU_TRY(cudaStreamSynchronize(queue), "copy");
+    return WEFT_OK;
+}
+
+static weft_status gpu_zero(device *d, weft_stream *s, void *p, uint64_t bytes) {
+    if (bytes == 0)
+        return WEFT_OK;
+    WEFT_TRY(enter(d));
+    GPU_TRY(cudaMemsetAsync(p, 0, bytes, queue_of(d, s)), "zeros");
+    if (!s)
+        GPU_TRY(cudaStreamSynchronize(queue_of(d, s)), "zeros");
+    return WEFT_OK;
+}
+
+static weft_status gpu_stream_open(device *d, int threads, weft_stream **out) {
+    cudaStream_t queue;
+    (void)threads;
+    WEFT_TRY(enter(d));
+    GPU_TRY(cudaStreamCreateWithFlags(&queue, cudaStreamNonBlocking), "stream");
+    weft_cuda_stream *s = mem_alloc(sizeof *s);
+    s->stream = queue;
+    *out = &s->head;
+    return WEFT_OK;
+}
+
+static void gpu_stream_close(device *d, weft_stream *stream) {
+    weft_cuda_stream *s = (weft_cuda_stream *)stream;
+    (void)d;
+    if (cudaStreamDestroy((cudaStream_t)s->stream) != cudaSuccess)
+        cudaGetLastError();
+    mem_free(s);
+}
+
+/* ---- Opening ---- */
+
+static void gpu_close(device *d) {
+    gpu *g = (gpu *)d;
+    if (g->own && cudaStreamDestroy(g->own) != cudaSuccess)
+        cudaGetLastError();
+    mem_free(g);
+}
+
+static gpu *gpu_new(int ordinal, int sm) {
+    gpu *g = mem_alloc(sizeof *g);
+    g->ordinal = ordinal;
+    g->head = (device){.backend = "cuda",
+                       .level = sm,
+                       .alloc = gpu_alloc,
+                       .release = gpu_release,
+                       .copy = gpu_copy,
+                       .zero = gpu_zero,
+                       .host_alloc = gpu_host_alloc,
+                       .host_release = gpu_host_release,
+                       .stream_open = gpu_stream_open,
+                       .stream_close = gpu_stream_close,
+                       .sync = gpu_sync,
+                       .close = gpu_close};
+    return g;
+}
+
+weft_status device_cuda_open(bool dry, device **out) {
+    device_gpu info;
+    int ordinal;
+    if (dry) {
+        gpu *g = gpu_new(0, PLANNED_SM);
+        g->head.alloc = gpu_dry_alloc;
+        *out = &g->head;
+        return WEFT_OK;
+    }
+    WEFT_TRY(find(&info, &ordinal));
+    GPU_TRY(cudaSetDevice(ordinal), "opening");
+    cudaStream_t own;
+    GPU_TRY(cudaStreamCreateWithFlags(&own, cudaStreamNonBlocking), "opening");
+    gpu *g = gpu_new(ordinal, info.sm);
+    g->own = own;
+    *out = &g->head;
+    return WEFT_OK;
+}
