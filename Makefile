@@ -59,6 +59,8 @@ ifeq ($(CUDA_LIB),)
 $(warning $(NVCC): no libcudart_static.a beside it (scripts/setup --cuda installs one); built without CUDA)
 endif
 endif
+# ccache, where there is one, spares every clone of the sources but the first these minutes.
+CCACHE   := $(if $(shell command -v ccache 2>/dev/null),CCACHE_DEPEND=1 CCACHE_NOHASHDIR=1 ccache)
 # The GPU's own code for each of these, and PTX for what comes after them.
 CUDA_SM  ?= 80 86 89 90
 NVCCFLAGS = -std=c++17 -O3 -fmad=false -Werror all-warnings -Iinclude -I. -Ikernels/lib -DWEFT_CU_NS=weft_cuda \
@@ -71,7 +73,7 @@ else
 NOT_SRC  := host/run/device_nocuda.c
 CUDA_OBJ := $(patsubst %.cu,$(BUILD)/%.cuda.o,$(wildcard kernels/cuda/*.cu))
 CUDA_INC := $(firstword $(dir $(wildcard $(CUDA)/include/cuda_runtime_api.h $(CUDA)/targets/*/include/cuda_runtime_api.h)))
-CUDA_LIBS := -L$(CUDA_LIB) -lcudart_static $(if $(wildcard $(CUDA_LIB)libculibos.a),-lculibos) -lrt -lstdc++
+CUDA_LIBS := -L$(CUDA_LIB) -lcudart_static $(if $(wildcard $(CUDA_LIB)libculibos.a),-lculibos) -lrt
 endif
 LIB_SRC  := $(filter-out $(NOT_SRC),$(wildcard host/base/*.c host/run/*.c host/model/*.c host/model/*/*.c \
               kernels/ref/*.c)) kernels/cpu/table.c
@@ -220,7 +222,7 @@ $(BUILD)/%.emu.o: %.cu
 $(BUILD)/%.cuda.o: %.cu
 	@mkdir -p $(@D)
 	$(SAY) NVCC $@
-	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+	$(Q)$(CCACHE) $(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 $(BUILD)/host/run/device_cuda.o: CFLAGS += -isystem $(CUDA_INC)
 $(BUILD)/kernels/emu/memory.o $(BUILD)/kernels/emu/warp.o: override SAN := # tables that check others
 $(BUILD)/%.o: %.cc

@@ -2,8 +2,7 @@
 # Included by the Makefile: what can be known of kernels/cuda without a GPU, and looking inside.
 
 .PHONY: gate gpu-model sass ncu
-CU_OBJ   := $(patsubst kernels/cuda/%.cu,$(BUILD)/cuda/%.o,$(wildcard kernels/cuda/*.cu))
-CU_ARCHS := $(foreach n,80 86 89 90,-gencode arch=compute_$n,code=sm_$n)
+CU_OBJ   := $(patsubst %.cu,$(BUILD)/%.cuda.o,$(wildcard kernels/cuda/*.cu))
 
 gate: $(BUILD)/checkkernels ## hold compiled CUDA kernels to their claims, all architectures (needs nvcc)
 	@scripts/setup --cuda-tools
@@ -18,17 +17,10 @@ gpu-model: $(BUILD)/checkkernels gate-objects ## what the big kernels should rea
 .PHONY: gate-objects
 gate-objects: $(CU_OBJ)
 
-$(BUILD)/cuda/%.o: kernels/cuda/%.cu
-	@mkdir -p $(@D)
-	$(SAY) NVCC $@
-	$(Q)$(NVCC) -std=c++17 -O3 -fmad=false -Werror all-warnings $(CU_ARCHS) -Xcompiler -fPIC -Iinclude -I. \
-	  -Ikernels/lib -DWEFT_CU_NS=weft_cuda -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
--include $(CU_OBJ:.o=.d)
-
 OP ?= matmul
 sass: gate-objects ## the machine code of an op's kernels on sm_90: make sass OP=matmul
 	@scripts/setup --cuda-tools
-	@scripts/sass.py $(filter $(BUILD)/cuda/$(OP)%.o,$(CU_OBJ))
+	@scripts/sass.py $(filter $(BUILD)/kernels/cuda/$(OP)%.o,$(CU_OBJ))
 
 ncu: $(BUILD)/checkkernels ## Nsight Compute on an op's benchmarks (needs a GPU): make ncu OP=matmul
 	ncu --set full --target-processes all -f -o $(BUILD)/ncu-$(OP) \

@@ -146,13 +146,21 @@ static weft_status upload_frequencies(weft_engine *e, engine_rank *r) {
     return e->freq ? e->dev->copy(e->dev, r->stream, to, e->freq, bytes, DEVICE_TO) : WEFT_OK;
 }
 
+/* What the host fills and reads at every step. */
+static weft_status take_host_memory(weft_engine *e, engine_rank *r) {
+    void *feed = NULL, *result = NULL;
+    WEFT_TRY(e->dev->host_alloc(e->dev, r->bytes[WEFT_SPACE_FEED], "feed", &feed));
+    r->feed = feed;
+    WEFT_TRY(e->dev->host_alloc(e->dev, engine_result_bytes(r), "results", &result));
+    r->result = result;
+    return WEFT_OK;
+}
+
 static weft_status take_memory(weft_engine *e, engine_rank *r) {
     for (int s = 0; s < WEFT_SPACES; s++)
         if (is_arena(s) && r->bytes[s])
             WEFT_TRY(e->dev->alloc(e->dev, r->bytes[s], space_words(s), &r->base[s]));
-    void *feed = NULL;
-    WEFT_TRY(e->dev->host_alloc(e->dev, r->bytes[WEFT_SPACE_FEED], "feed", &feed));
-    r->feed = feed;
+    WEFT_TRY(take_host_memory(e, r));
     WEFT_TRY(e->dev->stream_open(e->dev, e->shape.threads, &r->stream));
     WEFT_TRY(
         e->dev->zero(e->dev, r->stream, r->base[WEFT_SPACE_STATE], r->bytes[WEFT_SPACE_STATE]));
@@ -266,6 +274,11 @@ weft_status engine_open_dry(const char *path, const weft_engine_options *opt, we
 }
 
 static void close_rank(weft_engine *e, engine_rank *r) {
+    for (int i = 0; i < e->nbucket; i++)
+        if (r->generate[i])
+            sched_forget(e->dev, r->generate[i]);
+    if (r->score)
+        sched_forget(e->dev, r->score);
     for (int s = 0; s < WEFT_SPACES; s++)
         if (r->base[s])
             e->dev->release(e->dev, r->base[s], r->bytes[s]);
@@ -273,6 +286,8 @@ static void close_rank(weft_engine *e, engine_rank *r) {
         e->dev->stream_close(e->dev, r->stream);
     if (r->feed)
         e->dev->host_release(e->dev, r->feed);
+    if (r->result)
+        e->dev->host_release(e->dev, r->result);
     weights_close(&r->w);
 }
 

@@ -38,7 +38,8 @@ typedef struct {
     weft_stream *stream;
     comm end;
     weft_plan *generate[ENGINE_MAX_BUCKETS], *score;
-    char *feed; /* the block as the host fills it, bytes[WEFT_SPACE_FEED] */
+    char *feed;   /* the block as the host fills it, bytes[WEFT_SPACE_FEED] */
+    char *result; /* ids and log-probabilities of the last step */
 } engine_rank;
 
 struct weft_seq {
@@ -77,6 +78,7 @@ weft_status engine_open_dry(const char *path, const weft_engine_options *opt, we
 /* engine_layout.c: places of feed, state, out and KV for one rank, and the bytes of those
  * arenas. */
 void engine_layout(weft_engine *e, engine_rank *r);
+uint64_t engine_result_bytes(const engine_rank *r); /* what every step brings back */
 
 /* engine_plan.c. Memory by arena and rank, then the plans of one token and of a full chunk. */
 void engine_plan_text(const weft_engine *e, buf *out);

@@ -16,9 +16,9 @@ static decoder_place take(engine_rank *r, weft_space space, const char *name, in
     return p;
 }
 
-#define TAKE(r, space, member, dtype, ...)                                                      \
-    (r)->io.member = take((r), WEFT_SPACE_##space, #member, WEFT_##dtype,                       \
-                          (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)),            \
+#define TAKE(r, space, member, dtype, ...) \
+    (r)->io.member = take((r), WEFT_SPACE_##space, #member, WEFT_##dtype, \
+                          (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
                           (int64_t[]){__VA_ARGS__})
 
 static int64_t work_items(const engine_shape *s, const engine_rank *r) {
@@ -59,6 +59,11 @@ static void layout_results(const weft_engine *e, engine_rank *r) {
     TAKE(r, OUT, top_id, I32, s->R, WEFT_TOP_LOGPROBS);
     TAKE(r, OUT, top_logprob, F32, s->R, WEFT_TOP_LOGPROBS);
     TAKE(r, OUT, score, F32, s->score_rows > 0 ? s->score_rows : 1);
+}
+
+/* From the ids to the last of the log-probabilities, which lie one behind the other. */
+uint64_t engine_result_bytes(const engine_rank *r) {
+    return (uint64_t)(r->io.score.off - r->io.id.off);
 }
 
 static void layout_cache(weft_engine *e, engine_rank *r) {

@@ -128,12 +128,24 @@ static weft_status send_history(const job *j, engine_rank *r) {
     return WEFT_OK;
 }
 
+/* Every rank samples the same; one copy brings what the host reads of it. */
+static weft_status fetch_results(const job *j, engine_rank *r) {
+    device *d = j->e->dev;
+    if (j->rows == 0 || r->rank > 0)
+        return WEFT_OK;
+    return d->copy(d, r->stream, r->result, (char *)r->base[WEFT_SPACE_OUT] + r->io.id.off,
+                   engine_result_bytes(r), DEVICE_FETCH);
+}
+
 static weft_status run_on(const job *j, engine_rank *r) {
     weft_engine *e = j->e;
     WEFT_TRY(send_feed(j, r));
     if (!j->target)
         WEFT_TRY(send_history(j, r));
-    sched_run(j->target ? r->score : r->generate[engine_bucket(e, j->tokens)], r->stream);
+    weft_plan *p = j->target ? r->score : r->generate[engine_bucket(e, j->tokens)];
+    WEFT_TRY(sched_replay(e->dev, p, r->stream));
+    if (!j->target)
+        WEFT_TRY(fetch_results(j, r));
     return e->dev->sync(e->dev, r->stream);
 }
 
@@ -197,24 +209,26 @@ static int choose_parts(const weft_engine *e, weft_seq *const *seqs, int n, step
     return used;
 }
 
-static weft_status read_row(weft_engine *e, const weft_seq *s, int32_t row, weft_sampled *out) {
-    const decoder_io *io = &e->rank[0].io;
-    int64_t top = (int64_t)row * WEFT_TOP_LOGPROBS * 4;
-    WEFT_TRY(engine_result(e, &io->id, row * 4, &out->id, 4));
-    WEFT_TRY(engine_result(e, &io->logprob, row * 4, &out->logprob, 4));
+/* Row `row` of what the last step left in the results. */
+static void read_row(const engine_rank *r, const decoder_place *p, int32_t row, void *to,
+                     int64_t words) {
+    const char *from = r->result + (p->off - r->io.id.off);
+    memcpy(to, from + 4 * row * (p->layout.ndim > 1 ? p->layout.stride[0] : 1), (size_t)words * 4);
+}
+
+static void read_sampled(const engine_rank *r, const weft_seq *s, int32_t row, weft_sampled *out) {
+    const decoder_io *io = &r->io;
     out->n_top = s->params.n_top;
-    if (out->n_top) {
-        WEFT_TRY(engine_result(e, &io->top_id, top, out->top_id, (uint64_t)out->n_top * 4));
-        WEFT_TRY(
-            engine_result(e, &io->top_logprob, top, out->top_logprob, (uint64_t)out->n_top * 4));
-    }
-    return WEFT_OK;
+    read_row(r, &io->id, row, &out->id, 1);
+    read_row(r, &io->logprob, row, &out->logprob, 1);
+    read_row(r, &io->top_id, row, out->top_id, out->n_top);
+    read_row(r, &io->top_logprob, row, out->top_logprob, out->n_top);
 }
 
 /* The sampled token becomes the next pending one. */
-static weft_status commit(weft_engine *e, const step_part *part, weft_sampled *out) {
+static weft_status commit(const weft_engine *e, const step_part *part, weft_sampled *out) {
     weft_seq *s = part->seq;
-    WEFT_TRY(read_row(e, s, part->row, out));
+    read_sampled(&e->rank[0], s, part->row, out);
     if (out->id < 0)
         return weft_fail(WEFT_BAD_FILE,
                          "sequence %d, position %d: every token is masked or its logit is "

@@ -11,12 +11,15 @@
 
 typedef struct device device;
 
-typedef enum { DEVICE_TO, DEVICE_FROM, DEVICE_WITHIN } device_copy_kind;
+/* FETCH: as FROM, but complete only after the next sync; to memory of host_alloc. */
+typedef enum { DEVICE_TO, DEVICE_FROM, DEVICE_WITHIN, DEVICE_FETCH } device_copy_kind;
 
 struct device {
     const char *backend; /* whose kernel rows run here: "ref", "cpu", "emu", "cuda" */
     int level;           /* weft_cpu_level, or the GPU's sm */
     bool host_memory;    /* kernels read host addresses: mapped files need no copy */
+    bool graphs;         /* plans are captured, then launched (WEFT_GRAPH=0: never) */
+    bool stepwise;       /* WEFT_SYNC=1: wait after every step, so that a fault names its step */
     bool kv_transposed;  /* K pages are kept [D, page_size] for this device's attention */
     uint64_t allocated;  /* bytes held now, exactly as asked for */
     uint64_t peak;
@@ -35,6 +38,12 @@ struct device {
     weft_status (*stream_open)(device *d, int threads, weft_stream **out);
     void (*stream_close)(device *d, weft_stream *s);
     weft_status (*sync)(device *d, weft_stream *s); /* waits for everything enqueued */
+    /* What is enqueued from `capture` to `capture_end` is recorded instead of done; `launch` then
+     * enqueues all of it at once. NULL where this gains nothing. */
+    weft_status (*capture)(device *d, weft_stream *s);
+    weft_status (*capture_end)(device *d, weft_stream *s, void **graph);
+    weft_status (*launch)(device *d, weft_stream *s, void *graph);
+    void (*graph_close)(device *d, void *graph);
     void (*close)(device *d);
 };
 
@@ -57,3 +66,4 @@ weft_status device_cuda_find(device_gpu *out);
 weft_status device_open_dry(const char *name, const char *level, device **out);
 int device_cpu_level(void); /* the best this machine offers */
 const char *device_cpu_level_name(int level);
+bool device_switch(const char *variable, bool preset); /* of the environment: 0 or 1 */

@@ -230,6 +230,11 @@ weft_status device_open_dry(const char *name, const char *level, device **out) {
     return WEFT_OK;
 }
 
+bool device_switch(const char *variable, bool preset) {
+    const char *text = getenv(variable);
+    return text && *text ? strcmp(text, "0") != 0 : preset;
+}
+
 void device_close(device *d) {
     if (d)
         d->close(d);

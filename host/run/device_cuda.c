@@ -202,7 +202,8 @@ static weft_status gpu_copy(device *d, weft_stream *s, void *dst, const void *sr
                             device_copy_kind kind) {
     static const enum cudaMemcpyKind kinds[] = {[DEVICE_TO] = cudaMemcpyHostToDevice,
                                                 [DEVICE_FROM] = cudaMemcpyDeviceToHost,
-                                                [DEVICE_WITHIN] = cudaMemcpyDeviceToDevice};
+                                                [DEVICE_WITHIN] = cudaMemcpyDeviceToDevice,
+                                                [DEVICE_FETCH] = cudaMemcpyDeviceToHost};
     cudaStream_t queue = queue_of(d, s);
     if (bytes == 0)
         return WEFT_OK;
@@ -242,6 +243,42 @@ static void gpu_stream_close(device *d, weft_stream *stream) {
     mem_free(s);
 }
 
+/* ---- Graphs ---- */
+
+/* Of this thread's calls alone: other ranks may allocate meanwhile. */
+static weft_status gpu_capture(device *d, weft_stream *s) {
+    WEFT_TRY(enter(d));
+    GPU_TRY(cudaStreamBeginCapture(queue_of(d, s), cudaStreamCaptureModeThreadLocal), "capture");
+    return WEFT_OK;
+}
+
+/* A launch that failed says more than the capture it spoiled. */
+static weft_status gpu_capture_end(device *d, weft_stream *s, void **out) {
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec = NULL;
+    cudaError_t e = cudaStreamEndCapture(queue_of(d, s), &graph);
+    if (e == cudaSuccess && !((weft_cuda_stream *)s)->error)
+        e = cudaGraphInstantiate(&exec, graph, 0);
+    if (graph && cudaGraphDestroy(graph) != cudaSuccess)
+        cudaGetLastError();
+    WEFT_TRY(stream_error((weft_cuda_stream *)s));
+    GPU_TRY(e, "a plan's graph (WEFT_GRAPH=0 does without)");
+    *out = exec;
+    return WEFT_OK;
+}
+
+static weft_status gpu_launch(device *d, weft_stream *s, void *graph) {
+    WEFT_TRY(enter(d));
+    GPU_TRY(cudaGraphLaunch(graph, queue_of(d, s)), "a plan's graph");
+    return WEFT_OK;
+}
+
+static void gpu_graph_close(device *d, void *graph) {
+    (void)d;
+    if (graph && cudaGraphExecDestroy(graph) != cudaSuccess)
+        cudaGetLastError();
+}
+
 /* ---- Opening ---- */
 
 static void gpu_close(device *d) {
@@ -265,6 +302,12 @@ static gpu *gpu_new(int ordinal, int sm) {
                        .stream_open = gpu_stream_open,
                        .stream_close = gpu_stream_close,
                        .sync = gpu_sync,
+                       .graphs = device_switch("WEFT_GRAPH", true),
+                       .stepwise = device_switch("WEFT_SYNC", false),
+                       .capture = gpu_capture,
+                       .capture_end = gpu_capture_end,
+                       .launch = gpu_launch,
+                       .graph_close = gpu_graph_close,
                        .close = gpu_close};
     return g;
 }

@@ -4,10 +4,54 @@
 #include "host/base/err.h"
 #include "host/base/mem.h"
 #include <pthread.h>
+#include <string.h>
 
 void sched_run(const weft_plan *p, weft_stream *stream) {
     for (int i = 0; i < p->nstep; i++)
         p->step[i].kernel->run(&p->step[i], stream);
+}
+
+static weft_status run_stepwise(device *d, const weft_plan *p, weft_stream *stream) {
+    for (int i = 0; i < p->nstep; i++) {
+        p->step[i].kernel->run(&p->step[i], stream);
+        weft_status s = d->sync(d, stream);
+        if (s != WEFT_OK)
+            return err_prefix(s, "%s", p->step[i].tag);
+    }
+    return WEFT_OK;
+}
+
+/* Rows of other backends work while they are called: there is nothing to record. */
+static bool can_capture(const device *d, const weft_plan *p) {
+    for (int i = 0; i < p->nstep; i++)
+        if (strcmp(p->step[i].kernel->backend, d->backend) != 0)
+            return false;
+    return true;
+}
+
+static weft_status capture(device *d, weft_plan *p, weft_stream *stream) {
+    WEFT_TRY(d->capture(d, stream));
+    sched_run(p, stream);
+    return d->capture_end(d, stream, &p->graph);
+}
+
+weft_status sched_replay(device *d, weft_plan *p, weft_stream *stream) {
+    int before = p->replays;
+    p->replays += before < 2;
+    if (d->stepwise)
+        return run_stepwise(d, p, stream);
+    if (d->graphs && before == 1 && can_capture(d, p))
+        WEFT_TRY(capture(d, p, stream));
+    if (p->graph)
+        return d->launch(d, stream, p->graph);
+    sched_run(p, stream);
+    return WEFT_OK;
+}
+
+void sched_forget(device *d, weft_plan *p) {
+    if (p->graph)
+        d->graph_close(d, p->graph);
+    p->graph = NULL;
 }
 
 typedef struct {

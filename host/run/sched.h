@@ -6,6 +6,11 @@
 /* Runs a bound plan on a stream, step after step. */
 void sched_run(const weft_plan *p, weft_stream *stream);
 
+/* The same on a device, by its graph where it has graphs: the first replay runs step by step, which
+ * loads the kernels, the second is captured. Only enqueues, but for a device that is `stepwise`. */
+weft_status sched_replay(device *d, weft_plan *p, weft_stream *stream);
+void sched_forget(device *d, weft_plan *p); /* its graph */
+
 /* One host thread a rank; rank 0 is the caller's. */
 typedef struct sched_team sched_team;
 typedef void sched_rank_fn(void *ctx, int rank);

@@ -41,7 +41,8 @@ typedef struct weft_plan {
     weft_value *value; /* by id; value[0] is the absent one */
     int nvalue;
     uint64_t space_bytes[WEFT_SPACES];
-    void *graph; /* backend's own: a captured graph */
+    int replays;
+    void *graph; /* the device's own: a captured graph */
 } weft_plan;
 
 #ifdef __cplusplus
