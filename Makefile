@@ -44,19 +44,18 @@ EMU_OBJ  := $(patsubst %.cc,$(BUILD)/%.o,$(wildcard kernels/emu/*.cc)) \
             $(patsubst %.cu,$(BUILD)/%.emu.o,$(wildcard kernels/cuda/*.cu))
 
 # With a CUDA toolkit the same files are compiled by nvcc too, and host/run/device_cuda.c beside them;
-# `make NVCC=` leaves both out. Instrumented builds (SAN, EXTRA) check the host: they do without.
-ifneq ($(SAN)$(EXTRA),)
-NVCC     :=
-endif
+# `make WITH_CUDA=0` leaves both out. Instrumented builds (SAN, EXTRA) check the host: they do without.
+WITH_CUDA ?= 0
 ifeq ($(origin NVCC),undefined)
-NVCC     := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard build/cuda/bin/nvcc /usr/local/cuda/bin/nvcc))
+NVCC     := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard build/cuda/bin/nvcc /usr/local/cuda/bin/nvcc) nvcc)
 endif
-CUDA     := $(if $(NVCC),$(patsubst %/bin/,%,$(dir $(realpath $(shell command -v $(NVCC) 2>/dev/null)))))
-CUDA_LIB := $(firstword $(dir $(wildcard $(if $(CUDA),$(CUDA)/lib64/libcudart_static.a $(CUDA)/lib/libcudart_static.a \
+CUDA_BIN := $(if $(filter 1,$(WITH_CUDA)),$(if $(SAN)$(EXTRA),,$(realpath $(shell command -v $(NVCC) 2>/dev/null))))
+CUDA     := $(patsubst %/bin/nvcc,%,$(CUDA_BIN))
+CUDA_LIB := $(if $(CUDA),$(firstword $(dir $(wildcard $(CUDA)/lib64/libcudart_static.a $(CUDA)/lib/libcudart_static.a \
               $(CUDA)/lib/x86_64-linux-gnu/libcudart_static.a $(CUDA)/targets/*/lib/libcudart_static.a))))
-ifneq ($(NVCC),)
+ifneq ($(CUDA),)
 ifeq ($(CUDA_LIB),)
-$(warning $(NVCC): no libcudart_static.a beside it (scripts/setup --cuda installs one); built without CUDA)
+$(warning $(CUDA): no libcudart_static.a (scripts/setup --cuda installs one); built without CUDA)
 endif
 endif
 # ccache, where there is one, spares every clone of the sources but the first these minutes.

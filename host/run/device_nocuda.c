@@ -7,8 +7,8 @@ const weft_kernel *registry_tables[] = REGISTRY_TABLES();
 
 weft_status device_cuda_find(device_gpu *out) {
     (void)out;
-    return weft_fail(WEFT_DEVICE, "cuda: this build has none: no nvcc was found when it was built "
-                                  "(scripts/setup --cuda gets one); use --device cpu");
+    return weft_fail(WEFT_DEVICE, "cuda: this build has none (`make WITH_CUDA=1`, with nvcc or "
+                                  "after scripts/setup --cuda); use --device cpu");
 }
 
 weft_status device_cuda_open(bool dry, device **out) {
