@@ -41,7 +41,7 @@ CXXFLAGS  = $(patsubst -std=c17,-std=c++17,$(filter-out -Wstrict-prototypes -Wmi
             -fno-exceptions -fno-rtti -fno-threadsafe-statics
 CU_FLAGS := -Ikernels/emu -DWEFT_CU_NS=weft_emu -Wno-unknown-pragmas -x c++
 EMU_OBJ  := $(patsubst %.cc,$(BUILD)/%.o,$(wildcard kernels/emu/*.cc)) \
-            $(patsubst %.cu,$(BUILD)/%.emu.o,$(wildcard kernels/cuda/*.cu))
+            $(patsubst %.cu,$(BUILD)/%.emu.o,$(wildcard kernels/cuda/*.cu kernels/sm90/*.cu))
 
 # With a CUDA toolkit the same files are compiled by nvcc too, and host/run/device_cuda.c beside them;
 # `make WITH_CUDA=0` leaves both out. Instrumented builds (SAN, EXTRA) check the host: they do without.
@@ -64,13 +64,14 @@ CCACHE   := $(if $(shell command -v ccache 2>/dev/null),CCACHE_DEPEND=1 CCACHE_N
 CUDA_SM  ?= 80 86 89 90
 NVCCFLAGS = -std=c++17 -O3 -fmad=false -Werror all-warnings -Iinclude -I. -Ikernels/lib -DWEFT_CU_NS=weft_cuda \
             -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
-            $(foreach n,$(CUDA_SM),-gencode arch=compute_$n,code=sm_$n) \
+            $(CUDA_GEN)
+CUDA_GEN  = $(foreach n,$(CUDA_SM),-gencode arch=compute_$n,code=sm_$n) \
             $(foreach n,$(lastword $(CUDA_SM)),-gencode arch=compute_$n,code=compute_$n)
 ifeq ($(CUDA_LIB),)
 NOT_SRC  := host/run/device_cuda.c host/run/registry_cuda.c
 else
 NOT_SRC  := host/run/device_nocuda.c
-CUDA_OBJ := $(patsubst %.cu,$(BUILD)/%.cuda.o,$(wildcard kernels/cuda/*.cu))
+CUDA_OBJ := $(patsubst %.cu,$(BUILD)/%.cuda.o,$(wildcard kernels/cuda/*.cu kernels/sm90/*.cu))
 CUDA_INC := $(firstword $(dir $(wildcard $(CUDA)/include/cuda_runtime_api.h $(CUDA)/targets/*/include/cuda_runtime_api.h)))
 CUDA_LIBS := -L$(CUDA_LIB) -lcudart_static $(if $(wildcard $(CUDA_LIB)libculibos.a),-lculibos) -lrt
 endif
@@ -222,6 +223,8 @@ $(BUILD)/%.cuda.o: %.cu
 	@mkdir -p $(@D)
 	$(SAY) NVCC $@
 	$(Q)$(CCACHE) $(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+# wgmma is in sm_90a alone, before and after which it does not exist.
+$(BUILD)/kernels/sm90/%.cuda.o: CUDA_GEN := -gencode arch=compute_90a,code=sm_90a
 $(BUILD)/host/run/device_cuda.o: CFLAGS += -isystem $(CUDA_INC)
 $(BUILD)/kernels/emu/memory.o $(BUILD)/kernels/emu/warp.o: override SAN := # tables that check others
 $(BUILD)/%.o: %.cc

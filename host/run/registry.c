@@ -61,7 +61,7 @@ static bool serves(const weft_kernel *k, const device *d, const forced_row *f) {
         return false;
     if (f->row[0] && strcmp(f->row, k->backend) != 0 && strcmp(f->row, k->name) != 0)
         return false;
-    return k->cap <= d->level;
+    return weft_kernel_fits(k, d->level);
 }
 
 /* A backend's own rows come before ref's whatever their rank. */

@@ -68,10 +68,11 @@ typedef struct {
     const char *needs;  /* instructions that must be there, everywhere: "HMMA LDSM LDG.128x2" */
 } weft_claim;
 
-/* Files of kernels/cuda. Each exports its rows once per build: weft_cuda_<file> for the GPU,
- * weft_emu_<file> for the emulator, ended by a row whose name is NULL. */
+/* Files of kernels/cuda and kernels/sm90. Each exports its rows once per build: weft_cuda_<file> for
+ * the GPU, weft_emu_<file> for the emulator, ended by a row whose name is NULL. */
 /* clang-format off */
 #define WEFT_CU_FILES(X) \
+    X(matmul_wgmma) \
     X(add) X(argmax) X(attention_mma) X(attention_simt) X(cast) X(embed) X(gather) X(glu) \
     X(kv_append) X(layernorm) X(leaf_sum) X(matmul) X(matmul_mma) X(matmul_s8) X(matmul_simt) \
     X(matmul_skinny) X(matmul_tiled) X(matmul_w8) X(quantize) X(rmsnorm) X(rope) X(sample) \

@@ -32,12 +32,15 @@ typedef enum {
     WEFT_CPU_LEVELS
 } weft_cpu_level;
 
+/* `cap` of rows whose instructions exist on compute capability 9.0 and nowhere else. */
+enum { WEFT_SM90A = 90 };
+
 typedef struct weft_kernel {
     weft_op op;
     const char *backend, *name; /* "cpu", "avx512" */
     uint32_t arith;             /* weft_arith: one per (op, weight) in all plans of an engine */
     int16_t rank;               /* preference among rows that agree; the highest wins */
-    int16_t cap;                /* least cpu level or sm */
+    int16_t cap;                /* least cpu level or sm; WEFT_SM90A: that one alone */
     /* Whether this row can do it. May look at K, N, D, dtypes and strides; T must not change
      * arith. */
     int (*ok)(const weft_args *);
@@ -47,6 +50,11 @@ typedef struct weft_kernel {
     void (*run)(const weft_step *, weft_stream *); /* enqueue only: no allocation, no error path */
     uint16_t state_bytes;
 } weft_kernel;
+
+/* Whether a device of this level has what the row asks for. */
+static inline int weft_kernel_fits(const weft_kernel *k, int level) {
+    return k->cap == WEFT_SM90A ? level == WEFT_SM90A : k->cap <= level;
+}
 
 /* A backend's rows, ended by a row whose name is NULL. */
 extern const weft_kernel weft_kernels_ref[];

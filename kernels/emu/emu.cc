@@ -55,8 +55,8 @@ static void group_free(group *g) {
         fiber_fini(&g->slots[i]->f);
         free(g->slots[i]);
     }
-    void *owned[] = {g->slots, g->threads, g->warps,  g->blocks,  g->ready, g->shared,
-                     g->cells, g->settled, g->copies, g->records, g};
+    void *owned[] = {g->slots, g->threads, g->warps,  g->blocks,  g->ready,   g->shared,
+                     g->cells, g->settled, g->copies, g->flights, g->records, g};
     for (void *p : owned)
         free(p);
 }
@@ -225,6 +225,8 @@ static void thread_exit(thread *t) {
         fail(t->grp->wait.at, "a grid barrier that this thread does not reach: it has returned");
     if (t->first_copy >= 0)
         fail(nowhere, "returns with asynchronous copies that nobody waited for");
+    if (t->flies && t->grp->flights[t - t->grp->threads].n)
+        fail(nowhere, "returns with a wgmma that nobody waited for");
     t->state = DONE;
     t->grp->warps[t->warp].done |= 1u << t->lane;
     b->exited++;
@@ -452,8 +454,8 @@ void reduce_lanes(void *const arg[32], uint32_t mask) {
             ((reduce_arg *)arg[i])->out = all;
 }
 
-void count_mma() {
-    current()->grp->counters.mma++;
+void count_mma(int n) {
+    current()->grp->counters.mma += (uint64_t)n;
 }
 
 uint64_t clock() {

@@ -155,7 +155,8 @@ bool is_shared(const void *p);
 void async_copy(void *dst, const void *src, int size, int n, site at);
 void async_commit();
 void async_wait(int pending, site at);
-void count_mma();
+void count_mma(int n = 1);
+void fence_proxy_async();
 uint64_t clock();
 
 } // namespace emu

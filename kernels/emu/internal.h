@@ -54,7 +54,10 @@ struct thread {
     int first_copy, last_copy;
     uint32_t committed;
     uint32_t flying, flight; /* bytes of its copies: now, and at most */
-    uint32_t order[2]; /* memory instructions since the last flush: global, shared */
+    bool flies;              /* has used its group::flights */
+    bool unfenced;           /* wrote shared memory, in this epoch or later, that the async */
+    uint32_t unfenced_since; /* proxy may not see yet */
+    uint32_t order[2];       /* memory instructions since the last flush: global, shared */
 };
 
 struct warp_state {
@@ -97,6 +100,29 @@ struct copy {
     site at;
 };
 
+/* A wgmma on its way, and the accumulators of one: what they are, while the thread's own hold NaN.
+ */
+struct product {
+    uint64_t a, b;
+    float *d;
+    int n, kind, add;
+    uint32_t number; /* of its group of products */
+    site at;
+};
+struct tile {
+    float *d;
+    int n, pending;
+    float sum[128];
+};
+enum { PRODUCTS = 32, TILES = 2 };
+struct flight {
+    product at[PRODUCTS];
+    tile tiles[TILES];
+    int n;
+    bool fenced; /* wgmma.fence since the last commit */
+    uint32_t committed;
+};
+
 struct slot {
     fiber f;
     group *grp;
@@ -137,6 +163,8 @@ struct group {
     uint32_t epoch;
     copy *copies;
     int ncopy, copy_room, free_copy;
+    flight *flights; /* of each thread */
+    int flight_room;
     record *records;
     size_t nrecord, record_room;
     weft_gpu_counters counters;
@@ -164,6 +192,8 @@ template <class T> void reserve(T **p, size_t *room, size_t n) {
 void regions_of_step(launch_state *l, const weft_step *step);
 void regions_allowed(launch_state *l);
 void shared_begin(group *g, size_t bytes);
+/* A read by the async proxy on behalf of this thread. */
+void proxy_read(const void *p, size_t bytes, site at);
 /* All accesses before a barrier are known: count what each warp's instructions touch. */
 void profile_flush(group *g);
 

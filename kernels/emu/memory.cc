@@ -210,6 +210,10 @@ static void cell_write(thread *t, cell *c, bool atomic, int pending, site at) {
         fail(at, "race: overwrites what thread %d wrote since the last barrier", c->writer);
     if (live && !readers_ordered(t, c)) /* an atomic too: the reader saw it or did not */
         fail(at, "race: overwrites what another thread read since the last barrier");
+    if (pending <= 0 && !t->unfenced) {
+        t->unfenced = true;
+        t->unfenced_since = t->blk->epoch;
+    }
     c->write_epoch = t->blk->epoch;
     c->writer = (uint16_t)(t->index | (pending > 0 ? PENDING : 0));
     c->write_warp_epoch = t->grp->warps[t->warp].epoch;
@@ -270,6 +274,31 @@ void shared_access(const void *p, size_t bytes, size_t align, access how, site a
         for (size_t i = 0; i < n; i++)
             cell_access(t, &c[i], how, at);
     note(t, 1, p, bytes);
+}
+
+/* ---- the async proxy ---- */
+
+void fence_proxy_async() {
+    current()->unfenced = false;
+}
+
+static void proxy_sees(const thread *t, const cell *c, site at) {
+    const thread *w = t - t->index + (c->writer & ~PENDING);
+    if (w->unfenced && c->write_epoch >= w->unfenced_since)
+        fail(at, "reads through the async proxy what thread %d wrote without fence.proxy.async",
+             w->index);
+}
+
+void proxy_read(const void *p, size_t bytes, site at) {
+    thread *t = current();
+    size_t n;
+    cell *c = cells_of(t, p, bytes, &n, at);
+    const uint64_t *key = t->blk->settled + (c - t->blk->cells);
+    if (!settled(key, n, key_any(t), key_mine(t)))
+        for (size_t i = 0; i < n; i++)
+            cell_access(t, &c[i], LOAD, at);
+    for (size_t i = 0; i < n; i++)
+        proxy_sees(t, &c[i], at);
 }
 
 /* ---- asynchronous copies ---- */

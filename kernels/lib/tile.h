@@ -92,6 +92,14 @@ enum { TILED_COST_128X256 = 100, TILED_COST_128X128 = 55, TILED_COST_64X64 = 28 
  * needed twice over. */
 enum { INT8_K = 256, INT8_STAGES = 6 };
 
+/* Matmul by wgmma: a band of strips as above. */
+enum { WGMMA_BAND = 16 };
+
+/* Time of a block's 16 k on an SM, relative to one another: the large tile's products read 62 % of
+ * what shared memory gives and its copies write the rest; two of the middle one side by side ask
+ * for a fourth more; the small one reads as long as it multiplies, and waits more. */
+enum { WGMMA_COST_128X256 = 100, WGMMA_COST_128X128 = 62, WGMMA_COST_64X64 = 25 };
+
 /* Matmul in fp32: 32 x 32 outputs, four a thread, bound by shared memory at a quarter of the FFMA
  * peak; a reference for the tensor cores rather than a fast path. */
 enum { SIMT_TILE = 32, SIMT_K = 32, SIMT_THREADS = 256 };

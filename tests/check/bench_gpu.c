@@ -280,7 +280,7 @@ static int enter(bench *b, const check_set *s, const char *row_glob, contender *
     for (int t = 0; registry_tables[t]; t++)
         for (const weft_kernel *r = registry_tables[t]; r->name; r++) {
             if (r->op != s->c.op->op || strcmp(r->backend, "cuda") != 0 || n == MOST_ROWS - 1 ||
-                fnmatch(row_glob, r->name, 0) || r->cap > b->d->level ||
+                fnmatch(row_glob, r->name, 0) || !weft_kernel_fits(r, b->d->level) ||
                 (r->ok && !r->ok(&s->args)))
                 continue;
             size_t need = r->scratch ? r->scratch(&s->args) : 0;

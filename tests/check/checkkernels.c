@@ -202,7 +202,7 @@ static void run_case(session *s, const check_case *c, const char *only) {
     for (const weft_kernel *r; (r = next_row(s, c->op->op, &table, &at));) {
         if ((only && strcmp(only, r->name) != 0) || fnmatch(s->o->row, r->name, 0))
             continue;
-        if (r->cap > level_of(s, r))
+        if (!weft_kernel_fits(r, level_of(s, r)))
             s->skipped++;
         else if (r->ok && !r->ok(&set.args))
             s->declined++;
@@ -315,7 +315,7 @@ static void check_ops_wanted(session *s) {
 static void name_skipped(const session *s) {
     for (int t = 0; registry_tables[t]; t++)
         for (const weft_kernel *r = registry_tables[t]; r->name; r++)
-            if (backend_wanted(s, r, false) && r->cap > level_of(s, r))
+            if (backend_wanted(s, r, false) && !weft_kernel_fits(r, level_of(s, r)))
                 fprintf(s->words, "skipped %s %s/%s: not on this machine\n",
                         weft_op_table[r->op].name, r->backend, r->name);
     if ((s->o->quick || s->o->seconds) && clock_seconds() > s->until)

@@ -381,6 +381,10 @@ static const char *const whole_rows[] = {"int8=1,rows=8,bias=1", "int8=2,rows=7,
 /* Rows of w enough that kernels for few tokens give a block 32, 64 and 128 of them. */
 static const char *const long_w[] = {"T=1,N=6150,K=136", "T=9,N=12300,K=24", "T=1,N=24600,K=40",
                                      NULL};
+/* Several tiles of kernels for many tokens, their stages whole. */
+static const char *const tiles[] = {"T=270,N=140,K=128", "T=66,N=136,K=256,leaves=4",
+                                    "T=130,N=24,K=256,leaves=8", NULL};
+static const char *const tile_variants[] = {"res=1,bias=1,rows=65", NULL};
 static const char *const none[] = {"", NULL};
 static const char *const huge[] = {"T=2,N=140000,K=4096", NULL};
 static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false},
@@ -388,6 +392,7 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
                                      {"fp32 fp16 bf16", tall, epilogues, false},
                                      {"fp32 fp16 bf16", whole, whole_variants, false},
                                      {"fp32 bf16", tall, whole_rows, false},
+                                     {"fp16 bf16", tiles, tile_variants, false},
                                      {"fp32 bf16", wide, none, false},
                                      {"bf16", long_w, none, false},
                                      {"fp32", huge, none, true},
