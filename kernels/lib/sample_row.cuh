@@ -132,29 +132,32 @@ struct sample_row {
     }
 
     /* Places j, j + threads, ...: all loads before the first use. */
-    __device__ __forceinline__ void load(int64_t j, double (&v)[SAMPLE_FLIGHT]) const {
+    template <int FLIGHT>
+    __device__ __forceinline__ void load(int64_t j, double (&v)[FLIGHT]) const {
         if (view == SAMPLE_LOGITS) {
-            float q[SAMPLE_FLIGHT];
+            float q[FLIGHT];
 #pragma unroll
-            for (int k = 0; k < SAMPLE_FLIGHT; k++)
+            for (int k = 0; k < FLIGHT; k++)
                 q[k] = j + k * SAMPLE_THREADS < n ? logit(j + k * SAMPLE_THREADS) : -INFINITY;
 #pragma unroll
-            for (int k = 0; k < SAMPLE_FLIGHT; k++)
+            for (int k = 0; k < FLIGHT; k++)
                 v[k] = distance(q[k]);
             return;
         }
 #pragma unroll
-        for (int k = 0; k < SAMPLE_FLIGHT; k++)
+        for (int k = 0; k < FLIGHT; k++)
             v[k] = j + k * SAMPLE_THREADS < n ? value(j + k * SAMPLE_THREADS) : -INFINITY;
     }
 
-    /* f(place, x) for what is not out. */
-    template <class F> __device__ __forceinline__ void each(F f) const {
-        for (int64_t j = threadIdx.x; j < n; j += SAMPLE_FLIGHT * SAMPLE_THREADS) {
-            double v[SAMPLE_FLIGHT];
+    /* f(place, x) for what is not out. Passes of rare stages have half the loads in flight: their
+     * code counts more. */
+    template <int FLIGHT = SAMPLE_FLIGHT / 2, class F>
+    __device__ __forceinline__ void each(F f) const {
+        for (int64_t j = threadIdx.x; j < n; j += FLIGHT * SAMPLE_THREADS) {
+            double v[FLIGHT];
             load(j, v);
 #pragma unroll
-            for (int k = 0; k < SAMPLE_FLIGHT; k++)
+            for (int k = 0; k < FLIGHT; k++)
                 if (v[k] > -INFINITY)
                     f(j + k * SAMPLE_THREADS, v[k]);
         }
@@ -238,7 +241,7 @@ struct sample_row {
     }
     __device__ uint64_t mass() const {
         uint64_t sum = 0;
-        each([&](int64_t, double v) { sum += weft_weight(v); });
+        each<SAMPLE_FLIGHT>([&](int64_t, double v) { sum += weft_weight(v); });
         return all_sum(sum);
     }
     __device__ double surprise(uint64_t total) const {
@@ -369,7 +372,7 @@ struct sample_row {
 
     __device__ void tally_all(double centre, bool by_mass) const {
         clear();
-        each([&](int64_t, double v) {
+        each<SAMPLE_FLIGHT>([&](int64_t, double v) {
             tally(bucket_of(key_of(v, centre)), by_mass ? weft_weight(v) : 0, by_mass);
         });
         __syncthreads();
