@@ -3,8 +3,7 @@
  * output is one chain of fmaf over ascending k. A block has 32 x 32 outputs, a thread four of them;
  * 32 of k at a time go through shared memory as fp32. Bound by shared memory. Measured: nowhere
  * yet. */
-#include "kernels/lib/epilogue.cuh"
-#include "kernels/lib/tile.h"
+#include "kernels/lib/matmul.cuh"
 
 namespace WEFT_CU_NS {
 
@@ -105,12 +104,16 @@ static int matmul_ok(const weft_args *args) {
            (!weft_has(&a.res) || is_float(a.res)) && (!a.partial || plain);
 }
 
-static void matmul_run(const weft_step *step, weft_stream *stream) {
+void matmul_simt_any(const weft_step *step, weft_stream *stream) {
     const weft_matmul_args *a = &step->args.matmul;
     dim3 grid((unsigned)((a->w.shape[0] + SIMT_TILE - 1) / SIMT_TILE),
               (unsigned)((a->x.shape[0] + SIMT_TILE - 1) / SIMT_TILE));
     if (a->x.shape[0] && a->w.shape[0])
         WEFT_LAUNCH(step, stream, matmul_simt_k, grid, SIMT_THREADS, sizeof(simt_smem), *a);
+}
+
+static void matmul_run(const weft_step *step, weft_stream *stream) {
+    matmul_simt_any(step, stream);
 }
 
 WEFT_ROWS(matmul_simt) = {WEFT_ROW(matmul, "simt", SIMT, 1, NULL), WEFT_ROWS_END};

@@ -104,4 +104,7 @@ void matmul_any(const weft_step *step, weft_stream *stream);
 void matmul_skinny(const weft_step *step, weft_stream *stream);
 bool matmul_tiled(const weft_step *step, weft_stream *stream);
 
+/* fp32 and mixed types, any shape. */
+void matmul_simt_any(const weft_step *step, weft_stream *stream);
+
 } // namespace WEFT_CU_NS
