@@ -7,24 +7,15 @@
  * attention_tile_k: one tile, four warps, blocks of 32 or 64 keys. In S = Q K' a warp has a quarter
  * of the keys, in P V a quarter of the value's width; largest scores, weights and their sums pass
  * through shared memory. K and V come through a ring of 48 to 64 KiB (cp.async, 16-byte places
- * swizzled by row): with two or three blocks an SM some 100 KiB are on their way, so that decode is
+ * swizzled by row): with two blocks an SM some 100 KiB are on their way, so that decode is
  * bound by memory. Decoding sequences (at most 16 rows, or one query) get a block per split, which
  * leaves its state in scratch for attention_combine_k; the others walk their splits in one block.
  * Measured: nowhere yet. */
-#include "kernels/lib/attention.cuh"
+#include "kernels/lib/attention_prefill.cuh"
 
 namespace WEFT_CU_NS {
 
-enum { ATT_ROWS = 16, ATT_WARPS = 4, ATT_THREADS = ATT_WARPS * 32 };
-
-/* What the host knows before the launch. */
-struct att_launch {
-    float *scratch;
-    float unit;                  /* times q.k is the score to base 2, if it is not general */
-    bool wide_q, wide_k, wide_v; /* rows can be fetched 16 bytes at a time */
-    bool by_item;                /* blocks are items of the work list, else (sequence, kv head) */
-    int splits, pitch; /* planes of scratch, 0: a block walks its splits; floats of a row */
-};
+enum { ATT_WARPS = 4, ATT_THREADS = ATT_WARPS * 32 };
 
 template <int DP> struct att_shape {
     enum {
@@ -52,164 +43,6 @@ template <int DP> struct att_smem {
     };
     int2 place[ATT_SPLIT];
 };
-
-template <class T>
-__device__ __forceinline__ void att_mma(float (&d)[4], const uint32_t (&a)[4],
-                                        const uint32_t (&b)[2]);
-template <>
-__device__ __forceinline__ void att_mma<bf16>(float (&d)[4], const uint32_t (&a)[4],
-                                              const uint32_t (&b)[2]) {
-    mma_m16n8k16_bf16(d, a, b, d);
-}
-template <>
-__device__ __forceinline__ void att_mma<f16>(float (&d)[4], const uint32_t (&a)[4],
-                                             const uint32_t (&b)[2]) {
-    mma_m16n8k16_f16(d, a, b, d);
-}
-
-template <class T> __device__ __forceinline__ uint32_t att_pack(float lo, float hi);
-template <> __device__ __forceinline__ uint32_t att_pack<bf16>(float lo, float hi) {
-    return cvt_bf16x2_f32(lo, hi);
-}
-template <> __device__ __forceinline__ uint32_t att_pack<f16>(float lo, float hi) {
-    return cvt_f16x2_f32(lo, hi);
-}
-
-/* ---- filling shared memory ---- */
-
-/* Where chunk c of a row of WIDTH elements is kept: eight rows meet no bank twice. */
-template <int WIDTH> __device__ __forceinline__ int att_at(int row, int c) {
-    return row * WIDTH + (c ^ (row & 7)) * CHUNK;
-}
-
-/* Elements i .. i + n of a row that cannot be fetched 16 bytes at a time, the other 8 - n zero. */
-__device__ __forceinline__ void att_gather(uint16_t *to, const uint16_t *row, int64_t inner, int i,
-                                           int n) {
-    uint32_t w[4] = {0, 0, 0, 0};
-#pragma unroll
-    for (int x = 0; x < CHUNK; x++)
-        if (x < n)
-            w[x / 2] |= (uint32_t)ld_const(row + (i + x) * inner) << (x % 2 * 16);
-    st_shared((uint4 *)to, make_uint4(w[0], w[1], w[2], w[3]));
-}
-
-__device__ __forceinline__ int att_part(int width, int i) {
-    int left = width - i;
-    return left < 0 ? 0 : left < CHUNK ? left : (int)CHUNK;
-}
-
-/* A thread's chunk of key k0 + row of K or V; a key that no row sees is zero and is not touched. */
-template <int DP>
-__device__ __forceinline__ void att_fill_chunk(uint16_t *to, const att_source &s, const int2 *place,
-                                               int row, int c, bool exists, bool wide) {
-    const uint16_t *p = (const uint16_t *)s.base;
-    int n = exists ? att_part(s.width, c * CHUNK) : 0;
-    if (n)
-        p += att_offset(s, ld_shared(&place[row])) + (wide ? c * CHUNK : 0);
-    if (wide)
-        cp_async16(to + att_at<DP>(row, c), p, 2 * n);
-    else
-        att_gather(to + att_at<DP>(row, c), p, s.inner, c * CHUNK, n);
-}
-
-/* Keys [k0, k0 + KEYS). */
-template <int DP, int KEYS, int THREADS>
-__device__ __forceinline__ void att_fill(uint16_t *to, const att_source &s, const int2 *place,
-                                         int32_t k0, const att_keys &seen, bool wide) {
-    const int chunks = DP / CHUNK, rows = THREADS / chunks;
-    int c = threadIdx.x % chunks, row = threadIdx.x / chunks;
-    if (wide) {
-#pragma unroll
-        for (int i = 0; i < KEYS; i += rows)
-            att_fill_chunk<DP>(to, s, place, i + row, c,
-                               k0 + i + row >= seen.first && k0 + i + row < seen.last, true);
-    } else {
-#pragma unroll 1
-        for (int i = row; i < KEYS; i += rows)
-            att_fill_chunk<DP>(to, s, place, i, c, k0 + i >= seen.first && k0 + i < seen.last,
-                               false);
-    }
-}
-
-/* Rows [from, from + ROWS) of the tile's queries; rows that do not exist are zero. */
-template <int DP, int ROWS, int THREADS>
-__device__ __forceinline__ void att_fill_q(uint16_t *to, const weft_attention_args &a,
-                                           const att_rows &r, int from, bool wide) {
-    const int chunks = DP / CHUNK;
-    int width = (int)a.q.shape[2];
-#pragma unroll 1
-    for (int i = threadIdx.x; i < ROWS * chunks; i += THREADS) {
-        att_row row = att_row_of(r, from + i / chunks);
-        int c = i % chunks;
-        const uint16_t *p = (const uint16_t *)a.q.data;
-        uint16_t *at = to + att_at<DP>(i / chunks, c);
-        int n = row.exists ? att_part(width, c * CHUNK) : 0;
-        if (n)
-            p += row.token * a.q.stride[0] + row.head * a.q.stride[1] + (wide ? c * CHUNK : 0);
-        if (wide)
-            cp_async16(at, p, 2 * n);
-        else
-            att_gather(at, p, a.q.stride[2], c * CHUNK, n);
-    }
-}
-
-/* ---- values that are not finite ---- */
-
-template <class T> __device__ __forceinline__ bool att_wild(uint32_t half);
-template <> __device__ __forceinline__ bool att_wild<bf16>(uint32_t half) {
-    return (half & 0x7f80u) == 0x7f80u;
-}
-template <> __device__ __forceinline__ bool att_wild<f16>(uint32_t half) {
-    return (half & 0x7c00u) == 0x7c00u;
-}
-
-template <class T> __device__ __forceinline__ uint32_t att_tamed(uint32_t two) {
-    return (att_wild<T>(two) ? 0 : two & 0xffffu) | (att_wild<T>(two >> 16) ? 0 : two & ~0xffffu);
-}
-
-template <class T> __device__ __forceinline__ bool att_any_wild(const uint4 &q) {
-    return att_tamed<T>(q.x) != q.x || att_tamed<T>(q.y) != q.y || att_tamed<T>(q.z) != q.z ||
-           att_tamed<T>(q.w) != q.w;
-}
-
-/* Whether rows of the tile disagree about a key of the block that one of them sees. */
-__device__ __forceinline__ bool att_is_edge(const att_span &s, int32_t k0, int keys) {
-    int32_t first = s.any.first > k0 ? s.any.first : k0;
-    int32_t last = s.any.last < k0 + keys ? s.any.last : k0 + keys;
-    return first < s.all.first || last > s.all.last;
-}
-
-/* An edge block: 0 times a hidden infinity or NaN must not be. Those that a row does see go into
- * its sums here, then all of them become zero. */
-template <class T, int DP, int KEYS, int THREADS, int PARTS>
-__device__ static void att_tame(uint16_t *v, const weft_attention_args &a, int32_t k0, int part0,
-                                const int32_t (&pos)[2], int32_t kvlen, float (&acc)[PARTS][4]) {
-    const int chunks = KEYS * DP / CHUNK;
-    bool wild = false;
-    for (int i = threadIdx.x; i < chunks; i += THREADS)
-        wild |= att_any_wild<T>(ld_shared((const uint4 *)v + i));
-    if (!__syncthreads_or(wild))
-        return;
-    int lane = threadIdx.x % 32;
-    for (int key = 0; key < KEYS; key++)
-#pragma unroll
-        for (int i = 0; i < PARTS; i++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                att_keys seen = att_seen(a, pos[e / 2], kvlen);
-                uint16_t half = ld_shared(v + att_at<DP>(key, part0 + i) + lane % 4 * 2 + e % 2);
-                if (att_wild<T>(half) && k0 + key >= seen.first && k0 + key < seen.last)
-                    acc[i][e] += to_float(T{half});
-            }
-    __syncthreads();
-    for (int i = threadIdx.x; i < chunks; i += THREADS) {
-        uint4 q = ld_shared((const uint4 *)v + i);
-        if (att_any_wild<T>(q))
-            st_shared((uint4 *)v + i, make_uint4(att_tamed<T>(q.x), att_tamed<T>(q.y),
-                                                 att_tamed<T>(q.z), att_tamed<T>(q.w)));
-    }
-    __syncthreads();
-}
 
 /* ---- one tile, one split ---- */
 
@@ -245,8 +78,9 @@ __device__ __forceinline__ void att_turn_fill(att_smem<DP> &s, const att_launch 
     from.inner = value ? t.v.inner : t.k.inner;
     from.width = value ? t.v.width : t.k.width;
     if (at < u.last * G::KEYS)
-        att_fill<DP, G::KEYS, ATT_THREADS>(s.ring[turn % G::STAGES], from, &s.place[at], u.k0 + at,
-                                           t.span.any, value ? l.wide_v : l.wide_k);
+        att_fill<DP, G::KEYS, ATT_THREADS>(s.ring[turn % G::STAGES], (int)threadIdx.x, from,
+                                           &s.place[at], u.k0 + at, t.span.any,
+                                           value ? l.wide_v : l.wide_k);
     cp_async_commit();
 }
 
@@ -448,9 +282,11 @@ __device__ static void att_split(att_smem<DP> &s, const weft_attention_args &a, 
         att_weights<T, DP>(s, l.unit, out.most, alpha, d);
         uint16_t *v = att_turn<T, DP>(s, l, t, u, turn++);
         att_scale<DP>(s, alpha, out);
-        if (att_is_edge(t.span, k, G::KEYS))
-            att_tame<T, DP, G::KEYS, ATT_THREADS, G::PARTS>(v, a, k, part0, t.pos, t.rows.kvlen,
-                                                            out.acc);
+        if (att_is_edge(t.span, k, G::KEYS) &&
+            att_find_wild<T, G::KEYS * G::CHUNKS, ATT_THREADS>(v)) {
+            att_take_wild<T, DP, G::KEYS>(v, a, k, part0, t.pos, t.rows.kvlen, out.acc);
+            att_zero_wild<T, G::KEYS * G::CHUNKS, ATT_THREADS>(v);
+        }
         att_values<T, DP>(s, v, out.acc);
     }
 #pragma unroll
@@ -494,22 +330,6 @@ __device__ static void att_leave(const att_launch &l, const att_tile &t, int64_t
     }
 }
 
-/* Two neighbours of a row of y. */
-template <class T>
-__device__ __forceinline__ void att_store2(const weft_attention_args &a, int64_t y, int at,
-                                           float lo, float hi) {
-    int width = (int)a.y.shape[2];
-    T *to = (T *)a.y.data + y;
-    if (a.y.stride[2] == 1 && at + 1 < width && (size_t)(to + at) % 4 == 0) {
-        st_global((uint32_t *)(to + at), att_pack<T>(lo, hi));
-    } else {
-        if (at < width)
-            st_global(to + at * a.y.stride[2], from_float<T>(lo));
-        if (at + 1 < width)
-            st_global(to + (at + 1) * a.y.stride[2], from_float<T>(hi));
-    }
-}
-
 template <class T, int PARTS>
 __device__ static void att_finish(const weft_attention_args &a, const att_tile &t,
                                   const att_state<PARTS> &state) {
@@ -531,10 +351,6 @@ __device__ static void att_finish(const weft_attention_args &a, const att_tile &
 }
 
 /* ---- kernels ---- */
-
-__device__ __forceinline__ bool att_decodes(const weft_attention_args &a, int32_t queries) {
-    return queries == 1 || (int64_t)queries * a.group <= ATT_ROWS;
-}
 
 /* A block's rows: an item of the work list whose sequence does not decode, or a sequence that
  * does. */
@@ -607,7 +423,7 @@ __device__ static void att_run_tile(att_smem<DP> &s, const weft_attention_args &
 
 /* blockIdx.x chooses the rows, y the split if scratch has planes, tiles are shared over z. */
 template <class T, int DP, bool GENERAL>
-__global__ void __launch_bounds__(ATT_THREADS, att_shape<DP>::BLOCKS)
+__global__ void __launch_bounds__(ATT_THREADS, 2)
     attention_tile_k(const __grid_constant__ weft_attention_args a, const att_launch l) {
     typedef att_smem<DP> smem;
     WEFT_SMEM(smem, s);
@@ -729,6 +545,12 @@ static int attention_ok(const weft_args *args) {
            is_f32(a.lse) && a.group > 0 && a.q.shape[2] <= 256 && a.y.shape[2] <= 256;
 }
 
+/* Of a head, padded to what kernels are made for. */
+static int attention_width(const weft_attention_args *a) {
+    int64_t width = a->q.shape[2] > a->y.shape[2] ? a->q.shape[2] : a->y.shape[2];
+    return width <= 64 ? 64 : width <= 128 ? 128 : 256;
+}
+
 /* Most splits of a sequence. */
 static int attention_splits(const weft_attention_args *a) {
     int64_t keys = weft_has(&a->pages) ? a->pages.shape[1] * a->k.shape[2] : a->k.shape[0];
@@ -744,12 +566,20 @@ static int attention_pitch(const weft_attention_args *a) {
     return (int)(a->y.shape[2] + CHUNK - 1) / CHUNK * CHUNK;
 }
 
+static bool attention_has_items(const weft_attention_args *a) {
+    return a->q.shape[0] > 1 && a->q.shape[0] * a->group > ATT_ROWS;
+}
+
+/* Decode and prefill use it one after the other. */
 static size_t attention_scratch(const weft_args *args) {
     const weft_attention_args *a = &args->attention;
     size_t units = (size_t)(a->kvlen.shape[0] * a->k.shape[1]) * attention_tiles(a);
     int splits = attention_splits(a);
-    return splits > 1 ? units * (size_t)splits * ATT_ROWS * 4 * (size_t)(2 + attention_pitch(a))
-                      : 0;
+    size_t decode = units * (size_t)splits * ATT_ROWS * 4 * (size_t)(2 + attention_pitch(a));
+    size_t prefill = attention_has_items(a) && !att_is_general(*a)
+                         ? pre_scratch(attention_width(a)) * pre_blocks(a->work.shape[0])
+                         : 0;
+    return splits < 2 ? 0 : decode > prefill ? decode : prefill;
 }
 
 /* Whether rows of t begin at multiples of 16 bytes and are contiguous. */
@@ -787,28 +617,38 @@ static void attention_tiles_run(const weft_step *step, weft_stream *stream, dim3
                     sizeof(att_smem<DP>), *a, l);
 }
 
+template <class T, int DP>
+static void attention_items_run(const weft_step *step, weft_stream *stream, const att_launch &l) {
+    const weft_attention_args *a = &step->args.attention;
+    typedef pre_shape<DP> G;
+    if (att_is_general(*a))
+        attention_tiles_run<T, DP>(step, stream, dim3((unsigned)a->work.shape[0], 1, 4), l);
+    else
+        WEFT_LAUNCH(step, stream, (attention_prefill_k<T, DP>), pre_blocks(a->work.shape[0]),
+                    G::THREADS, sizeof(pre_smem<DP>), *a, l);
+}
+
 /* Sequences that decode; then the items of the others, if there can be any. */
 template <class T, int DP> static void attention_typed(const weft_step *step, weft_stream *stream) {
     const weft_attention_args *a = &step->args.attention;
     att_launch l = attention_plan(step);
     unsigned units = (unsigned)(a->kvlen.shape[0] * a->k.shape[1]), tiles = attention_tiles(a);
-    int64_t tokens = a->q.shape[0];
     attention_tiles_run<T, DP>(step, stream, dim3(units, l.splits ? l.splits : 1, tiles), l);
     if (l.splits)
         WEFT_LAUNCH(step, stream, attention_combine_k<T>, dim3(units, ATT_ROWS, tiles),
                     COMBINE_THREADS, sizeof(combine_smem), *a, l);
     l.by_item = true;
     l.splits = 0;
-    if (tokens > 1 && tokens * a->group > ATT_ROWS)
-        attention_tiles_run<T, DP>(step, stream, dim3((unsigned)a->work.shape[0], 1, 4), l);
+    if (attention_has_items(a))
+        attention_items_run<T, DP>(step, stream, l);
 }
 
 template <class T> static void attention_sized(const weft_step *step, weft_stream *stream) {
     const weft_attention_args *a = &step->args.attention;
-    int64_t width = a->q.shape[2] > a->y.shape[2] ? a->q.shape[2] : a->y.shape[2];
-    if (width <= 64)
+    int width = attention_width(a);
+    if (width == 64)
         attention_typed<T, 64>(step, stream);
-    else if (width <= 128)
+    else if (width == 128)
         attention_typed<T, 128>(step, stream);
     else
         attention_typed<T, 256>(step, stream);
@@ -826,9 +666,15 @@ static void attention_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(attention_mma) = {WEFT_ROW(attention, "mma", MMA, 2, attention_scratch), WEFT_ROWS_END};
 WEFT_CLAIMS(attention_mma) = {
-    {"attention_tile_k<*,64,*>", ATT_THREADS, 3, sizeof(att_smem<64>), "HMMA LDSM LDGSTS.128"},
+    {"attention_tile_k<*,64,*>", ATT_THREADS, 2, sizeof(att_smem<64>), "HMMA LDSM LDGSTS.128"},
     {"attention_tile_k<*,128,*>", ATT_THREADS, 2, sizeof(att_smem<128>), "HMMA LDSM LDGSTS.128"},
     {"attention_tile_k<*,256,*>", ATT_THREADS, 2, sizeof(att_smem<256>), "HMMA LDSM LDGSTS.128"},
+    {"attention_prefill_k<*,64>", pre_shape<64>::THREADS, 2, sizeof(pre_smem<64>),
+     "HMMA LDSM LDGSTS.128"},
+    {"attention_prefill_k<*,128>", pre_shape<128>::THREADS, 2, sizeof(pre_smem<128>),
+     "HMMA LDSM LDGSTS.128"},
+    {"attention_prefill_k<*,256>", pre_shape<256>::THREADS, 2, sizeof(pre_smem<256>),
+     "HMMA LDSM LDGSTS.128"},
     {"attention_combine_k<*>", COMBINE_THREADS, 8, sizeof(combine_smem), "LDG.64x8"},
     WEFT_CLAIMS_END};
 

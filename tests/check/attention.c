@@ -452,6 +452,13 @@ static const check_group groups[] = {{"fp32 fp16 bf16", shapes, variants, false}
                                      {.dtypes = NULL}};
 static const char *const bench[] = {"bf16:S=1,H=32,group=4,D=128,keys=4096,page=16,swap=1,q=1",
                                     "bf16:S=8,H=32,group=4,D=128,keys=1024,page=16,swap=1,q=1",
+                                    "bf16:S=1,H=32,group=4,D=128,keys=1024,page=16,q=1",
+                                    "bf16:S=1,H=32,group=4,D=128,keys=8192,page=16,q=1",
+                                    "bf16:S=1,H=32,group=4,D=128,keys=32768,page=16,q=1",
+                                    "bf16:S=11,H=32,group=4,D=128,keys=8192,page=16,q=1",
+                                    "bf16:S=1,H=32,group=4,D=128,keys=2048,page=16,tile=32",
+                                    "bf16:S=1,H=32,group=4,D=128,keys=8192,page=16,tile=32",
+                                    "bf16:S=1,H=32,group=4,D=64,keys=8192,page=16,tile=32",
                                     "bf16:S=1,H=8,group=4,D=128,keys=512,page=16,swap=1,both=1",
                                     "fp32:S=1,H=8,group=1,D=64,keys=512,page=16,swap=1,both=1",
                                     NULL};
