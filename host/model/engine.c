@@ -25,6 +25,15 @@ static int64_t smaller(int64_t a, int64_t b) {
 }
 
 /* Rows of logits of a scoring step: bounded, since chunking does not change a bit. */
+/* A GPU packs a tile's queries with the heads of a group as rows. */
+static int query_tile(const weft_engine *e) {
+    const model_config *c = &e->config;
+    int group = c->n_kv_heads ? (int)(c->n_heads / c->n_kv_heads) : 1;
+    if (e->dev->host_memory)
+        return ENGINE_QUERY_TILE;
+    return group < ENGINE_GPU_ROWS ? ENGINE_GPU_ROWS / group : 1;
+}
+
 static int score_rows(const weft_engine *e, const engine_shape *s) {
     int64_t fit = SCORE_LOGITS_BYTES / (s->vocab_padded * 4);
     return !e->score ? 0 : (int)smaller(s->T, fit < 1 ? 1 : fit);
@@ -53,6 +62,7 @@ static weft_status set_shape(weft_engine *e, const weft_engine_options *o) {
                         .T = (int)T,
                         .slots = (int)slots,
                         .S = (int)smaller(slots, T),
+                        .query_tile = query_tile(e),
                         .P = (int)P,
                         .pages = (int32_t)((tokens + KV_PAGE - 1) / KV_PAGE),
                         .R = (int)smaller(slots, T),

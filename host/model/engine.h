@@ -13,12 +13,13 @@
 #include "host/run/sched.h"
 #include "weft.h"
 
-enum { ENGINE_MAX_BUCKETS = 16, ENGINE_QUERY_TILE = 16 };
+enum { ENGINE_MAX_BUCKETS = 16, ENGINE_QUERY_TILE = 16, ENGINE_GPU_ROWS = 128 };
 
 /* What fixes every shape. */
 typedef struct {
     int tp, threads, ctx, T,
         S;                /* ranks; threads of each rank; context; tokens, sequences of a step */
+    int query_tile;       /* most queries of an item of attention's work list */
     int slots;            /* sequences open at once; S = min(slots, T) take part in a step */
     int P;                /* pages of one sequence */
     int32_t pages;        /* pages of the pool */

@@ -22,7 +22,7 @@ static decoder_place take(engine_rank *r, weft_space space, const char *name, in
                           (int64_t[]){__VA_ARGS__})
 
 static int64_t work_items(const engine_shape *s, const engine_rank *r) {
-    return ((s->T + ENGINE_QUERY_TILE - 1) / ENGINE_QUERY_TILE + s->S) * r->heads.kv_heads;
+    return ((s->T + s->query_tile - 1) / s->query_tile + s->S) * r->heads.kv_heads;
 }
 
 static void layout_feed(const engine_shape *s, engine_rank *r) {

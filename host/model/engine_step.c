@@ -55,11 +55,11 @@ static void feed_sequences(const job *j, const engine_rank *r) {
 /* Tiles of queries by sequence and kv head; the head runs fastest, so that neighbours share
  * pages. */
 static int32_t feed_work(const job *j, const engine_rank *r) {
-    int32_t *w = words(r, &r->io.work), n = 0;
+    int32_t *w = words(r, &r->io.work), n = 0, tile = j->e->shape.query_tile;
     for (int i = 0; i < j->nparts; i++) {
-        for (int32_t q = 0; q < j->part[i].take; q += ENGINE_QUERY_TILE) {
+        for (int32_t q = 0; q < j->part[i].take; q += tile) {
             int32_t left = j->part[i].take - q;
-            int32_t count = left < ENGINE_QUERY_TILE ? left : ENGINE_QUERY_TILE;
+            int32_t count = left < tile ? left : tile;
             for (int32_t h = 0; h < r->heads.kv_heads; h++, n++)
                 memcpy(w + 4 * (int64_t)n, (int32_t[4]){i, q, count, h}, 16);
         }

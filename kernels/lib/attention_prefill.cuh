@@ -227,10 +227,23 @@ __device__ __forceinline__ void pre_softmax(
         }
 }
 
+/* Weights as halves of operand A, before anything else needs registers. */
+template <class T, int DP>
+__device__ __forceinline__ void pre_pack(
+    const float (&d)[pre_shape<DP>::MTILES][pre_shape<DP>::TILES][4],
+    uint32_t (&weights)[pre_shape<DP>::MTILES][pre_shape<DP>::TILES][2]) {
+#pragma unroll
+    for (int m = 0; m < pre_shape<DP>::MTILES; m++)
+#pragma unroll
+        for (int i = 0; i < pre_shape<DP>::TILES * 2; i++)
+            weights[m][i / 2][i % 2] = att_pack<T>(d[m][i / 2][i % 2 * 2],
+                                                   d[m][i / 2][i % 2 * 2 + 1]);
+}
+
 template <class T, int DP>
 __device__ __forceinline__ void pre_values(
     const pre_smem<DP> &s, int thread,
-    const float (&d)[pre_shape<DP>::MTILES][pre_shape<DP>::TILES][4], pre_state<DP> &t) {
+    const uint32_t (&weights)[pre_shape<DP>::MTILES][pre_shape<DP>::TILES][2], pre_state<DP> &t) {
     typedef pre_shape<DP> G;
     int lane = thread % 32;
 #pragma unroll
@@ -240,8 +253,7 @@ __device__ __forceinline__ void pre_values(
         for (int m = 0; m < G::MTILES; m++)
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                p[m][i] = att_pack<T>(d[m][2 * c + i / 2][i % 2 * 2],
-                                      d[m][2 * c + i / 2][i % 2 * 2 + 1]);
+                p[m][i] = weights[m][2 * c + i / 2][i % 2];
 #pragma unroll
         for (int i = 0; i < G::PARTS; i += 2) {
             ldmatrix_x4_trans(two, &s.v[att_at<DP>(c * 16 + lane % 16, i + lane / 16)]);
@@ -371,6 +383,7 @@ __device__ __forceinline__ void pre_block(pre_smem<DP> &s, const weft_attention_
                                           const att_launch &l, int32_t b, pre_state<DP> &state) {
     typedef pre_shape<DP> G;
     float d[G::MTILES][G::TILES][4];
+    uint32_t weights[G::MTILES][G::TILES][2];
     int32_t k0 = b * G::KEYS;
     cp_async_wait_all();
     __syncthreads();
@@ -385,10 +398,11 @@ __device__ __forceinline__ void pre_block(pre_smem<DP> &s, const weft_attention_
     if (k0 < t.span.all.first || k0 + G::KEYS > t.span.all.last)
         pre_mask<DP>(a, t, pre_thread<DP>(s), k0, d);
     pre_softmax<DP>(l.unit, d, state);
+    pre_pack<T, DP>(d, weights);
     if (att_is_edge(t.span, k0, G::KEYS))
         pre_tame<T, DP>(s, a, t, k0, state);
     __syncwarp();
-    pre_values<T, DP>(s, pre_thread<DP>(s), d, state);
+    pre_values<T, DP>(s, pre_thread<DP>(s), weights, state);
 }
 
 template <class T, int DP>
