@@ -145,22 +145,34 @@ static inline float probe_predict(const probe_model *p, int type, const float *a
     }
 }
 
+static inline probe_model probe_other(int kind, int c_last) {
+    probe_model m = probe_model();
+    m.kind = kind;
+    m.c_last = c_last;
+    return m;
+}
+
+static inline probe_model probe_aligned_sum(int group, int bits, int variant) {
+    probe_model m = probe_model();
+    m.group = group;
+    m.bits = bits;
+    m.normalized = variant & 1;
+    m.floor = variant >> 1 & 1;
+    m.round = variant >> 2 & 1 ? ROUND_NEAREST : ROUND_ZERO;
+    m.c_last = variant >> 3 & 1;
+    return m;
+}
+
 static inline int probe_models(probe_model *m) {
     int n = 0;
-    for (int c_last = 0; c_last < 2; c_last++)
-        m[n++] = {.kind = 1, .c_last = c_last};
-    m[n++] = {.kind = 2};
-    m[n++] = {.kind = 3};
+    m[n++] = probe_other(1, 0);
+    m[n++] = probe_other(1, 1);
+    m[n++] = probe_other(2, 0);
+    m[n++] = probe_other(3, 0);
     for (int group = 4; group <= 16; group *= 2)
         for (int bits = 22; bits <= 30; bits++)
-            for (int v = 0; v < 16; v++)
-                m[n++] = {.kind = 0,
-                          .group = group,
-                          .bits = bits,
-                          .normalized = v & 1,
-                          .floor = v >> 1 & 1,
-                          .round = v >> 2 & 1 ? ROUND_NEAREST : ROUND_ZERO,
-                          .c_last = v >> 3 & 1};
+            for (int variant = 0; variant < 16; variant++)
+                m[n++] = probe_aligned_sum(group, bits, variant);
     return n;
 }
 enum { PROBE_MODELS = 4 + 3 * 9 * 16 };

@@ -3,6 +3,7 @@
  * place p = l % 4 in it; the layouts are the PTX ISA's "Matrix Fragments" of each shape. */
 #include "kernels/emu/warp.h"
 #include "kernels/emu/internal.h"
+#include "weft/math.h"
 
 namespace emu {
 
@@ -49,6 +50,60 @@ static void load_tf32(void *const arg[32], float a[16][16], float b[16][8]) {
     }
 }
 
+/* The exponent a significand is aligned by; denormals share the least one of their type, and
+ * infinities and NaN are INFINITE. */
+enum { NO_EXPONENT = -100000, INFINITE = 128, SUM_BITS = 25 };
+static int exponent(float x, int least) {
+    int e = (int)(weft_f32_bits(x) >> 23 & 255u) - 127;
+    return e < least ? least : e;
+}
+
+static double power_of_two(int e) {
+    return weft_bits_f64((uint64_t)(1023 + e) << 52);
+}
+
+/* The largest exponent among accumulator and products that are not zero; INFINITE or more if one of
+ * them is no number. */
+static void align(const float *a, const float (*b)[8], const float c[8], int depth, int least,
+                  double product[16][8], int most[8]) {
+    for (int n = 0; n < 8; n++)
+        most[n] = c[n] == 0 ? (int)NO_EXPONENT : exponent(c[n], -126);
+    for (int k = 0; k < depth; k++) {
+        int ea = exponent(a[k], least), wild = ea == INFINITE ? 1000 : 0;
+        for (int n = 0; n < 8; n++) {
+            int eb = exponent(b[k][n], least), e = ea + eb;
+            product[k][n] = (double)a[k] * b[k][n];
+            e = product[k][n] == 0 ? (int)NO_EXPONENT : e;
+            e = wild || eb == INFINITE ? 1000 : e;
+            most[n] = e > most[n] ? e : most[n];
+        }
+    }
+    for (int n = 0; n < 8; n++)
+        most[n] = exponent(c[n], -126) == INFINITE ? 1000 : most[n];
+}
+
+void mma_row(mma_kind kind, const float *a, const float (*b)[8], float c[8], int depth) {
+    double product[16][8], sum[8], scale[8], plain[8];
+    int most[8];
+    align(a, b, c, depth, kind == MMA_F16 ? -14 : -126, product, most);
+    for (int n = 0; n < 8; n++) {
+        bool any = most[n] > NO_EXPONENT && most[n] < 1000;
+        scale[n] = any ? power_of_two(SUM_BITS - most[n]) : 0;
+        sum[n] = any ? (double)(int32_t)((double)c[n] * scale[n]) : 0;
+        plain[n] = (double)c[n];
+    }
+    for (int k = 0; k < depth; k++)
+        for (int n = 0; n < 8; n++) { /* an int32 holds 2 + 25 bits; converting cuts towards 0 */
+            sum[n] += scale[n] > 0 ? (double)(int32_t)(product[k][n] * scale[n]) : 0;
+            plain[n] += product[k][n];
+        }
+    for (int n = 0; n < 8; n++) {
+        bool number = most[n] < 1000;
+        double v = scale[n] > 0 ? sum[n] * power_of_two(most[n] - SUM_BITS) : 0;
+        c[n] = number ? (float)v : (float)plain[n];
+    }
+}
+
 /* c0 (g, 2p) c1 (g, 2p + 1) c2 (g + 8, 2p) c3 (g + 8, 2p + 1). */
 static void mma_float(mma_kind kind, void *const arg[32]) {
     float a[16][16], b[16][8], row[8];
@@ -60,9 +115,7 @@ static void mma_float(mma_kind kind, void *const arg[32]) {
     for (int m = 0; m < 16; m++) {
         for (int n = 0; n < 8; n++)
             row[n] = ((const float *)((mma_arg *)arg[m % 8 * 4 + n / 2])->c)[m / 8 * 2 + n % 2];
-        for (int k = 0; k < depth; k++)
-            for (int n = 0; n < 8; n++)
-                row[n] += a[m][k] * b[k][n];
+        mma_row(kind, a[m], b, row, depth);
         for (int n = 0; n < 8; n++)
             ((float *)((mma_arg *)arg[m % 8 * 4 + n / 2])->d)[m / 8 * 2 + n % 2] = row[n];
     }

@@ -2,8 +2,11 @@
  * The emulator against the PTX ISA's definitions: matrix fragments, conversions, warp operations,
  * barriers, atomics, cooperative launches, counters. Expected values are computed here, from whole
  * matrices and from the formats' definitions. */
+#include "bench/probe_model.h"
+#include "kernels/emu/warp.h"
 #include "kernels/lib/types.cuh"
 #include "tests/unit/emu.h"
+#include "weft/rng.h"
 #include <ptx_sm90.cuh>
 
 using namespace WEFT_CU_NS;
@@ -89,6 +92,57 @@ template <int KIND> static void check_mma() {
             int got = KIND == 3 ? (int)f.d[l][i] : (int)weft_bits_f32(f.d[l][i]);
             assert_int_equal(got, sum);
         }
+}
+
+/* Against the model that bench/probe.cu fitted to hardware: numbers of any size, that cancel, and
+ * denormals. */
+static float random_operand(int kind, int fill, uint64_t i) {
+    weft_philox r = weft_philox4x32(7, (uint64_t)fill, i);
+    float x = weft_philox_uniform(r.v[0]) * 2.0f - 1.0f;
+    int spread = fill == 0 ? 0 : (int)(r.v[1] % 13u) - 6;
+    x = ldexpf(x, fill == 2 ? (kind == PROBE_F16 ? -16 : -128) + spread : spread);
+    return kind == PROBE_F16 ? weft_f16_to_f32(weft_f32_to_f16(x))
+                             : weft_bf16_to_f32(weft_f32_to_bf16(x));
+}
+
+static void mma_adds_as_the_hardware(void **) {
+    static const emu::mma_kind kinds[] = {emu::MMA_BF16, emu::MMA_F16, emu::MMA_TF32};
+    int rounded = 0;
+    for (int kind = 0; kind < PROBE_TYPES; kind++)
+        for (int fill = 0; fill < 3; fill++)
+            for (uint64_t trial = 0; trial < 200; trial++) {
+                int depth = probe_k[kind];
+                probe_model model = probe_aligned_sum(depth, 25, 4);
+                float a[16], b[16][8], column[16], c[8], before[8], chain;
+                for (int k = 0; k < depth; k++) {
+                    a[k] = random_operand(kind, fill, trial * 1000 + (uint64_t)k);
+                    for (int n = 0; n < 8; n++)
+                        b[k][n] = random_operand(kind, fill ? 1 : 0,
+                                                 trial * 1000 + 100 + (uint64_t)(k * 8 + n));
+                }
+                for (int n = 0; n < 8; n++)
+                    before[n] = c[n] = random_operand(kind, fill, trial * 1000 + 500 + (uint64_t)n);
+                emu::mma_row(kinds[kind], a, b, c, depth);
+                for (int n = 0; n < 8; n++) {
+                    chain = before[n];
+                    for (int k = 0; k < depth; k++) {
+                        column[k] = b[k][n];
+                        chain += a[k] * b[k][n];
+                    }
+                    float want = probe_predict(&model, kind, a, column, before[n]);
+                    assert_int_equal(weft_f32_bits(c[n]), weft_f32_bits(want));
+                    rounded += chain != want;
+                }
+            }
+    assert_true(rounded > 1000); /* trials that a plain chain would not pass */
+}
+
+static void mma_keeps_what_is_no_number(void **) {
+    float a[16] = {1, 2}, b[16][8] = {{1, INFINITY, 1, 1, 0, 0, 0, 0}, {1, 1, NAN, -INFINITY}};
+    float c[8] = {1, 1, 1, INFINITY, NAN, INFINITY, 0, -0.0f};
+    emu::mma_row(emu::MMA_BF16, a, b, c, 16);
+    assert_true(c[0] == 4 && c[1] == INFINITY && c[2] != c[2] && c[3] != c[3] && c[4] != c[4]);
+    assert_true(c[5] == INFINITY && c[6] == 0 && c[7] == 0);
 }
 
 static void mma_multiplies_the_matrices(void **) {
@@ -534,6 +588,8 @@ static void bad_launches_are_named(void **) {
 int main() {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mma_multiplies_the_matrices),
+        cmocka_unit_test(mma_adds_as_the_hardware),
+        cmocka_unit_test(mma_keeps_what_is_no_number),
         cmocka_unit_test(ldmatrix_and_stmatrix_place_elements),
         cmocka_unit_test(conversions_round_to_nearest_even),
         cmocka_unit_test(cvt_to_integers_and_tf32),
