@@ -2,7 +2,8 @@
 # Tools for a machine with a GPU that only nvcc builds: `make gpu`.
 
 .PHONY: gpu
-gpu: all tests $(BUILD)/gpu-probe ## all, and the probe of the GPU's matrix instructions (needs nvcc)
+gpu: ## all with the rows of cuda, and the probe of the GPU's matrix instructions (needs nvcc)
+	@$(MAKE) --no-print-directory WITH_CUDA=1 all tests $(BUILD)/gpu-probe
 
 # wgmma exists for sm_90a alone; elsewhere the probe leaves it out.
 $(BUILD)/gpu-probe: bench/probe.cu bench/probe_kernels.cuh bench/probe_model.h bench/wgmma.cuh
