@@ -265,6 +265,8 @@ __device__ __forceinline__ void int8_stream(int8_smem<S> &s, const weft_matmul_a
             int8_fill_x<S, WIDE>(s.stage[to].x, a, b, (int64_t)ahead * S::KS);
         }
         cp_async_commit();
+        if constexpr (!WIDE)
+            __syncwarp(); /* byte loads branch; ldmatrix and mma want the warp in one piece */
         int8_multiply<S>(s.stage[at].w, s.stage[at].x, leaf * b.rows + group * S::R,
                          leaf * b.tokens, b.width - (int64_t)i * S::KS, acc);
         at = at + 1 < S::STAGES ? at + 1 : 0;
