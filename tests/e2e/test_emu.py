@@ -68,7 +68,7 @@ class Emulated(Case):
 
     def test_the_plan_names_the_rows(self):
         text = weft("plan", folder("llama-bf16"), "--device", "emu")
-        self.assertRegex(text, r"L0\.attn\.q +emu/mma +mma ")
+        self.assertRegex(text, r"L0\.attn\.q +emu/(wg)?mma +mma ")
         self.assertRegex(text, r"L0\.attn\.norm +emu/simt +simt ")
 
     def test_a_bad_seed_exits_2(self):
