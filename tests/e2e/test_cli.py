@@ -109,7 +109,7 @@ class Help(unittest.TestCase):
         script = weft("completion", "bash")
         subprocess.run(["bash", "-n"], input=script.encode(), check=True)
         for words, want in ((["weft", "tok"], "tokenize"), (["weft", "run", "--temp"], "--temp"),
-                            (["weft", "run", "--device", ""], "auto ref cpu"),
+                            (["weft", "run", "--device", ""], "auto cpu cuda ref emu"),
                             (["weft", "completion", "f"], "fish"),
                             (["weft", "help", "sc"], "score")):
             line = " ".join(f"'{w}'" for w in words)
