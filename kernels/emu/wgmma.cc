@@ -109,21 +109,27 @@ void wgmma(mma_kind kind, float *d, int n, uint64_t a, uint64_t b, int add, site
         count_mma(n / 4);
 }
 
-/* k ascending, as the mma of a warp: the same bits. */
+/* As the mma of a warp, eight columns at a time: the same bits. */
 static void multiply(const thread *t, const product *p, float *sum) {
-    float a[2][16], b[2][16];
+    float a[2][16], column[16], b[16][8] = {{0}}, c[8] = {0};
     mma_kind kind = (mma_kind)p->kind;
     load(kind, p->a, row_a(t, 0), a[0], p->at);
     load(kind, p->a, row_a(t, 2), a[1], p->at);
-    for (int i = 0; i < p->n; i++) {
-        if (i % 4 == 0) {
-            load(kind, p->b, row_b(t, i), b[0], p->at);
-            load(kind, p->b, row_b(t, i + 1), b[1], p->at);
+    for (int from = 0; from < p->n; from += 16) {
+        int columns = p->n - from < 16 ? (p->n - from) / 2 : 8;
+        for (int n = 0; n < columns; n++) {
+            load(kind, p->b, row_b(t, from + n / 2 * 4 + n % 2), column, p->at);
+            for (int k = 0; k < 16; k++)
+                b[k][n] = column[k];
         }
-        float v = p->add ? sum[i] : 0;
-        for (int k = 0; k < 16; k++)
-            v += a[i / 2 % 2][k] * b[i % 2][k];
-        sum[i] = v;
+        for (int r = 0; r < 2; r++) {
+            float *of = sum + from + 2 * r;
+            for (int n = 0; n < columns; n++)
+                c[n] = p->add ? of[n / 2 * 4 + n % 2] : 0;
+            mma_row(kind, a[r], b, c, 16);
+            for (int n = 0; n < columns; n++)
+                of[n / 2 * 4 + n % 2] = c[n];
+        }
     }
 }
 
