@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The emulator's wgmma: products have the bits of a chain over ascending k, from operands swizzled
+ * The emulator's wgmma: products have the bits of a chain of the hardware's sums of 16, from operands swizzled
  * as the PTX ISA's "Matrix Descriptor Format" says; and a correct kernel, broken in one way at a
  * time, is accused or gives a wrong result. */
+#include "bench/probe_model.h"
 #include "tests/unit/emu.h"
 #include <ptx_sm90.cuh>
 
@@ -81,9 +82,14 @@ static void fill() {
 static bool right() {
     for (int m = 0; m < M; m++)
         for (int n = 0; n < N; n++) {
-            float sum = 0;
-            for (int k = 0; k < K; k++)
-                sum += weft_bf16_to_f32(a[m * K + k]) * weft_bf16_to_f32(b[n * K + k]);
+            float sum = 0, x[K], w[K];
+            probe_model hardware = probe_aligned_sum(16, 25, 4);
+            for (int k = 0; k < K; k++) {
+                x[k] = weft_bf16_to_f32(a[m * K + k]);
+                w[k] = weft_bf16_to_f32(b[n * K + k]);
+            }
+            for (int k = 0; k < K; k += 16)
+                sum = probe_predict(&hardware, PROBE_BF16, x + k, w + k, sum);
             if (weft_f32_bits(sum) != weft_f32_bits(y[m * N + n]))
                 return false;
         }
