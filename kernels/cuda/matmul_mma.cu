@@ -125,16 +125,10 @@ template <class T, int TILES, bool WIDE>
 __global__ void __launch_bounds__(MMA_WARPS * 32)
     matmul_mma_k(const __grid_constant__ weft_matmul_args a) {
     WEFT_SMEM(mma_smem, s);
-    mma_block b;
+    int rows = MMA_ROWS / a.leaves, tokens = TILES * 8;
+    mma_block b = mma_block_at(a, rows, tokens, blockIdx.x * (int64_t)rows,
+                               blockIdx.y * (int64_t)tokens);
     float acc[TILES][4];
-    b.leaves = a.leaves;
-    b.rows = MMA_ROWS / a.leaves;
-    b.tokens = TILES * 8;
-    b.n0 = blockIdx.x * (int64_t)b.rows;
-    b.t0 = blockIdx.y * (int64_t)b.tokens;
-    b.end_n = a.w.shape[0];
-    b.end_t = lead_rows(a.rows, a.x.shape[0]);
-    b.width = a.x.shape[1] / a.leaves;
     if (b.t0 >= b.end_t)
         return;
 #pragma unroll

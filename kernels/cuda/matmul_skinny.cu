@@ -171,16 +171,10 @@ template <class T, int TILES>
 __global__ void __launch_bounds__(MMA_WARPS * 32, 2)
     matmul_skinny_k(const __grid_constant__ weft_matmul_args a, int rows) {
     WEFT_SMEM(skinny_smem<TILES>, s);
-    mma_block b;
+    int tokens = TILES * 8;
+    mma_block b = mma_block_at(a, rows, tokens, blockIdx.y * (int64_t)rows,
+                               blockIdx.x * (int64_t)tokens);
     float acc[TILES][4];
-    b.leaves = a.leaves;
-    b.rows = rows;
-    b.tokens = TILES * 8;
-    b.n0 = blockIdx.y * (int64_t)rows;
-    b.t0 = blockIdx.x * (int64_t)b.tokens;
-    b.end_n = a.w.shape[0];
-    b.end_t = lead_rows(a.rows, a.x.shape[0]);
-    b.width = a.x.shape[1] / a.leaves;
     if (b.t0 >= b.end_t)
         return;
 #pragma unroll

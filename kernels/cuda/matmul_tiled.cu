@@ -345,14 +345,8 @@ __device__ __forceinline__ void tiled_locate(const weft_matmul_args &a, mma_bloc
     int64_t band = blockIdx.x / (TILED_BAND * tiles), in = blockIdx.x % (TILED_BAND * tiles);
     int64_t high = strips - band * TILED_BAND;
     high = high < TILED_BAND ? high : (int64_t)TILED_BAND;
-    b.n0 = (band * TILED_BAND + in % high) * L::ROWS;
-    b.t0 = in / high * L::TOKENS;
-    b.leaves = a.leaves;
-    b.rows = L::ROWS;
-    b.tokens = L::TOKENS;
-    b.end_n = a.w.shape[0];
-    b.end_t = lead_rows(a.rows, a.x.shape[0]);
-    b.width = a.x.shape[1] / a.leaves;
+    b = mma_block_at(a, L::ROWS, L::TOKENS, (band * TILED_BAND + in % high) * L::ROWS,
+                     in / high * L::TOKENS);
 }
 
 template <class T, class L>
@@ -455,17 +449,17 @@ WEFT_ROWS(matmul_tiled) = {
     TILED_ROW("mma_64x64", tiles_64x64),     TILED_ROW("mma_leaves", leaves_128x128),
     TILED_ROW("mma_leaves64", leaves_64x64), WEFT_ROWS_END};
 
-#define TILED_CLAIM(name, tiles)                                                               \
-    {                                                                                          \
-        name, tiles::THREADS, tiles::BLOCKS, sizeof(tiled_smem<tiles>),                        \
-            "HMMA.16816 LDSM.4 LDGSTS.128 STG.128"                                             \
+#define TILED_CLAIM(name, tiles) \
+    { \
+        name, tiles::THREADS, tiles::BLOCKS, sizeof(tiled_smem<tiles>), \
+            "HMMA.16816 LDSM.4 LDGSTS.128 STG.128" \
     }
 
-WEFT_CLAIMS(matmul_tiled) = {
-    TILED_CLAIM("matmul_tiled_k<*,tiling<2,4,4,8,1,4,1>>", tiles_128x256),
-    TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,4,8,1,4,2>>", tiles_128x128),
-    TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,2,4,1,8,3>>", tiles_64x64),
-    TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,4,8,2,3,1>>", leaves_128x128),
-    TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,2,4,2,6,1>>", leaves_64x64), WEFT_CLAIMS_END};
+WEFT_CLAIMS(matmul_tiled) = {TILED_CLAIM("matmul_tiled_k<*,tiling<2,4,4,8,1,4,1>>", tiles_128x256),
+                             TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,4,8,1,4,2>>", tiles_128x128),
+                             TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,2,4,1,8,3>>", tiles_64x64),
+                             TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,4,8,2,3,1>>", leaves_128x128),
+                             TILED_CLAIM("matmul_tiled_k<*,tiling<2,2,2,4,2,6,1>>", leaves_64x64),
+                             WEFT_CLAIMS_END};
 
 } // namespace WEFT_CU_NS

@@ -328,16 +328,10 @@ template <class S, bool WIDE>
 __global__ void __launch_bounds__(S::WARPS * 32)
     matmul_int8_k(const __grid_constant__ weft_matmul_args a) {
     WEFT_SMEM(int8_smem<S>, s);
-    mma_block b;
+    int rows = S::ROWS / a.leaves;
+    mma_block b = mma_block_at(a, rows, S::TOK, blockIdx.y * (int64_t)rows,
+                               blockIdx.x * (int64_t)S::TOK);
     typename S::op::acc acc[S::TILES][4];
-    b.leaves = a.leaves;
-    b.rows = S::ROWS / a.leaves;
-    b.tokens = S::TOK;
-    b.n0 = blockIdx.y * (int64_t)b.rows;
-    b.t0 = blockIdx.x * (int64_t)b.tokens;
-    b.end_n = a.w.shape[0];
-    b.end_t = lead_rows(a.rows, a.x.shape[0]);
-    b.width = a.x.shape[1] / a.leaves;
     if (b.t0 >= b.end_t)
         return;
     if (threadIdx.x == 0) /* the end would wait for them */

@@ -18,6 +18,14 @@ struct mma_block {
     int64_t n0, t0, end_n, end_t, width; /* width: of a leaf */
 };
 
+/* The block of `rows` rows of w from n0 on and `tokens` tokens from t0 on. */
+__device__ __forceinline__ mma_block mma_block_at(const weft_matmul_args &a, int rows, int tokens,
+                                                  int64_t n0, int64_t t0 WEFT_AT) {
+    mma_block b = {a.leaves, rows, tokens, n0, t0, a.w.shape[0], 0, a.x.shape[1] / a.leaves};
+    b.end_t = lead_rows(a.rows, a.x.shape[0] WEFT_PASS);
+    return b;
+}
+
 template <class T>
 __device__ __forceinline__ void mma16(float (&d)[4], const uint32_t (&a)[4],
                                       const uint32_t (&b)[2]);

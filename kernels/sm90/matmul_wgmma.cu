@@ -250,14 +250,8 @@ __device__ __forceinline__ void wg_locate(const weft_matmul_args &a, mma_block &
     uint32_t band = blockIdx.x / (WGMMA_BAND * tiles), in = blockIdx.x % (WGMMA_BAND * tiles);
     uint32_t high = strips - band * WGMMA_BAND;
     high = high < WGMMA_BAND ? high : (uint32_t)WGMMA_BAND;
-    b.n0 = (int64_t)(band * WGMMA_BAND + in % high) * L::ROWS;
-    b.t0 = (int64_t)(in / high) * L::TOKENS;
-    b.leaves = a.leaves;
-    b.rows = L::ROWS;
-    b.tokens = L::TOKENS;
-    b.end_n = a.w.shape[0];
-    b.end_t = lead_rows(a.rows, a.x.shape[0]);
-    b.width = a.x.shape[1] / a.leaves;
+    b = mma_block_at(a, L::ROWS, L::TOKENS, (int64_t)(band * WGMMA_BAND + in % high) * L::ROWS,
+                     (int64_t)(in / high) * L::TOKENS);
 }
 
 template <class T, class L>
