@@ -105,6 +105,34 @@ static void cost_sample(const weft_args *a, int64_t *bytes, int64_t *flops) {
     *flops = 4 * weft_tensor_count(&s->logits);
 }
 
+static void cost_matmul_dx(const weft_args *a, int64_t *bytes, int64_t *flops) {
+    const weft_matmul_dx_args *m = &a->matmul_dx;
+    *bytes = operand_bytes(WEFT_OP_matmul_dx, a);
+    *flops = 2 * m->dy.shape[0] * m->w.shape[0] * m->w.shape[1];
+}
+
+static void cost_matmul_dw(const weft_args *a, int64_t *bytes, int64_t *flops) {
+    const weft_matmul_dw_args *m = &a->matmul_dw;
+    *bytes = operand_bytes(WEFT_OP_matmul_dw, a) + ops_bytes(&m->dw); /* read and written */
+    *flops = 2 * m->dy.shape[0] * m->dw.shape[0] * m->dw.shape[1];
+}
+
+/* Five products of [queries, keys] where the forward has two. */
+static void cost_attention_dx(const weft_args *a, int64_t *bytes, int64_t *flops) {
+    const weft_attention_dx_args *t = &a->attention_dx;
+    int64_t keys = t->k.shape[0], d = t->q.shape[2], dv = t->y.shape[2];
+    int64_t seen = t->window > 0 && t->window < keys ? t->window : keys;
+    *bytes = operand_bytes(WEFT_OP_attention_dx, a);
+    *flops = 2 * t->q.shape[0] * t->q.shape[1] * seen * (3 * d + 2 * dv);
+}
+
+static void cost_embed_dw(const weft_args *a, int64_t *bytes, int64_t *flops) {
+    const weft_embed_dw_args *e = &a->embed_dw;
+    *bytes = ops_bytes(&e->ids) + ops_bytes(&e->order) + ops_bytes(&e->dy) +
+             2 * rows_bytes(&e->dw, e->ids.shape[0]);
+    *flops = weft_tensor_count(&e->dy);
+}
+
 /* Operations for each element of the operand named: what a plain loop of the formula does. */
 #define COST_PER_ELEMENT_(op, operand, per) \
     static void cost_##op(const weft_args *a, int64_t *bytes, int64_t *flops) { \
@@ -128,6 +156,22 @@ COST_PER_ELEMENT_(all_to_all, y, 0)
 COST_PER_ELEMENT_(broadcast, x, 0)
 COST_PER_ELEMENT_(send, x, 0)
 COST_PER_ELEMENT_(recv, y, 0)
+COST_PER_ELEMENT_(bias_db, dy, 1)
+COST_PER_ELEMENT_(rmsnorm_dx, dy, 8)
+COST_PER_ELEMENT_(rmsnorm_dg, dy, 3)
+COST_PER_ELEMENT_(layernorm_dx, dy, 11)
+COST_PER_ELEMENT_(layernorm_dg, dy, 5)
+COST_PER_ELEMENT_(rope_dx, dx, 3)
+COST_PER_ELEMENT_(glu_dx, dy, 10)
+COST_PER_ELEMENT_(activation_dx, dy, 8)
+COST_PER_ELEMENT_(cross_entropy, x, 6)
+COST_PER_ELEMENT_(dropout, x, 1)
+COST_PER_ELEMENT_(scale, x, 1)
+COST_PER_ELEMENT_(accumulate, x, 1)
+COST_PER_ELEMENT_(sum_squares, x, 2)
+COST_PER_ELEMENT_(adamw, p, 14)
+COST_PER_ELEMENT_(sgd, p, 6)
+COST_PER_ELEMENT_(ema, p, 3)
 
 #define ROW_(op, F, f32, f16, bf16, fp8, int8, traits) \
     {.name = #op, \

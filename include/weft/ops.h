@@ -15,6 +15,7 @@
  * Floating operands may be fp32, fp16 or bf16; arithmetic is fp32 and a result is rounded once, to
  * nearest even, where it is stored. Only the innermost stride of activations must be 1. */
 #pragma once
+#include "weft/ops_train.h"
 #include "weft/tensor.h"
 #ifdef __cplusplus
 extern "C" {
@@ -153,7 +154,7 @@ enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
 #define WEFT_RECV(I, Q, O, A, S) O(y) S(int32_t, peer)
 
 enum {
-    WEFT_BWD = 1,  /* has a backward: op_bwd rows follow with training */
+    WEFT_BWD = 1,  /* has a backward: backward.c knows its gradient steps */
     WEFT_COMM = 2, /* a collective: runs on the comm lane */
     WEFT_ROWLOCAL =
         4,         /* a row's result depends on that row only: the checker permutes and splits */
@@ -162,7 +163,8 @@ enum {
 
 /* X(name, fields, tolerance fp32, fp16, bf16, fp8, int8, flags): this row is the whole declaration.
  * A tolerance is relative to the largest |reference| of the row compared. */
-#define WEFT_OPS(X)                                                                               \
+#define WEFT_OPS(X) WEFT_FORWARD_OPS(X) WEFT_TRAIN_OPS(X)
+#define WEFT_FORWARD_OPS(X)                                                                               \
     X(embed, WEFT_EMBED, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_ROWLOCAL | WEFT_EXACT)                    \
     X(rope_table, WEFT_ROPE_TABLE, 2e-7f, 0, 0, 0, 0, WEFT_ROWLOCAL)                              \
     X(rope, WEFT_ROPE, 1e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL)                       \
