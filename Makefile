@@ -76,7 +76,7 @@ CUDA_INC := $(firstword $(dir $(wildcard $(CUDA)/include/cuda_runtime_api.h $(CU
 CUDA_LIBS := -L$(CUDA_LIB) -lcudart_static $(if $(wildcard $(CUDA_LIB)libculibos.a),-lculibos) -lrt
 endif
 LIB_SRC  := $(filter-out $(NOT_SRC),$(wildcard host/base/*.c host/run/*.c host/model/*.c host/model/*/*.c \
-              kernels/ref/*.c)) kernels/cpu/table.c
+              host/train/*.c kernels/ref/*.c)) kernels/cpu/table.c
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(CPU_OBJ) $(EMU_OBJ) $(CUDA_OBJ)
 CMD_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard host/cmd/*.c))
 CHECK    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/check/*.c))
