@@ -40,14 +40,15 @@ CXX      := $(if $(findstring clang,$(CC)),$(subst clang,clang++,$(CC)),g++)
 CXXFLAGS  = $(patsubst -std=c17,-std=c++17,$(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(CFLAGS))) \
             -fno-exceptions -fno-rtti -fno-threadsafe-statics
 CU_FLAGS := -Ikernels/emu -DWEFT_CU_NS=weft_emu -Wno-unknown-pragmas -x c++
-EMU_OBJ  := $(patsubst %.cc,$(BUILD)/%.o,$(wildcard kernels/emu/*.cc)) \
+EMU_OBJ  := $(BUILD)/host/run/device_cuda.emu.o $(patsubst %.cc,$(BUILD)/%.o,$(wildcard kernels/emu/*.cc)) \
             $(patsubst %.cu,$(BUILD)/%.emu.o,$(wildcard kernels/cuda/*.cu kernels/sm90/*.cu))
 
 # With a CUDA toolkit the same files are compiled by nvcc too, and host/run/device_cuda.c beside them;
 # `make WITH_CUDA=0` leaves both out. Instrumented builds (SAN, EXTRA) check the host: they do without.
 WITH_CUDA ?= 0
+WEFT_CUDA ?= $(HOME)/.cache/weft/cuda# where scripts/setup --cuda puts a toolkit
 ifeq ($(origin NVCC),undefined)
-NVCC     := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard build/cuda/bin/nvcc /usr/local/cuda/bin/nvcc) nvcc)
+NVCC     := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc $(WEFT_CUDA)/nvidia/cu*/bin/nvcc) nvcc)
 endif
 CUDA_BIN := $(if $(filter 1,$(WITH_CUDA)),$(if $(SAN)$(EXTRA),,$(realpath $(shell command -v $(NVCC) 2>/dev/null))))
 CUDA     := $(patsubst %/bin/nvcc,%,$(CUDA_BIN))
@@ -225,7 +226,11 @@ $(BUILD)/%.cuda.o: %.cu
 	$(Q)$(CCACHE) $(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
 # wgmma is in sm_90a alone, before and after which it does not exist.
 $(BUILD)/kernels/sm90/%.cuda.o: CUDA_GEN := -gencode arch=compute_90a,code=sm_90a
-$(BUILD)/host/run/device_cuda.o: CFLAGS += -isystem $(CUDA_INC)
+$(BUILD)/host/run/device_cuda.o: CFLAGS += -DDEVICE_GPU=cuda -isystem $(CUDA_INC)
+$(BUILD)/host/run/device_cuda.emu.o: host/run/device_cuda.c
+	@mkdir -p $(@D)
+	$(SAY) EMU $@
+	$(Q)$(CC) $(CFLAGS) -DDEVICE_GPU=emu -Ikernels/emu -MMD -MP -c -o $@ $<
 $(BUILD)/kernels/emu/memory.o $(BUILD)/kernels/emu/warp.o: override SAN := # tables that check others
 $(BUILD)/%.o: %.cc
 	@mkdir -p $(@D)

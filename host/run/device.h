@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * device: memory, copies and streams behind one interface; host code never assumes that kernels
  * read host addresses unless host_memory says so. device_cpu.c serves the backends ref and cpu,
- * device_cuda.c a GPU (device_nocuda.c says that a build has none), device_emu.c the kernels of
- * kernels/cuda on an emulated GPU. */
+ * device_cuda.c a GPU (device_nocuda.c says that a build has none) and, compiled once more,
+ * the emulated one. */
 #pragma once
 #include "weft/kernel.h"
 #include "weft/status.h"
@@ -62,6 +62,7 @@ typedef struct {
 } device_gpu;
 /* The GPU that device_cuda_open would use; WEFT_DEVICE says why there is none. */
 weft_status device_cuda_find(device_gpu *out);
+weft_status device_emu_find(device_gpu *out);
 /* As device_open, but for plans only: any level may be named, nothing can be allocated. */
 weft_status device_open_dry(const char *name, const char *level, device **out);
 int device_cpu_level(void); /* the best this machine offers */

@@ -1,14 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The device behind the backend cuda: the first GPU of those CUDA_VISIBLE_DEVICES shows that is new
- * enough. Errors of kernels surface at the next sync and stay: after a fault the stream is dead. */
+ * enough. Errors of kernels surface at the next sync and stay: after a fault the stream is dead.
+ *
+ * Compiled a second time it is the backend emu: DEVICE_GPU says which, the include path brings the
+ * toolkit's runtime or the emulator's (kernels/emu). */
 #include "host/base/err.h"
 #include "host/base/mem.h"
-#include "host/run/device.h"
-#include "weft/gpu.h"
+#include "host/run/device_gpu.h"
 #include "weft/step.h"
 #include <cuda_runtime_api.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define TEXT__(x) #x
+#define TEXT_(x) TEXT__(x)
+#define BACKEND TEXT_(DEVICE_GPU)
 
 enum { LEAST_SM = 80, PLANNED_SM = 90 };
 
@@ -23,7 +29,7 @@ typedef struct {
 /* Also forgets the error: what asks for the last one must not see another's. */
 static weft_status fault(cudaError_t e, const char *what) {
     cudaGetLastError();
-    return weft_fail(WEFT_DEVICE, "cuda: %s: %s (%s)", what, cudaGetErrorString(e),
+    return weft_fail(WEFT_DEVICE, BACKEND ": %s: %s (%s)", what, cudaGetErrorString(e),
                      cudaGetErrorName(e));
 }
 
@@ -43,7 +49,7 @@ static double mib(uint64_t bytes) {
 static weft_status check_driver(device_gpu *g) {
     if (cudaDriverGetVersion(&g->driver) != cudaSuccess || g->driver == 0)
         return weft_fail(WEFT_DEVICE,
-                         "cuda: no NVIDIA driver here (libcuda.so.1); use --device cpu");
+                         BACKEND ": no NVIDIA driver here (libcuda.so.1); use --device cpu");
     GPU_TRY(cudaRuntimeGetVersion(&g->runtime), "version");
     return WEFT_OK;
 }
@@ -53,13 +59,13 @@ static weft_status count_gpus(const device_gpu *g, int *n) {
     if (e == cudaErrorInsufficientDriver)
         return weft_fail(
             WEFT_DEVICE,
-            "cuda: the driver is too old: it knows CUDA %d.%d, this build needs %d.%d; "
-            "update it or use --device cpu",
+            BACKEND ": the driver is too old: it knows CUDA %d.%d, this build needs %d.%d; "
+                    "update it or use --device cpu",
             g->driver / 1000, g->driver % 1000 / 10, g->runtime / 1000, g->runtime % 1000 / 10);
     if (e == cudaErrorNoDevice || (e == cudaSuccess && *n == 0)) {
         const char *visible = getenv("CUDA_VISIBLE_DEVICES");
         cudaGetLastError();
-        return weft_fail(WEFT_DEVICE, "cuda: no GPU here%s%s%s; use --device cpu",
+        return weft_fail(WEFT_DEVICE, BACKEND ": no GPU here%s%s%s; use --device cpu",
                          visible ? " (CUDA_VISIBLE_DEVICES=" : "", visible ? visible : "",
                          visible ? ")" : "");
     }
@@ -86,8 +92,9 @@ static weft_status choose(int n, int *ordinal, int *sm) {
     }
     struct cudaDeviceProp p;
     GPU_TRY(cudaGetDeviceProperties(&p, n - 1), "properties");
-    return weft_fail(WEFT_DEVICE, "cuda: %s is sm_%d; sm_%d or newer is needed; use --device cpu",
-                     p.name, *sm, LEAST_SM);
+    return weft_fail(WEFT_DEVICE,
+                     BACKEND ": %s is sm_%d; sm_%d or newer is needed; use --device cpu", p.name,
+                     *sm, LEAST_SM);
 }
 
 static weft_status find(device_gpu *g, int *ordinal) {
@@ -97,7 +104,7 @@ static weft_status find(device_gpu *g, int *ordinal) {
     return choose(n, ordinal, &g->sm);
 }
 
-weft_status device_cuda_find(device_gpu *out) {
+weft_status DEVICE_GPU_NAME(find)(device_gpu *out) {
     struct cudaDeviceProp p;
     size_t left = 0, all = 0;
     int ordinal;
@@ -185,7 +192,7 @@ static cudaStream_t queue_of(const device *d, const weft_stream *s) {
 
 /* What the stream has met first; later it says the same again. */
 static weft_status stream_error(const weft_cuda_stream *s) {
-    const char *tag = s->failed ? s->failed->tag : "a kernel";
+    const char *tag = s->failed ? s->failed->tag : "kernels (WEFT_SYNC=1 names the step)";
     return s->error ? fault((cudaError_t)s->error, tag) : WEFT_OK;
 }
 
@@ -226,10 +233,14 @@ static weft_status gpu_zero(device *d, weft_stream *s, void *p, uint64_t bytes) 
 
 static weft_status gpu_stream_open(device *d, int threads, weft_stream **out) {
     cudaStream_t queue;
-    (void)threads;
+    weft_cuda_stream *s;
     WEFT_TRY(enter(d));
     GPU_TRY(cudaStreamCreateWithFlags(&queue, cudaStreamNonBlocking), "stream");
-    weft_cuda_stream *s = mem_alloc(sizeof *s);
+    weft_status st = DEVICE_GPU_NAME(stream_new)(threads, &s);
+    if (st != WEFT_OK) {
+        cudaStreamDestroy(queue);
+        return st;
+    }
     s->stream = queue;
     *out = &s->head;
     return WEFT_OK;
@@ -240,7 +251,7 @@ static void gpu_stream_close(device *d, weft_stream *stream) {
     (void)d;
     if (cudaStreamDestroy((cudaStream_t)s->stream) != cudaSuccess)
         cudaGetLastError();
-    mem_free(s);
+    DEVICE_GPU_NAME(stream_free)(s);
 }
 
 /* ---- Graphs ---- */
@@ -291,7 +302,7 @@ static void gpu_close(device *d) {
 static gpu *gpu_new(int ordinal, int sm) {
     gpu *g = mem_alloc(sizeof *g);
     g->ordinal = ordinal;
-    g->head = (device){.backend = "cuda",
+    g->head = (device){.backend = BACKEND,
                        .level = sm,
                        .alloc = gpu_alloc,
                        .release = gpu_release,
@@ -312,7 +323,7 @@ static gpu *gpu_new(int ordinal, int sm) {
     return g;
 }
 
-weft_status device_cuda_open(bool dry, device **out) {
+weft_status DEVICE_GPU_NAME(open)(bool dry, device **out) {
     device_gpu info;
     int ordinal;
     if (dry) {

@@ -28,6 +28,7 @@ weft_status upload_send(upload *u, void *dst, uint64_t bytes) {
 weft_status upload_wait(upload *u) {
     for (int i = 0; i < 2; i++)
         WEFT_TRY(u->dev->sync(u->dev, u->stream[i]));
+    u->idle = true;
     return WEFT_OK;
 }
 
@@ -35,7 +36,8 @@ weft_status upload_wait(upload *u) {
 void upload_close(upload *u) {
     for (int i = 0; i < 2; i++)
         if (u->stream[i]) {
-            (void)u->dev->sync(u->dev, u->stream[i]);
+            if (!u->idle)
+                (void)u->dev->sync(u->dev, u->stream[i]);
             u->dev->stream_close(u->dev, u->stream[i]);
         }
     for (int i = 0; i < 2; i++)

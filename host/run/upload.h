@@ -9,6 +9,7 @@ typedef struct {
     weft_stream *stream[2];
     char *buffer[2];
     int next;
+    bool idle; /* all has arrived */
 } upload;
 
 /* Two buffers of `bytes`. Closing is due even where this fails. */

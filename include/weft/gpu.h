@@ -33,12 +33,23 @@ typedef struct {
     weft_gpu_counters count;
 } weft_emu_launch;
 
+/* error: the first failed launch's code, 0 if none; failed: its step. */
+typedef struct {
+    weft_stream head;
+    void *stream; /* cudaStream_t */
+    int error;
+    const weft_step *failed;
+} weft_cuda_stream;
+
 /* seed: order of a block's threads. 0 ascending, 1 descending, else drawn at every chance. After
  * a fault the stream is dead, as a CUDA context would be: `error` says what was found and where.
  * sample: run only so many blocks of a launch, spread over the grid, and scale what they counted;
  * 0: all. Results are then incomplete, which is for measuring large shapes alone. */
 typedef struct {
-    weft_stream head;
+    union {
+        weft_stream head;
+        weft_cuda_stream cuda; /* which begins with it */
+    };
     weft_stream *pool; /* the threads that run blocks */
     uint64_t seed;
     int profile, failed;
@@ -48,14 +59,6 @@ typedef struct {
     weft_emu_launch launch[WEFT_EMU_LAUNCHES];
     char error[WEFT_EMU_ERROR_BYTES];
 } weft_emu_stream;
-
-/* error: the first failed launch's code, 0 if none; failed: its step. */
-typedef struct {
-    weft_stream head;
-    void *stream; /* cudaStream_t */
-    int error;
-    const weft_step *failed;
-} weft_cuda_stream;
 
 /* What a .cu file says of its kernels once they are compiled; scripts/sass-gate holds nvcc's output
  * to it. Of the lines whose glob fits a kernel the first counts; ended by a line whose kernel is

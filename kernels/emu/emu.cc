@@ -2,6 +2,7 @@
  * Launches and threads: groups of blocks over the host's threads, fibers inside a group, barriers
  * and warp operations. */
 #include "kernels/emu/internal.h"
+#include "kernels/emu/runtime.h"
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -646,7 +647,7 @@ void launch(const launch_spec &s) {
     weft_emu_stream *stream = (weft_emu_stream *)s.stream;
     launch_state l = {};
     const launch_state *ctx = &l;
-    if (stream->failed)
+    if (stream->failed || !emu_queue_runs(stream, s.step))
         return;
     l.spec = &s;
     l.seed = stream->seed;

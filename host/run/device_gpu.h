@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What device_cuda.c is compiled with: DEVICE_GPU is cuda or emu, and its functions are
+ * device_cuda_open or device_emu_open. */
+#pragma once
+#include "host/run/device.h"
+#include "weft/gpu.h"
+
+#define DEVICE_GPU_NAME__(gpu, name) device_##gpu##_##name
+#define DEVICE_GPU_NAME_(gpu, name) DEVICE_GPU_NAME__(gpu, name)
+#define DEVICE_GPU_NAME(name) DEVICE_GPU_NAME_(DEVICE_GPU, name)
+
+/* The stream a kernel's launch is given, without its queue: registry_cuda.c and device_emu.c. */
+weft_status device_cuda_stream_new(int threads, weft_cuda_stream **out);
+void device_cuda_stream_free(weft_cuda_stream *s);
+weft_status device_emu_stream_new(int threads, weft_cuda_stream **out);
+void device_emu_stream_free(weft_cuda_stream *s);

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The CUDA runtime as far as host/run/device_cuda.c uses it, on the emulated GPU: the twin of the
+ * toolkit's header, chosen by the include path. Names, values and rules are CUDA's; symbols begin
+ * with emu_, so that both runtimes fit in one binary. */
+#pragma once
+#include <stddef.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* X(name, code, what cudaGetErrorString says) */
+#define EMU_CUDA_ERRORS(X) \
+    X(cudaSuccess, 0, "no error") \
+    X(cudaErrorInvalidValue, 1, "invalid argument") \
+    X(cudaErrorMemoryAllocation, 2, "out of memory") \
+    X(cudaErrorInitializationError, 3, "initialization error") \
+    X(cudaErrorInsufficientDriver, 35, "CUDA driver version is insufficient for CUDA runtime") \
+    X(cudaErrorNoDevice, 100, "no CUDA-capable device is detected") \
+    X(cudaErrorInvalidDevice, 101, "invalid device ordinal") \
+    X(cudaErrorNoKernelImageForDevice, 209, "no kernel image is available for execution") \
+    X(cudaErrorECCUncorrectable, 214, "uncorrectable ECC error encountered") \
+    X(cudaErrorIllegalAddress, 700, "an illegal memory access was encountered") \
+    X(cudaErrorLaunchFailure, 719, "unspecified launch failure") \
+    X(cudaErrorStreamCaptureUnsupported, 900, "operation not permitted when stream is capturing") \
+    X(cudaErrorStreamCaptureInvalidated, 901, \
+      "operation failed due to a previous error during capture") \
+    X(cudaErrorUnknown, 999, "unknown error")
+
+#define EMU_CUDA_ERROR_(name, code, words) name = code,
+typedef enum { EMU_CUDA_ERRORS(EMU_CUDA_ERROR_) EMU_CUDA_ERROR_END } cudaError_t;
+
+enum cudaMemcpyKind {
+    cudaMemcpyHostToDevice = 1,
+    cudaMemcpyDeviceToHost,
+    cudaMemcpyDeviceToDevice
+};
+enum cudaDeviceAttr {
+    cudaDevAttrComputeCapabilityMajor = 75,
+    cudaDevAttrComputeCapabilityMinor = 76
+};
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal };
+enum { cudaStreamNonBlocking = 1, cudaHostAllocDefault = 0 };
+
+typedef struct emu_queue *cudaStream_t;
+typedef struct emu_graph *cudaGraph_t, *cudaGraphExec_t;
+
+struct cudaDeviceProp {
+    char name[256];
+    size_t totalGlobalMem;
+    int major, minor, multiProcessorCount;
+};
+
+#define cudaGetLastError emu_cudaGetLastError
+#define cudaGetErrorString emu_cudaGetErrorString
+#define cudaGetErrorName emu_cudaGetErrorName
+#define cudaDriverGetVersion emu_cudaDriverGetVersion
+#define cudaRuntimeGetVersion emu_cudaRuntimeGetVersion
+#define cudaGetDeviceCount emu_cudaGetDeviceCount
+#define cudaDeviceGetAttribute emu_cudaDeviceGetAttribute
+#define cudaGetDeviceProperties emu_cudaGetDeviceProperties
+#define cudaSetDevice emu_cudaSetDevice
+#define cudaMemGetInfo emu_cudaMemGetInfo
+#define cudaMalloc emu_cudaMalloc
+#define cudaFree emu_cudaFree
+#define cudaHostAlloc emu_cudaHostAlloc
+#define cudaFreeHost emu_cudaFreeHost
+#define cudaMemcpyAsync emu_cudaMemcpyAsync
+#define cudaMemsetAsync emu_cudaMemsetAsync
+#define cudaStreamCreateWithFlags emu_cudaStreamCreateWithFlags
+#define cudaStreamDestroy emu_cudaStreamDestroy
+#define cudaStreamSynchronize emu_cudaStreamSynchronize
+#define cudaStreamBeginCapture emu_cudaStreamBeginCapture
+#define cudaStreamEndCapture emu_cudaStreamEndCapture
+#define cudaGraphInstantiate emu_cudaGraphInstantiate
+#define cudaGraphLaunch emu_cudaGraphLaunch
+#define cudaGraphDestroy emu_cudaGraphDestroy
+#define cudaGraphExecDestroy emu_cudaGraphExecDestroy
+
+cudaError_t cudaGetLastError(void);
+const char *cudaGetErrorString(cudaError_t e);
+const char *cudaGetErrorName(cudaError_t e);
+cudaError_t cudaDriverGetVersion(int *out);
+cudaError_t cudaRuntimeGetVersion(int *out);
+cudaError_t cudaGetDeviceCount(int *out);
+cudaError_t cudaDeviceGetAttribute(int *out, enum cudaDeviceAttr what, int device);
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *bytes);
+cudaError_t cudaMalloc(void **out, size_t bytes);
+cudaError_t cudaFree(void *p);
+cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void *p);
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcpyKind kind,
+                            cudaStream_t s);
+cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t s);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t s);
+cudaError_t cudaStreamSynchronize(cudaStream_t s);
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t s);
+cudaError_t cudaGraphDestroy(cudaGraph_t g);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,485 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A CUDA runtime for the emulated GPU: its memory is apart from the host's and starts as NaN, a
+ * captured graph is the list of steps that launched, errors come when they are told to. */
+#include "kernels/emu/runtime.h"
+#include "kernels/emu/cuda_runtime_api.h"
+#include "weft/step.h"
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGNMENT = 256, STEPS_MAX = 65536 };
+
+struct emu_graph {
+    const weft_step **step;
+    int n, room;
+};
+
+/* A copy whose time has not come. */
+struct late_copy {
+    late_copy *next;
+    void *dst;
+    const void *src;
+    size_t n;
+};
+
+struct emu_queue {
+    weft_emu_stream *stream; /* once a kernel was launched */
+    emu_graph *recording;
+    late_copy *first, **last;
+};
+
+/* What was allocated, to know its size and its kind. */
+struct emu_block {
+    emu_block *next;
+    char *p;
+    size_t bytes;
+    bool pinned;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static emu_machine machine = {1, 90, 13000, 0, 0};
+static emu_fault fault;
+static int64_t calls, live;
+static cudaError_t pending, sticky; /* pending: what the next sync says */
+static emu_block *blocks;
+static uint64_t held;
+static const char *struck;
+static thread_local cudaError_t last;
+static thread_local char detail[WEFT_EMU_ERROR_BYTES];
+
+/* ---- Faults ---- */
+
+void emu_machine_set(emu_machine m) {
+    machine = m;
+}
+
+void emu_fault_set(emu_fault f) {
+    pthread_mutex_lock(&lock);
+    fault = f;
+    calls = 0;
+    pending = sticky = cudaSuccess;
+    struck = NULL;
+    pthread_mutex_unlock(&lock);
+}
+
+int64_t emu_calls(void) {
+    return __atomic_load_n(&calls, __ATOMIC_ACQUIRE);
+}
+
+const char *emu_fault_struck(void) {
+    return struck;
+}
+
+int64_t emu_live(void) {
+    return __atomic_load_n(&live, __ATOMIC_ACQUIRE);
+}
+
+static void count_live(int by) {
+    __atomic_fetch_add(&live, by, __ATOMIC_ACQ_REL);
+}
+
+/* WEFT_EMU_FAULT=CALL[:CODE[:late]], read once. */
+__attribute__((constructor)) static void read_environment() {
+    const char *text = getenv("WEFT_EMU_FAULT");
+    char word[8] = "";
+    long long call = 0;
+    int code = cudaErrorUnknown;
+    if (!text || sscanf(text, "%lld:%d:%7s", &call, &code, word) < 1)
+        return;
+    fault.call = call;
+    fault.code = code;
+    fault.late = strcmp(word, "late") == 0;
+    fault.sticky = 1;
+}
+
+static cudaError_t fail(cudaError_t e) {
+    if (e != cudaSuccess)
+        last = e;
+    return e;
+}
+
+static cudaError_t strike(const char *name) {
+    cudaError_t e = (cudaError_t)fault.code;
+    struck = name;
+    if (fault.late) {
+        pending = e;
+        return cudaSuccess;
+    }
+    if (fault.sticky)
+        sticky = e;
+    return e;
+}
+
+/* Every call of the runtime passes here. */
+static cudaError_t enter(const char *name) {
+    pthread_mutex_lock(&lock);
+    int64_t n = __atomic_add_fetch(&calls, 1, __ATOMIC_ACQ_REL);
+    cudaError_t e = sticky;
+    if (e == cudaSuccess && n == fault.call)
+        e = strike(name);
+    pthread_mutex_unlock(&lock);
+    if (e != cudaSuccess)
+        detail[0] = 0;
+    return fail(e);
+}
+
+#define ENTER() \
+    do { \
+        cudaError_t entered = enter(__func__); \
+        if (entered != cudaSuccess) \
+            return entered; \
+    } while (0)
+
+static cudaError_t late_error() {
+    pthread_mutex_lock(&lock);
+    cudaError_t e = pending;
+    pending = cudaSuccess;
+    if (e != cudaSuccess && fault.sticky)
+        sticky = e;
+    pthread_mutex_unlock(&lock);
+    if (e != cudaSuccess)
+        detail[0] = 0;
+    return e;
+}
+
+cudaError_t cudaGetLastError(void) {
+    cudaError_t e = last;
+    last = cudaSuccess;
+    return e;
+}
+
+/* What the emulator found is said in full. */
+const char *cudaGetErrorString(cudaError_t e) {
+#define WORDS_(name, code, words) \
+    case name: return words;
+    if (e == cudaErrorLaunchFailure && detail[0])
+        return detail;
+    switch (e) {
+        EMU_CUDA_ERRORS(WORDS_)
+    default: return "unrecognized error code";
+    }
+}
+
+const char *cudaGetErrorName(cudaError_t e) {
+#define NAME_(name, code, words) \
+    case name: return #name;
+    switch (e) {
+        EMU_CUDA_ERRORS(NAME_)
+    default: return "unrecognized error code";
+    }
+}
+
+/* ---- The machine ---- */
+
+cudaError_t cudaDriverGetVersion(int *out) {
+    ENTER();
+    *out = machine.driver;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *out) {
+    ENTER();
+    *out = 13000;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int *out) {
+    ENTER();
+    *out = machine.devices;
+    if (machine.driver < 13000)
+        return fail(cudaErrorInsufficientDriver);
+    return fail(machine.devices ? cudaSuccess : cudaErrorNoDevice);
+}
+
+cudaError_t cudaDeviceGetAttribute(int *out, enum cudaDeviceAttr what, int device) {
+    ENTER();
+    if (device < 0 || device >= machine.devices)
+        return fail(cudaErrorInvalidDevice);
+    *out = what == cudaDevAttrComputeCapabilityMajor ? machine.sm / 10 : machine.sm % 10;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device) {
+    ENTER();
+    if (device < 0 || device >= machine.devices)
+        return fail(cudaErrorInvalidDevice);
+    *out = cudaDeviceProp();
+    memcpy(out->name, "emulated GPU", sizeof "emulated GPU");
+    out->major = machine.sm / 10;
+    out->minor = machine.sm % 10;
+    out->multiProcessorCount = 1;
+    out->totalGlobalMem = machine.bytes;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+    ENTER();
+    return fail(device >= 0 && device < machine.devices ? cudaSuccess : cudaErrorInvalidDevice);
+}
+
+/* ---- Memory ---- */
+
+static bool fits(size_t bytes) {
+    return !machine.bytes || held + bytes <= machine.bytes;
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *bytes) {
+    ENTER();
+    *bytes = machine.bytes;
+    *free_bytes = machine.bytes > held ? machine.bytes - held : 0;
+    return cudaSuccess;
+}
+
+static cudaError_t block_new(void **out, size_t bytes, bool pinned) {
+    size_t room = (bytes + 2 * ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    pthread_mutex_lock(&lock);
+    bool room_left = room > bytes && (pinned || fits(bytes));
+    emu_block *b = room_left ? (emu_block *)calloc(1, sizeof *b) : NULL;
+    char *p = b ? (char *)aligned_alloc(ALIGNMENT, room) : NULL;
+    if (p) {
+        *b = {blocks, p, bytes, pinned};
+        blocks = b;
+        held += pinned ? 0 : bytes;
+        memset(p, 0xff, room); /* NaN in every float type */
+    } else {
+        free(b);
+    }
+    pthread_mutex_unlock(&lock);
+    count_live(p != NULL);
+    *out = p;
+    return fail(p ? cudaSuccess : cudaErrorMemoryAllocation);
+}
+
+static cudaError_t block_free(void *p, bool pinned) {
+    pthread_mutex_lock(&lock);
+    emu_block **at = &blocks;
+    while (*at && ((*at)->p != p || (*at)->pinned != pinned))
+        at = &(*at)->next;
+    emu_block *b = *at;
+    if (b) {
+        *at = b->next;
+        held -= pinned ? 0 : b->bytes;
+        free(b->p);
+        free(b);
+        count_live(-1);
+    }
+    pthread_mutex_unlock(&lock);
+    return fail(b || !p ? cudaSuccess : cudaErrorInvalidValue);
+}
+
+cudaError_t cudaMalloc(void **out, size_t bytes) {
+    *out = NULL;
+    ENTER();
+    return block_new(out, bytes, false);
+}
+
+/* Releases whatever it says: a lost context's memory is gone too. */
+cudaError_t cudaFree(void *p) {
+    cudaError_t e = enter(__func__), own = block_free(p, false);
+    return e != cudaSuccess ? e : own;
+}
+
+cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned flags) {
+    (void)flags;
+    *out = NULL;
+    ENTER();
+    return block_new(out, bytes, true);
+}
+
+cudaError_t cudaFreeHost(void *p) {
+    cudaError_t e = enter(__func__), own = block_free(p, true);
+    return e != cudaSuccess ? e : own;
+}
+
+static bool is_pinned(const void *p) {
+    pthread_mutex_lock(&lock);
+    const emu_block *b = blocks;
+    while (b && !((const char *)p >= b->p && (const char *)p < b->p + b->bytes))
+        b = b->next;
+    bool yes = b && b->pinned;
+    pthread_mutex_unlock(&lock);
+    return yes;
+}
+
+/* ---- Streams ---- */
+
+static void finish_copies(emu_queue *q) {
+    while (q->first) {
+        late_copy *c = q->first;
+        memcpy(c->dst, c->src, c->n);
+        q->first = c->next;
+        free(c);
+    }
+    q->last = &q->first;
+}
+
+/* As late as the stream's order allows. */
+static void copy_late(emu_queue *q, void *dst, const void *src, size_t n) {
+    late_copy *c = (late_copy *)calloc(1, sizeof *c);
+    if (!c)
+        abort();
+    *c = {NULL, dst, src, n};
+    *q->last = c;
+    q->last = &c->next;
+}
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcpyKind kind,
+                            cudaStream_t q) {
+    ENTER();
+    if (q->recording)
+        return fail(cudaErrorStreamCaptureUnsupported);
+    if (machine.late && is_pinned(kind == cudaMemcpyDeviceToHost ? dst : src)) {
+        copy_late(q, dst, src, n);
+        return cudaSuccess;
+    }
+    finish_copies(q);
+    memcpy(dst, src, n);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t q) {
+    ENTER();
+    if (q->recording)
+        return fail(cudaErrorStreamCaptureUnsupported);
+    finish_copies(q);
+    memset(p, value, n);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags) {
+    (void)flags;
+    ENTER();
+    emu_queue *q = (emu_queue *)calloc(1, sizeof *q);
+    if (!q)
+        return fail(cudaErrorMemoryAllocation);
+    q->last = &q->first;
+    count_live(1);
+    *out = q;
+    return cudaSuccess;
+}
+
+static void graph_free(emu_graph *g) {
+    if (!g)
+        return;
+    free(g->step);
+    free(g);
+    count_live(-1);
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t q) {
+    cudaError_t e = enter(__func__);
+    finish_copies(q);
+    graph_free(q->recording);
+    free(q);
+    count_live(-1);
+    return e;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t q) {
+    ENTER();
+    finish_copies(q);
+    cudaError_t e = late_error();
+    if (e == cudaSuccess && q->stream && q->stream->failed) {
+        snprintf(detail, sizeof detail, "%s", q->stream->error);
+        e = cudaErrorLaunchFailure;
+    }
+    return fail(e);
+}
+
+/* ---- Graphs ---- */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t q, enum cudaStreamCaptureMode mode) {
+    (void)mode;
+    ENTER();
+    if (q->recording)
+        return fail(cudaErrorStreamCaptureUnsupported);
+    q->recording = (emu_graph *)calloc(1, sizeof *q->recording);
+    if (!q->recording)
+        return fail(cudaErrorMemoryAllocation);
+    count_live(1);
+    return cudaSuccess;
+}
+
+/* Ends the capture whatever it says. */
+cudaError_t cudaStreamEndCapture(cudaStream_t q, cudaGraph_t *out) {
+    cudaError_t e = enter(__func__);
+    emu_graph *g = q->recording;
+    q->recording = NULL;
+    if (e == cudaSuccess && (!g || g->n > STEPS_MAX))
+        e = fail(cudaErrorStreamCaptureInvalidated);
+    if (e != cudaSuccess) {
+        graph_free(g);
+        g = NULL;
+    }
+    *out = g;
+    return e;
+}
+
+static void graph_add(emu_graph *g, const weft_step *step) {
+    if (g->n && g->step[g->n - 1] == step)
+        return; /* of several kernels */
+    if (g->n == g->room) {
+        g->room = g->room ? 2 * g->room : 64;
+        g->step = (const weft_step **)realloc(g->step, sizeof *g->step * (size_t)g->room);
+        if (!g->step)
+            abort();
+    }
+    g->step[g->n++] = step;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned long long flags) {
+    (void)flags;
+    ENTER();
+    emu_graph *copy = (emu_graph *)calloc(1, sizeof *copy);
+    if (!copy)
+        return fail(cudaErrorMemoryAllocation);
+    for (int i = 0; i < g->n; i++)
+        graph_add(copy, g->step[i]);
+    count_live(1);
+    *out = copy;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t q) {
+    ENTER();
+    for (int i = 0; i < g->n; i++)
+        g->step[i]->kernel->run(g->step[i], &q->stream->head);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t g) {
+    cudaError_t e = enter(__func__);
+    graph_free(g);
+    return e;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g) {
+    cudaError_t e = enter(__func__);
+    graph_free(g);
+    return e;
+}
+
+/* A launch is a call as well, whose error is the stream's. */
+int emu_queue_runs(weft_emu_stream *s, const weft_step *step) {
+    emu_queue *q = (emu_queue *)s->cuda.stream;
+    q->stream = s;
+    cudaError_t e = enter(__func__);
+    cudaGetLastError();
+    if (e != cudaSuccess && !s->cuda.error) {
+        s->cuda.error = e;
+        s->cuda.failed = step;
+    }
+    if (s->cuda.error)
+        return 0;
+    if (!q->recording) {
+        finish_copies(q);
+        return 1;
+    }
+    if (step)
+        graph_add(q->recording, step);
+    else
+        q->recording->n = STEPS_MAX + 1;
+    return 0;
+}

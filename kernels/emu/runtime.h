@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What is wrong with the emulated GPU, on demand: the runtime behind cuda_runtime_api.h, as tests
+ * set it up. Also by the environment: WEFT_EMU_FAULT=CALL[:CODE[:late]]. */
+#pragma once
+#include "weft/gpu.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+    int devices, sm, driver; /* driver: 13000 is 13.0, 0 is none */
+    uint64_t bytes;          /* of memory; 0: as the host has */
+    int late;                /* copies from page-locked memory happen at the next sync */
+} emu_machine;
+void emu_machine_set(emu_machine m); /* one device of sm_90, driver 13.0, unless set */
+
+/* Which call fails, counted from here: 1 is the next, 0 none. late: it succeeds, and the next sync
+ * fails. sticky: so does every call from then on, as when a context is lost. */
+typedef struct {
+    int64_t call;
+    int code, late, sticky;
+} emu_fault;
+void emu_fault_set(emu_fault f);
+const char *emu_fault_struck(void); /* the call that it hit, "emu_cudaMalloc"; NULL: none yet */
+int64_t emu_calls(void); /* since emu_fault_set */
+int64_t emu_live(void);  /* allocations, streams and graphs that are not yet released */
+
+/* Of emu.cc: whether a launch is to run now. If not, it was recorded for a graph. */
+int emu_queue_runs(weft_emu_stream *s, const weft_step *step);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The GPU's device on the emulator's runtime: every call of CUDA fails once, machines that lack
+ * something, errors that come late and stay; graphs and late copies change no bit. */
+#include "host/model/engine.h"
+#include "kernels/emu/runtime.h"
+#include "tests/unit/unit.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TOKENS = 4, ILLEGAL_ADDRESS = 700 };
+
+static const emu_machine whole = {.devices = 1, .sm = 90, .driver = 13000};
+
+static const char *model(void) {
+    static char path[512];
+    const char *root = getenv("WEFT_FIXTURES");
+    snprintf(path, sizeof path, "%s/golden/models/llama-gqa", root ? root : "../shared/fixtures");
+    return path;
+}
+
+typedef struct {
+    int32_t id[TOKENS];
+    float logprob[TOKENS];
+    int64_t opened, stepped; /* calls of the runtime until then */
+    bool graph;              /* the steps of one token were launched as one */
+} story;
+
+static weft_status tell(weft_engine *e, story *out) {
+    static const int32_t prompt[] = {3, 1, 4, 1, 5};
+    weft_sampling greedy = weft_sampling_greedy();
+    weft_seq *seq;
+    weft_sampled s;
+    WEFT_TRY(weft_seq_open(e, &greedy, &seq));
+    WEFT_TRY(weft_seq_append(seq, prompt, 5));
+    for (int i = 0; i < TOKENS; i++) {
+        WEFT_TRY(weft_engine_step(e, &seq, 1, &s));
+        out->id[i] = s.id;
+        out->logprob[i] = s.logprob;
+    }
+    out->graph = e->rank[0].generate[0]->graph != NULL;
+    return WEFT_OK;
+}
+
+/* Opens, generates, closes: whatever happened, nothing is left. */
+static weft_status once(story *out) {
+    weft_engine_options o = {.device = "emu", .threads = 1, .ctx_size = 32, .ubatch_size = 8};
+    weft_engine *e = NULL;
+    *out = (story){.opened = 0};
+    weft_status s = weft_engine_open(model(), &o, &e);
+    out->opened = emu_calls();
+    if (s == WEFT_OK)
+        s = tell(e, out);
+    out->stepped = emu_calls();
+    if (e)
+        weft_engine_close(e);
+    assert_int_equal(emu_live(), 0);
+    return s;
+}
+
+static void clean(story *out) {
+    emu_machine_set(whole);
+    emu_fault_set((emu_fault){.call = 0});
+    if (once(out) != WEFT_OK)
+        fail_msg("%s", weft_error());
+}
+
+static bool releases(const char *call) {
+    return strstr(call, "Free") || strstr(call, "Destroy");
+}
+
+/* What can be released is, and what was asked for fails with the call's own error. */
+static void fail_at(int64_t call, int code) {
+    story s;
+    emu_fault_set((emu_fault){.call = call, .code = code});
+    weft_status st = once(&s);
+    const char *name = emu_fault_struck();
+    assert_non_null(name);
+    if (releases(name) || call > s.stepped)
+        return;
+    if (st != WEFT_DEVICE && !(st == WEFT_NO_MEMORY && code == 2))
+        fail_msg("call %lld, %s, error %d: status %d, %s", (long long)call, name, code, st,
+                 weft_error());
+}
+
+static void every_call_fails_once(void **state) {
+    story s;
+    (void)state;
+    clean(&s);
+    int64_t n = s.stepped + 8, stride = getenv("WEFT_LONG") ? 1 : 5;
+    assert_true(s.opened > 20 && s.stepped > s.opened + TOKENS);
+    for (int64_t call = 1; call <= s.opened; call++)
+        fail_at(call, call % 2 ? 999 : 2);
+    for (int64_t call = s.opened + 1; call <= n; call += stride)
+        fail_at(call, 719);
+    clean(&s);
+}
+
+/* A lost context: the step that meets it fails, so does what comes behind, and closing works. */
+static void late_errors_stay(void **state) {
+    story s;
+    (void)state;
+    clean(&s);
+    for (int64_t call = s.opened + 1; call < s.stepped; call += (s.stepped - s.opened) / 5) {
+        emu_fault_set((emu_fault){.call = call, .code = ILLEGAL_ADDRESS, .late = 1, .sticky = 1});
+        story t;
+        assert_int_equal(once(&t), WEFT_DEVICE);
+        assert_non_null(strstr(weft_error(), "an illegal memory access"));
+    }
+    emu_fault_set((emu_fault){.call = 0});
+}
+
+static void refused(emu_machine m, const char *words) {
+    device *d;
+    emu_machine_set(m);
+    assert_int_equal(device_emu_open(false, &d), WEFT_DEVICE);
+    if (!strstr(weft_error(), words))
+        fail_msg("'%s' does not say '%s'", weft_error(), words);
+}
+
+static void machines_that_lack_something(void **state) {
+    (void)state;
+    emu_fault_set((emu_fault){.call = 0});
+    refused((emu_machine){.devices = 1, .sm = 90, .driver = 0}, "no NVIDIA driver");
+    refused((emu_machine){.devices = 1, .sm = 90, .driver = 12040}, "it knows CUDA 12.4");
+    refused((emu_machine){.devices = 0, .sm = 90, .driver = 13000}, "no GPU here");
+    refused((emu_machine){.devices = 1, .sm = 75, .driver = 13000}, "is sm_75; sm_80");
+    emu_machine_set(whole);
+}
+
+static void too_little_memory(void **state) {
+    story s;
+    (void)state;
+    emu_fault_set((emu_fault){.call = 0});
+    emu_machine_set((emu_machine){.devices = 1, .sm = 90, .driver = 13000, .bytes = 100 << 10});
+    assert_int_equal(once(&s), WEFT_NO_MEMORY);
+    assert_non_null(strstr(weft_error(), "MiB needed"));
+    assert_non_null(strstr(weft_error(), "weft plan"));
+    emu_machine_set(whole);
+}
+
+static void same(const story *a, const story *b) {
+    assert_memory_equal(a->id, b->id, sizeof a->id);
+    assert_memory_equal(a->logprob, b->logprob, sizeof a->logprob);
+}
+
+/* Steps one by one, and copies that happen no sooner than they must. */
+static void graphs_and_late_copies_change_no_bit(void **state) {
+    story graph, steps, late;
+    emu_machine slow = whole;
+    (void)state;
+    clean(&graph);
+    setenv("WEFT_GRAPH", "0", 1);
+    clean(&steps);
+    unsetenv("WEFT_GRAPH");
+    assert_true(graph.graph && !steps.graph);
+    same(&graph, &steps);
+    slow.late = 1;
+    emu_machine_set(slow);
+    assert_int_equal(once(&late), WEFT_OK);
+    emu_machine_set(whole);
+    same(&graph, &late);
+}
+
+/* The step whose launch fails is named; waiting after each names those that fail later. */
+static void messages_name_the_step(void **state) {
+    story s;
+    (void)state;
+    clean(&s);
+    setenv("WEFT_SYNC", "1", 1);
+    emu_fault_set((emu_fault){
+        .call = (s.opened + s.stepped) / 2, .code = ILLEGAL_ADDRESS, .late = 1, .sticky = 1});
+    assert_int_equal(once(&s), WEFT_DEVICE);
+    unsetenv("WEFT_SYNC");
+    assert_non_null(strstr(weft_error(), "illegal memory access"));
+    assert_non_null(strstr(weft_error(), ": emu: "));
+    emu_fault_set((emu_fault){.call = 0});
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(machines_that_lack_something),
+        cmocka_unit_test(too_little_memory),
+        cmocka_unit_test(graphs_and_late_copies_change_no_bit),
+        cmocka_unit_test(messages_name_the_step),
+        cmocka_unit_test(late_errors_stay),
+        cmocka_unit_test(every_call_fails_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
