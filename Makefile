@@ -43,39 +43,7 @@ CU_FLAGS := -Ikernels/emu -DWEFT_CU_NS=weft_emu -Wno-unknown-pragmas -x c++
 EMU_OBJ  := $(BUILD)/host/run/device_cuda.emu.o $(patsubst %.cc,$(BUILD)/%.o,$(wildcard kernels/emu/*.cc)) \
             $(patsubst %.cu,$(BUILD)/%.emu.o,$(wildcard kernels/cuda/*.cu kernels/sm90/*.cu))
 
-# With a CUDA toolkit the same files are compiled by nvcc too, and host/run/device_cuda.c beside them;
-# `make WITH_CUDA=0` leaves both out. Instrumented builds (SAN, EXTRA) check the host: they do without.
-WITH_CUDA ?= 0
-WEFT_CUDA ?= $(HOME)/.cache/weft/cuda# where scripts/setup --cuda puts a toolkit
-ifeq ($(origin NVCC),undefined)
-NVCC     := $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc $(WEFT_CUDA)/nvidia/cu*/bin/nvcc) nvcc)
-endif
-CUDA_BIN := $(if $(filter 1,$(WITH_CUDA)),$(if $(SAN)$(EXTRA),,$(realpath $(shell command -v $(NVCC) 2>/dev/null))))
-CUDA     := $(patsubst %/bin/nvcc,%,$(CUDA_BIN))
-CUDA_LIB := $(if $(CUDA),$(firstword $(dir $(wildcard $(CUDA)/lib64/libcudart_static.a $(CUDA)/lib/libcudart_static.a \
-              $(CUDA)/lib/x86_64-linux-gnu/libcudart_static.a $(CUDA)/targets/*/lib/libcudart_static.a))))
-ifneq ($(CUDA),)
-ifeq ($(CUDA_LIB),)
-$(warning $(CUDA): no libcudart_static.a (scripts/setup --cuda installs one); built without CUDA)
-endif
-endif
-# ccache, where there is one, spares every clone of the sources but the first these minutes.
-CCACHE   := $(if $(shell command -v ccache 2>/dev/null),CCACHE_DEPEND=1 CCACHE_NOHASHDIR=1 ccache)
-# The GPU's own code for each of these, and PTX for what comes after them.
-CUDA_SM  ?= 80 86 89 90
-NVCCFLAGS = -std=c++17 -O3 -fmad=false -Werror all-warnings -Iinclude -I. -Ikernels/lib -DWEFT_CU_NS=weft_cuda \
-            -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
-            $(CUDA_GEN)
-CUDA_GEN  = $(foreach n,$(CUDA_SM),-gencode arch=compute_$n,code=sm_$n) \
-            $(foreach n,$(lastword $(CUDA_SM)),-gencode arch=compute_$n,code=compute_$n)
-ifeq ($(CUDA_LIB),)
-NOT_SRC  := host/run/device_cuda.c host/run/registry_cuda.c
-else
-NOT_SRC  := host/run/device_nocuda.c
-CUDA_OBJ := $(patsubst %.cu,$(BUILD)/%.cuda.o,$(wildcard kernels/cuda/*.cu kernels/sm90/*.cu))
-CUDA_INC := $(firstword $(dir $(wildcard $(CUDA)/include/cuda_runtime_api.h $(CUDA)/targets/*/include/cuda_runtime_api.h)))
-CUDA_LIBS := -L$(CUDA_LIB) -lcudart_static $(if $(wildcard $(CUDA_LIB)libculibos.a),-lculibos) -lrt
-endif
+include scripts/cuda.mk
 LIB_SRC  := $(filter-out $(NOT_SRC),$(wildcard host/base/*.c host/run/*.c host/model/*.c host/model/*/*.c \
               host/train/*.c kernels/ref/*.c)) kernels/cpu/table.c
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(CPU_OBJ) $(EMU_OBJ) $(CUDA_OBJ)
@@ -87,8 +55,9 @@ BENCH    := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 DEPS     := $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(CHECK:.o=.d) $(UNIT:=.d) $(FUZZ:=.d) $(BENCH:=.d)
 DEMO     := bench/models/demo
 
-.PHONY: all cuda-check demo test test-long asan tsan fuzz cover bench lint format install clean help setup tests
+.PHONY: all demo test test-long asan tsan fuzz cover bench lint format install clean help setup tests
 .DELETE_ON_ERROR:
+.DEFAULT_GOAL := all
 
 all: $(BUILD)/weft $(BUILD)/libweft.a $(BUILD)/libweft.so $(BUILD)/checkkernels ## build everything
 
@@ -142,10 +111,6 @@ bench: all tests ## kernels and end to end against this machine's measured ceili
 	@$(BUILD)/checkkernels --bench
 	@bench/run
 
-cuda-check: ## compile kernels/cuda and report registers, stack and spills (needs nvcc)
-	@mkdir -p $(BUILD)/cuda; for f in kernels/cuda/*.cu; do echo "  NVCC  $$f"; \
-	  $(NVCC) $(NVCCFLAGS) -Xptxas -v -c -o $(BUILD)/cuda/check.o $$f || exit 1; done
-
 lint: ## layering, sizes, names, format, clang-tidy, cppcheck
 	@scripts/setup --lint
 	@scripts/lint
@@ -183,13 +148,13 @@ $(BUILD)/weft: $(CMD_OBJ) $(BUILD)/libweft.a
 $(BUILD)/checkkernels: $(CHECK) $(BUILD)/libweft.a
 	$(SAY) LINK $@
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-$(BUILD)/libweft.a: $(LIB_OBJ)
+$(BUILD)/libweft.a: $(LIB_OBJ) $(CUDA_STAMP)
 	@rm -f $@
 	$(SAY) AR $@
-	$(Q)ar rcs $@ $^
-$(BUILD)/libweft.so: $(LIB_OBJ)
+	$(Q)ar rcs $@ $(LIB_OBJ)
+$(BUILD)/libweft.so: $(LIB_OBJ) $(CUDA_STAMP)
 	$(SAY) LINK $@
-	$(Q)$(CC) -shared -Wl,-soname,libweft.so.0 $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) -shared -Wl,-soname,libweft.so.0 $(LDFLAGS) -o $@ $(LIB_OBJ) $(LDLIBS)
 
 $(BUILD)/tests/unit/%_test: tests/unit/%_test.c $(BUILD)/libweft.a
 	@mkdir -p $(@D)
@@ -220,17 +185,6 @@ $(BUILD)/%.emu.o: %.cu
 	@mkdir -p $(@D)
 	$(SAY) EMU $@
 	$(Q)$(CXX) $(CXXFLAGS) $(CU_FLAGS) -MMD -MP -c -o $@ $<
-$(BUILD)/%.cuda.o: %.cu
-	@mkdir -p $(@D)
-	$(SAY) NVCC $@
-	$(Q)$(CCACHE) $(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
-# wgmma is in sm_90a alone, before and after which it does not exist.
-$(BUILD)/kernels/sm90/%.cuda.o: CUDA_GEN := -gencode arch=compute_90a,code=sm_90a
-$(BUILD)/host/run/device_cuda.o: CFLAGS += -DDEVICE_GPU=cuda -isystem $(CUDA_INC)
-$(BUILD)/host/run/device_cuda.emu.o: host/run/device_cuda.c
-	@mkdir -p $(@D)
-	$(SAY) EMU $@
-	$(Q)$(CC) $(CFLAGS) -DDEVICE_GPU=emu -Ikernels/emu -MMD -MP -c -o $@ $<
 $(BUILD)/kernels/emu/memory.o $(BUILD)/kernels/emu/warp.o: override SAN := # tables that check others
 $(BUILD)/%.o: %.cc
 	@mkdir -p $(@D)

@@ -26,7 +26,8 @@ static const arg_spec specs[] = {
     {"jsonl", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "one JSON object a line (the only form)",
      AT(jsonl)},
     {"file", "f", NULL, ARG_STRING, "FILE", 0, 0, NULL, "read a file or - (the default)", AT(file)},
-    {"device", "", NULL, ARG_CHOICE, "auto|cpu|cuda|ref|emu", 0, 0, "auto", "whose kernel", AT(device)},
+    {"device", "", NULL, ARG_CHOICE, "auto|cpu|cuda|ref|emu", 0, 0, "auto", "whose kernel",
+     AT(device)},
     {"cpu-level", "", NULL, ARG_CHOICE, "auto|portable|avx2|avx512|avx512bf16", 0, 0, "auto",
      "instructions the CPU kernels may use", AT(cpu_level)},
 };

@@ -50,31 +50,31 @@ struct cudaDeviceProp {
     int major, minor, multiProcessorCount;
 };
 
-#define cudaGetLastError emu_cudaGetLastError
-#define cudaGetErrorString emu_cudaGetErrorString
-#define cudaGetErrorName emu_cudaGetErrorName
-#define cudaDriverGetVersion emu_cudaDriverGetVersion
-#define cudaRuntimeGetVersion emu_cudaRuntimeGetVersion
-#define cudaGetDeviceCount emu_cudaGetDeviceCount
-#define cudaDeviceGetAttribute emu_cudaDeviceGetAttribute
-#define cudaGetDeviceProperties emu_cudaGetDeviceProperties
-#define cudaSetDevice emu_cudaSetDevice
-#define cudaMemGetInfo emu_cudaMemGetInfo
-#define cudaMalloc emu_cudaMalloc
-#define cudaFree emu_cudaFree
-#define cudaHostAlloc emu_cudaHostAlloc
-#define cudaFreeHost emu_cudaFreeHost
-#define cudaMemcpyAsync emu_cudaMemcpyAsync
-#define cudaMemsetAsync emu_cudaMemsetAsync
-#define cudaStreamCreateWithFlags emu_cudaStreamCreateWithFlags
-#define cudaStreamDestroy emu_cudaStreamDestroy
-#define cudaStreamSynchronize emu_cudaStreamSynchronize
-#define cudaStreamBeginCapture emu_cudaStreamBeginCapture
-#define cudaStreamEndCapture emu_cudaStreamEndCapture
-#define cudaGraphInstantiate emu_cudaGraphInstantiate
-#define cudaGraphLaunch emu_cudaGraphLaunch
-#define cudaGraphDestroy emu_cudaGraphDestroy
-#define cudaGraphExecDestroy emu_cudaGraphExecDestroy
+#define cudaGetLastError emu_cuda_get_last_error
+#define cudaGetErrorString emu_cuda_get_error_string
+#define cudaGetErrorName emu_cuda_get_error_name
+#define cudaDriverGetVersion emu_cuda_driver_get_version
+#define cudaRuntimeGetVersion emu_cuda_runtime_get_version
+#define cudaGetDeviceCount emu_cuda_get_device_count
+#define cudaDeviceGetAttribute emu_cuda_device_get_attribute
+#define cudaGetDeviceProperties emu_cuda_get_device_properties
+#define cudaSetDevice emu_cuda_set_device
+#define cudaMemGetInfo emu_cuda_mem_get_info
+#define cudaMalloc emu_cuda_malloc
+#define cudaFree emu_cuda_free
+#define cudaHostAlloc emu_cuda_host_alloc
+#define cudaFreeHost emu_cuda_free_host
+#define cudaMemcpyAsync emu_cuda_memcpy_async
+#define cudaMemsetAsync emu_cuda_memset_async
+#define cudaStreamCreateWithFlags emu_cuda_stream_create_with_flags
+#define cudaStreamDestroy emu_cuda_stream_destroy
+#define cudaStreamSynchronize emu_cuda_stream_synchronize
+#define cudaStreamBeginCapture emu_cuda_stream_begin_capture
+#define cudaStreamEndCapture emu_cuda_stream_end_capture
+#define cudaGraphInstantiate emu_cuda_graph_instantiate
+#define cudaGraphLaunch emu_cuda_graph_launch
+#define cudaGraphDestroy emu_cuda_graph_destroy
+#define cudaGraphExecDestroy emu_cuda_graph_exec_destroy
 
 cudaError_t cudaGetLastError(void);
 const char *cudaGetErrorString(cudaError_t e);

@@ -21,7 +21,7 @@ typedef struct {
     int code, late, sticky;
 } emu_fault;
 void emu_fault_set(emu_fault f);
-const char *emu_fault_struck(void); /* the call that it hit, "emu_cudaMalloc"; NULL: none yet */
+const char *emu_fault_struck(void); /* the call that it hit, "emu_cuda_malloc"; NULL: none yet */
 int64_t emu_calls(void); /* since emu_fault_set */
 int64_t emu_live(void);  /* allocations, streams and graphs that are not yet released */
 

@@ -66,7 +66,7 @@ static void clean(story *out) {
 }
 
 static bool releases(const char *call) {
-    return strstr(call, "Free") || strstr(call, "Destroy");
+    return strstr(call, "free") || strstr(call, "destroy");
 }
 
 /* What can be released is, and what was asked for fails with the call's own error. */
