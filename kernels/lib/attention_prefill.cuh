@@ -37,7 +37,6 @@ struct pre_tile {
     int from;     /* the tile's first row */
     int32_t turn; /* of the block's walk over the items */
     int32_t row0; /* row of key 0 without pages */
-    att_source k, v;
 };
 
 template <int DP> struct pre_smem {
@@ -123,11 +122,13 @@ __device__ __forceinline__ void pre_find_keys(pre_smem<DP> &s, const weft_attent
 }
 
 /* Block b of K or V. */
-template <int DP, bool VALUE>
-__device__ __forceinline__ void pre_fill(pre_smem<DP> &s, const att_launch &l, int32_t b) {
+template <class T, int DP, bool VALUE>
+__device__ __forceinline__ void pre_fill(pre_smem<DP> &s, const weft_attention_args &a,
+                                         const att_launch &l, int32_t b) {
     typedef pre_shape<DP> G;
     pre_tile t = pre_tile_of<DP>(s);
-    att_fill<DP, G::KEYS, G::THREADS>(VALUE ? s.v : s.k, pre_thread<DP>(s), VALUE ? t.v : t.k,
+    att_fill<DP, G::KEYS, G::THREADS>(VALUE ? s.v : s.k, pre_thread<DP>(s),
+                                      att_source_of<T>(a, VALUE ? a.v : a.k, t.rows.kv_head),
                                       s.place[b & 1], b * G::KEYS, t.span.any,
                                       VALUE ? l.wide_v : l.wide_k);
     cp_async_commit();
@@ -387,13 +388,13 @@ __device__ __forceinline__ void pre_block(pre_smem<DP> &s, const weft_attention_
     int32_t k0 = b * G::KEYS;
     cp_async_wait_all();
     __syncthreads();
-    pre_fill<DP, true>(s, l, b);
+    pre_fill<T, DP, true>(s, a, l, b);
     pre_find_keys<DP>(s, a, b + 1);
     pre_dots<T, DP>(s, pre_thread<DP>(s), d);
     cp_async_wait_all();
     __syncthreads();
     if (b + 1 < pre_seen<DP>(s).last)
-        pre_fill<DP, false>(s, l, b + 1);
+        pre_fill<T, DP, false>(s, a, l, b + 1);
     pre_tile t = pre_tile_of<DP>(s);
     if (k0 < t.span.all.first || k0 + G::KEYS > t.span.all.last)
         pre_mask<DP>(a, t, pre_thread<DP>(s), k0, d);
@@ -418,7 +419,7 @@ __device__ static void pre_walk(pre_smem<DP> &s, const weft_attention_args &a,
     att_fill_q<DP, G::ROWS, G::THREADS>(s.q, a, t.rows, t.from, l.wide_q);
     __syncthreads();
     if (b < pre_seen<DP>(s).last)
-        pre_fill<DP, false>(s, l, b);
+        pre_fill<T, DP, false>(s, a, l, b);
     for (; b < pre_seen<DP>(s).last; b++) {
         pre_block<T, DP>(s, a, l, b, state);
         att_keys seen = pre_seen<DP>(s);
@@ -431,7 +432,7 @@ __device__ static void pre_walk(pre_smem<DP> &s, const weft_attention_args &a,
 
 /* Rows from `from` on of an item; false: there are none, or its sequence decodes. Asked anew for
  * every tile, so that nothing of it stays in registers meanwhile. */
-template <class T, int DP>
+template <int DP>
 __device__ static bool pre_next(pre_smem<DP> &s, const weft_attention_args &a, int32_t item,
                                 int32_t turn, int32_t from) {
     pre_tile t;
@@ -442,8 +443,6 @@ __device__ static bool pre_next(pre_smem<DP> &s, const weft_attention_args &a, i
     t.from = from;
     t.turn = turn;
     t.row0 = load_int(a.qstart, t.rows.seq * a.qstart.stride[0]);
-    t.k = att_source_of<T>(a, a.k, t.rows.kv_head);
-    t.v = att_source_of<T>(a, a.v, t.rows.kv_head);
     t.span = att_span_of(a, t.rows, from, from + pre_shape<DP>::ROWS);
     __syncthreads(); /* the tile before is done with shared memory */
     pre_set_tile<DP>(s, t);
@@ -463,7 +462,7 @@ __global__ void __launch_bounds__(pre_shape<DP>::THREADS, 2)
         int32_t at = turn * blocks + (int32_t)(turn % 2 ? blocks - 1 - blockIdx.x : blockIdx.x);
         if (turn * blocks >= items)
             return;
-        if (at < items && pre_next<T, DP>(s, a, items - 1 - at, turn, from)) {
+        if (at < items && pre_next<DP>(s, a, items - 1 - at, turn, from)) {
             pre_walk<T, DP>(s, a, l);
             pre_tile t = pre_tile_of<DP>(s);
             turn = t.turn;
