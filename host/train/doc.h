@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Documents: what lies in the files of a source, and the token ids they become. */
+#pragma once
+#include "host/base/file.h"
+#include "host/model/chat/chat.h"
+#include "host/model/tokenizer/tokenizer.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- Reading ---- */
+
+typedef enum {
+    DOC_NONE,
+    DOC_TEXT,      /* a whole file */
+    DOC_JSON_TEXT, /* a line {"text": "..."} */
+    DOC_CHAT,      /* a line {"messages": [...]}, with whatever else the template takes */
+    DOC_ROW        /* a line {"input_ids": [...]} */
+} doc_kind;
+
+typedef struct {
+    doc_kind kind;
+    const char *s; /* bytes of the file, valid until doc_release */
+    size_t n;
+    const char *path; /* as long as the reader */
+    int64_t line;     /* from 1; 0: the whole file */
+} doc;
+
+typedef struct {
+    arena names;
+    const char *path, **file;
+    size_t n_file, next;
+    file_map *map; /* open files, the last being read */
+    size_t n_map, cap_map;
+    const char *at;
+    int64_t line;
+    doc_kind kind, jsonl; /* of the file being read; of the source, DOC_NONE before its first */
+    int64_t bytes;        /* of all files */
+} doc_reader;
+
+/* `path`: a file of text, a .jsonl (.ndjson, .json), or a folder whose files .txt and .jsonl are
+ * read in the order of their names. */
+weft_status doc_open(const char *path, doc_reader *r);
+void doc_close(doc_reader *r);
+/* The next document; kind DOC_NONE at the end. Empty lines are no documents. Lines of one source
+ * are of one kind. */
+weft_status doc_next(doc_reader *r, doc *d);
+void doc_release(doc_reader *r); /* closes the files that are read */
+
+/* ---- Tokens ---- */
+
+typedef struct {
+    const tokenizer *tok;      /* NULL: rows only */
+    const chat_template *chat; /* NULL: no conversations */
+    int32_t vocab;             /* every id is below it; 0: not checked */
+    bool sft, append_eos;
+} doc_encoder;
+
+typedef struct {
+    tok_ids ids, labels; /* labels: as many, or none: as the ids */
+    weft_status status;
+    char *message; /* of a failure; mem_alloc'ed */
+} doc_tokens;
+
+/* Fills in `out`, which is zeroed. Any number of threads at once. */
+void doc_encode(const doc_encoder *e, const doc *d, doc_tokens *out);
+void doc_tokens_fini(doc_tokens *t);
+/* The row of a line {"input_ids": ...}. */
+weft_status doc_row(const doc *d, doc_tokens *out);
+/* A conversation as its template writes it; under `sft` with labels on the assistant's spans. */
+weft_status doc_conversation(const doc_encoder *e, const doc *d, doc_tokens *out);
+
+/* Documents in order, encoded by `threads` threads (0: every core), a batch at a time. */
+/* `take` gets every document's tokens in order and may refuse; skip (may be NULL) says which
+ * documents are passed over unread. `number` counts the reader's documents from 0. */
+typedef weft_status doc_take_fn(void *ctx, int64_t number, const doc *d, const doc_tokens *t);
+typedef bool doc_skip_fn(void *ctx, int64_t number);
+weft_status doc_run(doc_reader *r, const doc_encoder *e, int threads, doc_skip_fn *skip,
+                    doc_take_fn *take, void *ctx);
