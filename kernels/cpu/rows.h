@@ -23,7 +23,9 @@
     X(gather, n) \
     X(cast, n) \
     X(quantize, n) \
-    X(matmul_s8, n)
+    X(matmul_s8, n) \
+    X(matmul_dx, n) \
+    X(matmul_dw, n)
 
 #define CPU_DECLARE(op, n) \
     int weft_cpu_##op##_##n##_ok(const weft_args *args); \
@@ -35,11 +37,14 @@ CPU_OPS(CPU_DECLARE, 2)
 CPU_DECLARE(matmul, 3)
 CPU_DECLARE(matmul_s8, 3)
 
-size_t weft_cpu_matmul_0_scratch(const weft_args *args);
-size_t weft_cpu_matmul_1_scratch(const weft_args *args);
-size_t weft_cpu_matmul_2_scratch(const weft_args *args);
-size_t weft_cpu_matmul_3_scratch(const weft_args *args);
-size_t weft_cpu_matmul_s8_0_scratch(const weft_args *args);
-size_t weft_cpu_matmul_s8_1_scratch(const weft_args *args);
-size_t weft_cpu_matmul_s8_2_scratch(const weft_args *args);
-size_t weft_cpu_matmul_s8_3_scratch(const weft_args *args);
+#define CPU_SIZE(op, n) size_t weft_cpu_##op##_##n##_scratch(const weft_args *args);
+#define CPU_SIZES(n) \
+    CPU_SIZE(matmul, n) \
+    CPU_SIZE(matmul_s8, n) \
+    CPU_SIZE(matmul_dw, n)
+
+CPU_SIZES(0)
+CPU_SIZES(1)
+CPU_SIZES(2)
+CPU_SIZE(matmul, 3)
+CPU_SIZE(matmul_s8, 3)

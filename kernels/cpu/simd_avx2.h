@@ -8,6 +8,8 @@ enum {
     TILE_N = 2, /* 8 accumulators, 4 of x and 2 of w in 16 registers */
     TILE_R = 2,
     TILE_C = 2,
+    OUTER_R = 6,
+    OUTER_C = 1, /* 12 accumulators, 2 of b and a broadcast in 16 registers */
 };
 
 /* The sizes of tile a kernel is built in: X(..., tokens, rows). */
@@ -17,6 +19,15 @@ enum {
 #define V16_TILES(X, ...) \
     V16_ROWS_(X, 1, __VA_ARGS__) \
     V16_ROWS_(X, 2, __VA_ARGS__)
+
+/* The sizes of an outer product: X(..., rows, vectors). */
+#define V16_OUTER(X, ...) \
+    X(__VA_ARGS__, 1, 1) \
+    X(__VA_ARGS__, 2, 1) \
+    X(__VA_ARGS__, 3, 1) \
+    X(__VA_ARGS__, 4, 1) \
+    X(__VA_ARGS__, 5, 1) \
+    X(__VA_ARGS__, 6, 1)
 
 typedef struct {
     __m256 a, b;

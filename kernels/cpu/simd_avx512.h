@@ -8,6 +8,8 @@ enum {
     TILE_N = 6, /* matmul: 24 accumulators, 4 of x and one of w in 32 registers */
     TILE_R = 6,
     TILE_C = 4, /* attention: the same, rows x vectors */
+    OUTER_R = 8,
+    OUTER_C = 3, /* gradients of matmul: 24 accumulators, 3 of b and a broadcast */
 };
 
 /* The sizes of tile a kernel is built in: X(..., tokens, rows). */
@@ -23,6 +25,21 @@ enum {
     V16_ROWS_(X, 2, __VA_ARGS__) \
     V16_ROWS_(X, 3, __VA_ARGS__) \
     V16_ROWS_(X, 4, __VA_ARGS__)
+
+/* The sizes of an outer product: X(..., rows, vectors). */
+#define V16_VECTORS_(X, r, ...) \
+    X(__VA_ARGS__, r, 1) \
+    X(__VA_ARGS__, r, 2) \
+    X(__VA_ARGS__, r, 3)
+#define V16_OUTER(X, ...) \
+    V16_VECTORS_(X, 1, __VA_ARGS__) \
+    V16_VECTORS_(X, 2, __VA_ARGS__) \
+    V16_VECTORS_(X, 3, __VA_ARGS__) \
+    V16_VECTORS_(X, 4, __VA_ARGS__) \
+    V16_VECTORS_(X, 5, __VA_ARGS__) \
+    V16_VECTORS_(X, 6, __VA_ARGS__) \
+    V16_VECTORS_(X, 7, __VA_ARGS__) \
+    V16_VECTORS_(X, 8, __VA_ARGS__)
 
 typedef __m512 v16;
 

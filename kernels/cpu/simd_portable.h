@@ -8,6 +8,8 @@ enum {
     TILE_N = 2,
     TILE_R = 1,
     TILE_C = 2,
+    OUTER_R = 2,
+    OUTER_C = 1,
 };
 
 /* The sizes of tile a kernel is built in: X(..., tokens, rows). */
@@ -15,6 +17,11 @@ enum {
     X(__VA_ARGS__, t, 1) \
     X(__VA_ARGS__, t, 2)
 #define V16_TILES(X, ...) V16_ROWS_(X, 1, __VA_ARGS__)
+
+/* The sizes of an outer product: X(..., rows, vectors). */
+#define V16_OUTER(X, ...) \
+    X(__VA_ARGS__, 1, 1) \
+    X(__VA_ARGS__, 2, 1)
 
 typedef struct {
     float f[16];

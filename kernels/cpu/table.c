@@ -5,7 +5,7 @@
  * faster on the machines measured, and LANE16 has the same bits on every machine. */
 #include "rows.h"
 
-#define SCRATCH_MATMUL(n) weft_cpu_matmul_##n##_scratch
+#define SCRATCH_(stem, n) weft_cpu_##stem##_##n##_scratch
 #define ROW_(stem, n, label, class, level, scratch_fn) \
     RANKED_(stem, n, label, class, level, scratch_fn, 1 + n)
 #define PAIR_ROW_(stem, n, label, class, level, scratch_fn) \
@@ -36,7 +36,7 @@
     ROW_(rope, n, label, LANE16, level, NULL) \
     ROW_(rmsnorm, n, label, LANE16, level, NULL) \
     ROW_(layernorm, n, label, LANE16, level, NULL) \
-    ROW_(matmul, n, label, LANE16, level, SCRATCH_MATMUL(n)) \
+    ROW_(matmul, n, label, LANE16, level, SCRATCH_(matmul, n)) \
     ROW_(leaf_sum, n, label, LANE16, level, NULL) \
     ROW_(kv_append, n, label, NONE, level, NULL) \
     ROW_(attention, n, label, LANE16, level, NULL) \
@@ -49,14 +49,16 @@
     ROW_(gather, n, label, NONE, level, NULL) \
     ROW_(cast, n, label, NONE, level, NULL) \
     ROW_(quantize, n, label, LANE16, level, NULL) \
-    S8_ROW_(n, label, level)
+    S8_ROW_(n, label, level) \
+    ROW_(matmul_dx, n, label, LANE16, level, NULL) \
+    ROW_(matmul_dw, n, label, LANE16, level, SCRATCH_(matmul_dw, n))
 
 #if defined(__x86_64__)
 #define LEVELS_ \
     LEVEL_(0, "portable", WEFT_CPU_PORTABLE) \
     LEVEL_(1, "avx2", WEFT_CPU_AVX2) \
     LEVEL_(2, "avx512", WEFT_CPU_AVX512) \
-    PAIR_ROW_(matmul, 3, "avx512bf16", BF16DOT, WEFT_CPU_AVX512BF16, SCRATCH_MATMUL(3)) \
+    PAIR_ROW_(matmul, 3, "avx512bf16", BF16DOT, WEFT_CPU_AVX512BF16, SCRATCH_(matmul, 3)) \
     S8_ROW_(3, "avx512vnni", WEFT_CPU_AVX512BF16)
 #else
 #define LEVELS_ LEVEL_(0, "portable", WEFT_CPU_PORTABLE)
