@@ -5,11 +5,14 @@
  * dy is the gradient of the loss in y. Gradients in activations have an activation's type and are
  * rounded once, like any result; gradients in weights are fp32 and accumulate in place.
  *
- * Virtual shards. An op that sums over tokens into a weight's gradient cuts its T rows into
- * `shards` equal runs of consecutive rows. Each run is one chain in ascending t. shards 1: the
+ * Virtual shards. An op that sums over tokens into a weight's gradient cuts the T rows of its
+ * shapes into `shards` (1, 2, 4 or 8, a divisor of T) equal runs of consecutive rows; rows past the
+ * true number are no part of them. Each run is one chain of fp32 sums in ascending t. shards 1: the
  * chain goes on from what the gradient holds, so that rows given in one call or in several, in the
- * same order, give the same bits. More: each chain begins at zero, the fixed tree combines them
- * and one addition adds the result to what the gradient holds. */
+ * same order, give the same bits (class MMA: each call but the last in whole granules of 16 rows).
+ * More: each chain begins at zero, the fixed tree combines them and one addition adds the result to
+ * what the gradient holds; buffers of one shard each, summed by `accumulate` as the tree does, give
+ * the same. Leading rows of zeros change nothing. */
 #pragma once
 
 /* dx[T,K] = dy[T,N] w[N,K]: `leaves` chains over equal slices of N, n ascending, combined by the
@@ -51,31 +54,34 @@
 /* Gradients of attention over this batch's own keys (no pages; operands as attention's): the
  * probabilities are computed anew from lse f32[T,H], and the sum over Dv of dy y stands for that of
  * p dp. dq[T,H,D] sums over keys in ascending order; dk[T,Hkv,D] and dv[T,Hkv,Dv] over the query
- * heads that share a kv head, ascending, and for each its queries, ascending. Rows of no sequence
- * get zeros. (Dao et al., FlashAttention, 2022) */
+ * heads that share a kv head, ascending, and for each its queries, ascending. lse has the sinks in
+ * it. S is kvlen's length; a sequence may have no rows. Rows of no sequence get zeros. (Dao et al.,
+ * FlashAttention, 2022) */
 #define WEFT_ATTENTION_DX(I, Q, O, A, S)                                                   \
     I(dy) I(q) I(k) I(v) I(y) I(lse) I(qstart) I(qpos) I(kvlen) Q(slopes) Q(bias) Q(sinks) \
     O(dq) O(dk) O(dv) S(float, scale) S(float, softcap) S(int32_t, causal)                 \
     S(int32_t, window) S(int32_t, group) S(int32_t, head0)
 
 /* dw[ids[t] - row0] += dy[t], by shards; ids outside the rows of dw, negative ones too, add
- * nothing. order i32[T]: the rows by ascending id, equal ids by ascending row. dw f32[V,H]. */
+ * nothing. order i32[T]: the true rows by ascending id, equal ids by ascending row. dw f32[V,H].
+ */
 #define WEFT_EMBED_DW(I, Q, O, A, S) \
     I(ids) I(order) I(dy) Q(rows) A(dw) S(int32_t, row0) S(int32_t, shards)
 
 /* Cross-entropy and its gradient, row by row. With p = softmax(x[t]), m = lse(x[t]), target
  * g = target[t] and smoothing e: loss[t] = m - (1 - e) x[g] - e mean(x) + z_loss m^2;
  * dx = scale (p (1 + 2 z_loss m) - (1 - e) [v = g] - e / V). nll[t] = m - x[g] is the
- * cross-entropy alone. target[t] < 0 is ignored: zeros everywhere. scale f32[1]: one over the
- * batch's number of targets, so that a sum over tokens is the mean.
+ * cross-entropy alone. target[t] outside [0, V) is ignored: zeros everywhere. dx may be x itself.
+ * scale f32[1]: one over the batch's number of targets, so that a sum over tokens is the mean.
  * x[T,V], target i32[T]; loss, nll f32[T]; dx[T,V]. */
 #define WEFT_CROSS_ENTROPY(I, Q, O, A, S) \
     I(x) I(target) I(scale) Q(rows) O(loss) O(nll) O(dx) S(float, z_loss) S(float, smoothing)
 
-/* y[t,i] = x[t,i] / (1 - p) where kept, else 0. Kept where the uniform number of
- * Philox(seed, stream, place[t] N + i) is >= p; key i32[2] is the seed, low word first, stream the
- * step's own number; place i32[T] says which token of the batch a row is. Its own gradient.
- * Four elements share one Philox block: element e takes word e % 4 of block e / 4. */
+/* y[t,i] = x[t,i] / (1 - p) where kept, else 0; both operations round to fp32. Kept where
+ * the uniform number of Philox(seed, stream, place[t] N + i) is >= p; key i32[2] is the seed, low
+ * word first, stream the step's own number; place i32[T] says which token of the batch a row is.
+ * Its own gradient. Four elements share one Philox block: element e takes word e % 4 of block
+ * e / 4. */
 #define WEFT_DROPOUT(I, Q, O, A, S) \
     I(x) I(key) I(place) Q(rows) O(y) S(float, p) S(int32_t, stream)
 
@@ -91,7 +97,9 @@
 /* AdamW (Loshchilov and Hutter, 2019) as torch.optim.AdamW: with g' = g hyper.gscale,
  * p -= lr decay wd p; m = b1 m + (1 - b1) g'; v = b2 v + (1 - b2) g'^2;
  * p -= lr step1 m / (sqrt(v) step2 + eps), each product and sum rounded to fp32 in this order.
- * step1 = 1 / (1 - b1^n), step2 = 1 / sqrt(1 - b2^n). p, m, v, g f32[N,K]; w, if there, is p in the
+ * From the left: ((lr decay) wd) p; 1 - b1 is a float; g'^2 comes before its factor.
+ * step1 = 1 / (1 - b1^n), step2 = 1 / sqrt(1 - b2^n), of b1 and b2 as floats.
+ * p, m, v, g f32[N,K]; w, if there, is p in the
  * type that the model computes in: rounded to nearest even, or, `stochastic`, up with the
  * probability of what is cut off: Philox(seed, stream, element), word element % 4 of block
  * element / 4, its low 16 bits added before the cut (bf16 only).

@@ -28,7 +28,27 @@ enum { REF_BLOCK = 256 }; /* elements converted at a time, on the stack */
     X(gather, NONE, NULL)              \
     X(cast, NONE, NULL)                \
     X(quantize, REF, NULL)             \
-    X(sample, REF, ref_sample_scratch)
+    X(sample, REF, ref_sample_scratch) \
+    X(matmul_dx, REF, NULL)            \
+    X(matmul_dw, REF, NULL)            \
+    X(bias_db, REF, NULL)              \
+    X(rmsnorm_dx, REF, NULL)           \
+    X(rmsnorm_dg, REF, NULL)           \
+    X(layernorm_dx, REF, NULL)         \
+    X(layernorm_dg, REF, NULL)         \
+    X(rope_dx, REF, NULL)              \
+    X(glu_dx, REF, NULL)               \
+    X(activation_dx, REF, NULL)        \
+    X(attention_dx, REF, NULL)         \
+    X(embed_dw, REF, NULL)             \
+    X(cross_entropy, REF, NULL)        \
+    X(dropout, NONE, NULL)             \
+    X(scale, NONE, NULL)               \
+    X(accumulate, NONE, NULL)          \
+    X(sum_squares, REF, NULL)          \
+    X(adamw, REF, NULL)                \
+    X(sgd, REF, NULL)                  \
+    X(ema, REF, NULL)
 
 #define REF_DECLARE_(op, arith, scratch)      \
     int ref_##op##_ok(const weft_args *args); \
@@ -148,5 +168,53 @@ static inline double ref_act(int act, double x) {
         return 0.5 * c * (1.0 + weft_tanh(0.79788456080286536 * (c + 0.044715 * c * c * c)));
     case WEFT_ACT_RELU: return x < 0 ? 0.0 : x;
     default: return x;
+    }
+}
+
+/* The chain of a gradient over tokens: each sum is rounded to fp32, the type it is stored in, so
+ * that a chain that goes on in another call has the bits of one that never stopped. `term` is a
+ * double: exact, where it is a product of two floats. */
+static inline float ref_chain(float sum, double term) {
+    return (float)((double)sum + term);
+}
+
+/* One chain over the rows [begin, end) of column i, going on from `sum`. */
+typedef float ref_chain_fn(const void *ctx, int64_t i, int64_t begin, int64_t end, float sum);
+
+static inline bool ref_shards_ok(int shards, int64_t T) {
+    return (shards == 1 || shards == 2 || shards == 4 || shards == 8) && T % shards == 0;
+}
+
+/* The virtual shards of ops_train.h, for one element of a gradient. T: the shape's rows; lead: the
+ * true ones. */
+static inline void ref_by_shards(float *to, int shards, int64_t T, int64_t lead, int64_t i,
+                                 ref_chain_fn *fn, const void *ctx) {
+    float leaf[8];
+    int64_t run = T / shards;
+    if (shards == 1) {
+        *to = fn(ctx, i, 0, lead, *to);
+        return;
+    }
+    for (int s = 0; s < shards; s++) {
+        int64_t end = (s + 1) * run < lead ? (s + 1) * run : lead;
+        leaf[s] = fn(ctx, i, s * run, end, 0.0f);
+    }
+    *to += weft_tree_sum(leaf, shards);
+}
+
+/* The derivative of ref_act; of relu at 0 it is 0. Beyond 800 nothing of it changes. */
+static inline double ref_act_slope(int act, double x) {
+    double c = x < -800.0 ? -800.0 : x > 800.0 ? 800.0 : x, s, t;
+    switch (act) {
+    case WEFT_ACT_SILU: s = 1.0 / (1.0 + weft_exp(-c)); return s * (1.0 + c * (1.0 - s));
+    case WEFT_ACT_GELU:
+        return 0.5 * (1.0 + weft_erf(c * 0.70710678118654752)) +
+               c * 0.39894228040143268 * weft_exp(-0.5 * c * c);
+    case WEFT_ACT_GELU_TANH:
+        t = weft_tanh(0.79788456080286536 * (c + 0.044715 * c * c * c));
+        return 0.5 * (1.0 + t) +
+               0.5 * c * (1.0 - t * t) * 0.79788456080286536 * (1.0 + 0.134145 * c * c);
+    case WEFT_ACT_RELU: return x > 0 ? 1.0 : x <= 0 ? 0.0 : x;
+    default: return 1.0;
     }
 }
