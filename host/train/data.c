@@ -7,6 +7,7 @@
 #include "host/train/data_order.h"
 #include "host/train/data_source.h"
 #include "host/train/doc.h"
+#include "host/train/shard.h"
 #include <math.h>
 #include <string.h>
 
@@ -21,16 +22,46 @@ typedef struct {
     bool shuffled;
 } view;
 
+/* What is mixed: a path, or a source of a folder of shards. */
+typedef struct {
+    int path;
+    double weight;                  /* within the path, as its manifest says; 0: by size */
+    data_source *source, *held_out; /* held_out: validation shards; NULL: rows of the source */
+    view train, val;
+} entry;
+
 struct dataset {
     data_options o;
-    data_source *source;
-    int n_source, T;
-    view *train, *val; /* one a source */
+    entry *entry;
+    int n, T;
     data_mix mix;
-    int64_t *val_first; /* n_source + 1 */
+    int64_t *val_first; /* n + 1 */
     tokenizer *tok;
     chat_template *chat;
 };
+
+static data_source *source_new(const char *name) {
+    data_source *s = mem_alloc(sizeof *s);
+    size_t n = strlen(name) + 1;
+    s->name = mem_alloc(n);
+    memcpy(s->name, name, n);
+    buf_init(&s->ids, SIZE_MAX);
+    buf_init(&s->labels, SIZE_MAX);
+    buf_init(&s->doc, SIZE_MAX);
+    return s;
+}
+
+static void source_free(data_source *s) {
+    if (s)
+        source_fini(s);
+    mem_free(s);
+}
+
+static entry *entry_new(dataset *d, int path, const char *name) {
+    d->entry = mem_grow(d->entry, ((size_t)d->n + 1) * sizeof *d->entry);
+    d->entry[d->n] = (entry){.path = path, .source = source_new(name)};
+    return &d->entry[d->n++];
+}
 
 /* ---- Text and rows into memory ---- */
 
@@ -130,6 +161,83 @@ static weft_status open_documents(dataset *d, const char *path, data_source *s) 
     return st;
 }
 
+/* ---- Shards ---- */
+
+static weft_status add_parts(data_source *s, const char *dir, const shard_manifest *m,
+                             const shard_source *from, bool validation) {
+    size_t n = (size_t)from->n;
+    hash_stream *h = hash_open();
+    weft_status st = WEFT_OK;
+    s->part = mem_alloc((n + 1) * sizeof *s->part);
+    s->map = mem_alloc((n + 1) * sizeof *s->map);
+    s->first = mem_alloc((n + 2) * sizeof *s->first);
+    s->own_rows = m->own_rows;
+    for (int i = 0; st == WEFT_OK && i < from->n; i++) {
+        const shard_entry *e = &from->shard[i];
+        if (e->validation != validation)
+            continue;
+        st = shard_map(dir, m, e, &s->map[s->n_part], &s->part[s->n_part]);
+        if (st != WEFT_OK)
+            break;
+        s->first[s->n_part + 1] = s->first[s->n_part] + (uint64_t)e->tokens;
+        s->n_part++;
+        hash_add(h, &e->xxh3, sizeof e->xxh3);
+    }
+    s->hash = hash_value(h);
+    hash_close(h);
+    return st;
+}
+
+static weft_status check_manifest(dataset *d, const char *dir, const shard_manifest *m) {
+    if (d->o.vocab && m->vocab > d->o.vocab)
+        return weft_fail(WEFT_BAD_FILE, "%s: shards of a vocabulary of %d; the model has %d", dir,
+                         (int)m->vocab, (int)d->o.vocab);
+    if (!d->o.model_dir)
+        return WEFT_OK;
+    if (!d->tok)
+        WEFT_TRY(tokenizer_open(d->o.model_dir, &d->tok));
+    if (shard_tokenizer_hash(d->tok) != m->tokenizer)
+        return weft_fail(WEFT_BAD_FILE,
+                         "%s: shards made with another tokenizer than %s has; make them again with "
+                         "`weft data --tokenizer %s`",
+                         dir, d->o.model_dir, d->o.model_dir);
+    return WEFT_OK;
+}
+
+static weft_status open_shard_source(dataset *d, int path, const shard_manifest *m,
+                                     const shard_source *from) {
+    const char *dir = d->o.path[path];
+    arena a = {0};
+    const char *name = arena_printf(&a, "%s (%s)", dir, from->name);
+    entry *e = entry_new(d, path, name);
+    e->weight = from->weight;
+    weft_status s = add_parts(e->source, dir, m, from, false);
+    bool held_out = false;
+    for (int i = 0; i < from->n; i++)
+        held_out |= from->shard[i].validation;
+    if (s == WEFT_OK && held_out) {
+        e->held_out = source_new(name);
+        s = add_parts(e->held_out, dir, m, from, true);
+    }
+    if (s == WEFT_OK && e->source->n_part == 0)
+        s = weft_fail(WEFT_BAD_FILE, "%s: no shard to train on", name);
+    arena_fini(&a);
+    return s;
+}
+
+static weft_status open_shards(dataset *d, int path) {
+    arena a = {0};
+    shard_manifest m;
+    const char *dir = d->o.path[path];
+    weft_status s = shard_manifest_read(dir, &a, &m);
+    if (s == WEFT_OK)
+        s = check_manifest(d, dir, &m);
+    for (int i = 0; s == WEFT_OK && i < m.n; i++)
+        s = open_shard_source(d, path, &m, &m.source[i]);
+    arena_fini(&a);
+    return s;
+}
+
 /* ---- Opening ---- */
 
 static weft_status check_options(const data_options *o) {
@@ -147,25 +255,21 @@ static weft_status check_options(const data_options *o) {
     return WEFT_OK;
 }
 
-static weft_status open_source(dataset *d, const char *path) {
-    data_source *s = &d->source[d->n_source++];
-    size_t n = strlen(path) + 1;
-    *s = (data_source){.name = mem_alloc(n)};
-    memcpy(s->name, path, n);
-    buf_init(&s->ids, SIZE_MAX);
-    buf_init(&s->labels, SIZE_MAX);
-    buf_init(&s->doc, SIZE_MAX);
-    return open_documents(d, path, s);
+static weft_status open_path(dataset *d, int i) {
+    const char *path = d->o.path[i];
+    if (shard_is_folder(path))
+        return open_shards(d, i);
+    return open_documents(d, path, entry_new(d, i, path)->source);
 }
 
 static weft_status choose_length(dataset *d) {
     int64_t most = 0;
     d->T = d->o.seq_len;
-    for (int i = 0; i < d->n_source && !d->o.seq_len; i++) {
-        if (!d->source[i].own_rows)
-            return weft_fail(WEFT_USAGE, "--seq-len: needed, as %s is text and not rows",
-                             d->source[i].name);
-        int64_t n = source_longest(&d->source[i]);
+    for (int i = 0; i < d->n && !d->o.seq_len; i++) {
+        const data_source *s = d->entry[i].source;
+        if (!s->own_rows)
+            return weft_fail(WEFT_USAGE, "--seq-len: needed, as %s is text and not rows", s->name);
+        int64_t n = source_longest(s);
         most = n > most ? n : most;
     }
     if (most > MAX_SEQ_LEN)
@@ -176,46 +280,71 @@ static weft_status choose_length(dataset *d) {
     return WEFT_OK;
 }
 
-/* The end of each source is for validation, of the file's order or of a fixed shuffle of it. */
-static weft_status split(dataset *d) {
-    for (int i = 0; i < d->n_source; i++) {
-        const data_source *s = &d->source[i];
-        int64_t val = (int64_t)ceil(d->o.val_fraction * (double)s->n_row);
-        view all = {.s = s, .n = s->n_row - val, .shuffled = !d->o.file_order};
-        d->train[i] = d->val[i] = all;
-        d->val[i].first = all.n;
-        d->val[i].n = val;
-        if (all.n < 1)
-            return weft_fail(WEFT_BAD_FILE,
-                             "%s: no row left to train on: %lld in all, %lld for validation",
-                             s->name, (long long)s->n_row, (long long)val);
-    }
+/* The end of a source is for validation, of the file's order or of a fixed shuffle of it. */
+static weft_status split(const dataset *d, entry *e) {
+    const data_source *s = e->source;
+    int64_t val = e->held_out ? 0 : (int64_t)ceil(d->o.val_fraction * (double)s->n_row);
+    e->train = (view){.s = s, .n = s->n_row - val, .shuffled = !d->o.file_order};
+    e->val = e->train;
+    e->val.first = e->train.n;
+    e->val.n = val;
+    if (e->held_out)
+        e->val = (view){.s = e->held_out, .n = e->held_out->n_row};
+    if (e->train.n < 1)
+        return weft_fail(WEFT_BAD_FILE,
+                         "%s: no row left to train on: %lld in all, %lld for validation", s->name,
+                         (long long)s->n_row, (long long)val);
     return WEFT_OK;
 }
 
-static void mix(dataset *d) {
-    int64_t *rows = mem_alloc((size_t)d->n_source * sizeof *rows);
-    for (int i = 0; i < d->n_source; i++) {
-        rows[i] = d->train[i].n;
-        d->val_first[i + 1] = d->val_first[i] + d->val[i].n;
+static weft_status lay_out(dataset *d, entry *e) {
+    WEFT_TRY(source_layout(e->source, d->T, d->o.pack, d->o.file_order));
+    if (e->held_out) {
+        WEFT_TRY(source_layout(e->held_out, d->T, d->o.pack, true));
     }
-    data_mix_init(&d->mix, rows, d->o.weight, d->n_source);
-    mem_free(rows);
+    return split(d, e);
+}
+
+/* The share of each entry: its path's, and within the path as its manifest says. False: none has
+ * a weight. */
+static bool shares(const dataset *d, double *out) {
+    bool any = d->o.weight != NULL;
+    for (int i = 0; i < d->n; i++) {
+        const entry *e = &d->entry[i];
+        double weight = 0, rows = 0;
+        for (int k = 0; k < d->n; k++)
+            if (d->entry[k].path == e->path) {
+                weight += d->entry[k].weight;
+                rows += (double)d->entry[k].train.n;
+            }
+        double within = e->weight > 0 ? e->weight / weight : (double)e->train.n / rows;
+        out[i] = within * (d->o.weight ? d->o.weight[e->path] : rows);
+        any |= e->weight > 0;
+    }
+    return any;
+}
+
+static void mix(dataset *d) {
+    arena a = {0};
+    int64_t *rows = ARENA_NEW(&a, int64_t, d->n);
+    double *weight = ARENA_NEW(&a, double, d->n);
+    d->val_first = mem_alloc(((size_t)d->n + 1) * sizeof *d->val_first);
+    for (int i = 0; i < d->n; i++) {
+        rows[i] = d->entry[i].train.n;
+        d->val_first[i + 1] = d->val_first[i] + d->entry[i].val.n;
+    }
+    data_mix_init(&d->mix, rows, shares(d, weight) ? weight : NULL, d->n);
+    arena_fini(&a);
 }
 
 static weft_status open_all(dataset *d) {
-    const data_options *o = &d->o;
-    d->source = mem_alloc((size_t)o->n_path * sizeof *d->source);
-    for (int i = 0; i < o->n_path; i++)
-        WEFT_TRY(open_source(d, o->path[i]));
-    size_t n = (size_t)d->n_source;
-    d->train = mem_alloc(n * sizeof *d->train);
-    d->val = mem_alloc(n * sizeof *d->val);
-    d->val_first = mem_alloc((n + 1) * sizeof *d->val_first);
+    for (int i = 0; i < d->o.n_path; i++)
+        WEFT_TRY(open_path(d, i));
+    if (d->n > DATA_MAX_SOURCES)
+        return weft_fail(WEFT_USAGE, "--data: %d sources (limit %d)", d->n, DATA_MAX_SOURCES);
     WEFT_TRY(choose_length(d));
-    for (int i = 0; i < d->n_source; i++)
-        WEFT_TRY(source_layout(&d->source[i], d->T, o->pack, o->file_order));
-    WEFT_TRY(split(d));
+    for (int i = 0; i < d->n; i++)
+        WEFT_TRY(lay_out(d, &d->entry[i]));
     mix(d);
     return WEFT_OK;
 }
@@ -238,11 +367,11 @@ weft_status data_open(const data_options *o, dataset **out) {
 void data_close(dataset *d) {
     if (!d)
         return;
-    for (int i = 0; i < d->n_source; i++)
-        source_fini(&d->source[i]);
-    mem_free(d->source);
-    mem_free(d->train);
-    mem_free(d->val);
+    for (int i = 0; i < d->n; i++) {
+        source_free(d->entry[i].source);
+        source_free(d->entry[i].held_out);
+    }
+    mem_free(d->entry);
     mem_free(d->val_first);
     data_mix_fini(&d->mix);
     chat_template_close(d->chat);
@@ -258,26 +387,31 @@ int data_seq_len(const dataset *d) {
 
 int64_t data_tokens(const dataset *d) {
     int64_t n = 0;
-    for (int i = 0; i < d->n_source; i++)
-        n += source_tokens(&d->source[i]);
+    for (int i = 0; i < d->n; i++) {
+        n += source_tokens(d->entry[i].source);
+        n += d->entry[i].held_out ? source_tokens(d->entry[i].held_out) : 0;
+    }
     return n;
 }
 
 int64_t data_rows_per_epoch(const dataset *d) {
     int64_t n = 0;
-    for (int i = 0; i < d->n_source; i++)
-        n += d->train[i].n;
+    for (int i = 0; i < d->n; i++)
+        n += d->entry[i].train.n;
     return n;
 }
 
 int64_t data_val_rows(const dataset *d) {
-    return d->val_first[d->n_source];
+    return d->val_first[d->n];
 }
 
 uint64_t data_hash(const dataset *d) {
     hash_stream *h = hash_open();
-    for (int i = 0; i < d->n_source; i++)
-        hash_add(h, &d->source[i].hash, sizeof d->source[i].hash);
+    for (int i = 0; i < d->n; i++) {
+        hash_add(h, &d->entry[i].source->hash, sizeof(uint64_t));
+        if (d->entry[i].held_out)
+            hash_add(h, &d->entry[i].held_out->hash, sizeof(uint64_t));
+    }
     uint64_t v = hash_value(h);
     hash_close(h);
     return v;
@@ -285,15 +419,15 @@ uint64_t data_hash(const dataset *d) {
 
 int64_t data_cut(const dataset *d) {
     int64_t n = 0;
-    for (int i = 0; i < d->n_source; i++)
-        n += d->source[i].cut;
+    for (int i = 0; i < d->n; i++)
+        n += d->entry[i].source->cut;
     return n;
 }
 
 int64_t data_left_out(const dataset *d) {
     int64_t n = 0;
-    for (int i = 0; i < d->n_source; i++)
-        n += d->source[i].left_out;
+    for (int i = 0; i < d->n; i++)
+        n += d->entry[i].source->left_out;
     return n;
 }
 
@@ -324,7 +458,7 @@ static void val_row(const dataset *d, int64_t g, int32_t *ids, int32_t *labels, 
     int i = 0;
     while (d->val_first[i + 1] <= g)
         i++;
-    view_row(&d->val[i], g - d->val_first[i], ids, labels, pos, len);
+    view_row(&d->entry[i].val, g - d->val_first[i], ids, labels, pos, len);
 }
 
 void data_rows(const dataset *d, bool validation, int64_t step, int batch, int row0, int n,
@@ -338,6 +472,6 @@ void data_rows(const dataset *d, bool validation, int64_t step, int batch, int r
             continue;
         }
         data_mix_row(&d->mix, d->o.seed, d->o.file_order, g, &s, &row);
-        view_row(&d->train[s], row, ids + at, labels + at, pos + at, len + i);
+        view_row(&d->entry[s].train, row, ids + at, labels + at, pos + at, len + i);
     }
 }

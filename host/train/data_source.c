@@ -9,6 +9,9 @@ void source_fini(data_source *s) {
     buf_fini(&s->ids);
     buf_fini(&s->labels);
     buf_fini(&s->doc);
+    for (int i = 0; s->map && i < s->n_part; i++)
+        file_map_close(&s->map[i]);
+    mem_free(s->map);
     mem_free(s->name);
     mem_free(s->part);
     mem_free(s->first);
@@ -45,6 +48,12 @@ static int part_at(const data_source *s, uint64_t at) {
     return lo;
 }
 
+static bool has_loss(const data_part *p, uint64_t i) {
+    if (p->labels)
+        return p->labels[i] != DATA_IGNORED;
+    return !p->mask || p->mask[i / 8] >> i % 8 & 1;
+}
+
 static void part_copy(const data_part *p, uint64_t at, uint64_t n, int32_t *ids, int32_t *labels) {
     if (p->width == 4)
         memcpy(ids, (const char *)p->ids + 4 * at, 4 * n);
@@ -52,6 +61,9 @@ static void part_copy(const data_part *p, uint64_t at, uint64_t n, int32_t *ids,
         for (uint64_t i = 0; i < n; i++)
             ids[i] = ((const uint16_t *)p->ids)[at + i];
     memcpy(labels, p->labels ? p->labels + at : ids, 4 * n);
+    for (uint64_t i = 0; p->mask && i < n; i++)
+        if (!has_loss(p, at + i))
+            labels[i] = DATA_IGNORED;
 }
 
 static void copy_piece(const data_source *s, data_piece piece, int32_t *ids, int32_t *labels) {
@@ -102,12 +114,10 @@ void source_row(const data_source *s, int64_t r, int32_t *ids, int32_t *labels, 
 
 /* Does a run have a loss? The first place has none. */
 static bool teaches(const data_part *p, uint64_t at, uint64_t n) {
-    if (n < 2 || !p->labels)
-        return n >= 2;
-    for (uint64_t i = 1; i < n; i++)
-        if (p->labels[at + i] != DATA_IGNORED)
-            return true;
-    return false;
+    uint64_t i = 1;
+    while (i < n && !has_loss(p, at + i))
+        i++;
+    return i < n;
 }
 
 static void add_piece(data_source *s, buf *to, const data_part *p, uint64_t at, uint64_t n) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Inside of a dataset: the tokens of a source and the rows they are laid out in. */
 #pragma once
-#include "host/base/buf.h"
+#include "host/base/file.h"
 #include "host/train/data.h"
 #include <stddef.h>
 
@@ -9,6 +9,7 @@
 typedef struct {
     const void *ids;       /* of `width` bytes each, little-endian */
     const int32_t *labels; /* NULL: the ids */
+    const uint8_t *mask;   /* a bit a token, 0: no loss; NULL: all ones */
     const uint64_t *doc;   /* n_doc + 1: where documents begin, and the end */
     int64_t n_doc, n;      /* documents, tokens */
     int width;             /* 2 or 4 */
@@ -26,7 +27,8 @@ typedef struct {
     uint64_t *first; /* n_part + 1: tokens of the parts before it */
     int n_part;
     bool own_rows;        /* a document is a row: rows of a file, conversations */
-    buf ids, labels, doc; /* what part[0] of a source in memory points to */
+    buf ids, labels, doc; /* what part[0] of a source in memory points to, or ... */
+    file_map *map;        /* ... n_part mapped shards */
     uint64_t hash;
     /* Rows: row r has pieces [row[r], row[r + 1]); row NULL: piece r; piece NULL: the r-th run of
      * T tokens of the stream. */

@@ -34,12 +34,12 @@ typedef struct {
     size_t n_map, cap_map;
     const char *at;
     int64_t line;
-    doc_kind kind, jsonl; /* of the file being read; of the source, DOC_NONE before its first */
-    int64_t bytes;        /* of all files */
+    doc_kind jsonl, first; /* of its lines, and of its first document; DOC_NONE before it */
+    int64_t bytes, read;   /* of all files; of the documents so far */
 } doc_reader;
 
 /* `path`: a file of text, a .jsonl (.ndjson, .json), or a folder whose files .txt and .jsonl are
- * read in the order of their names. */
+ * read in the order of their names. Files of text and lines of text mix; other kinds do not. */
 weft_status doc_open(const char *path, doc_reader *r);
 void doc_close(doc_reader *r);
 /* The next document; kind DOC_NONE at the end. Empty lines are no documents. Lines of one source
@@ -74,6 +74,6 @@ weft_status doc_conversation(const doc_encoder *e, const doc *d, doc_tokens *out
 /* `take` gets every document's tokens in order and may refuse; skip (may be NULL) says which
  * documents are passed over unread. `number` counts the reader's documents from 0. */
 typedef weft_status doc_take_fn(void *ctx, int64_t number, const doc *d, const doc_tokens *t);
-typedef bool doc_skip_fn(void *ctx, int64_t number);
+typedef bool doc_skip_fn(void *ctx, int64_t number, const doc *d);
 weft_status doc_run(doc_reader *r, const doc_encoder *e, int threads, doc_skip_fn *skip,
                     doc_take_fn *take, void *ctx);

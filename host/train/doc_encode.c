@@ -176,7 +176,7 @@ static weft_status fill(batch *b, doc_reader *r, doc_skip_fn *skip, void *ctx, i
         if (b->d[b->n].kind == DOC_NONE)
             break;
         b->t[b->n] = (doc_tokens){0};
-        b->skipped[b->n] = skip && skip(ctx, number + b->n);
+        b->skipped[b->n] = skip && skip(ctx, number + b->n, &b->d[b->n]);
         bytes += b->skipped[b->n] ? 0 : b->d[b->n].n;
     }
     return WEFT_OK;

@@ -104,7 +104,6 @@ static weft_status open_next(doc_reader *r) {
     r->n_map++;
     r->at = m->data;
     r->line = 0;
-    r->kind = is_jsonl(path) ? r->jsonl : DOC_TEXT;
     return WEFT_OK;
 }
 
@@ -145,14 +144,14 @@ static weft_status take_line(doc_reader *r, const file_map *m, doc *d) {
     const char *from = r->at;
     size_t n = (size_t)((stop ? stop : end) - from);
     r->at = stop ? stop + 1 : end;
+    r->read += r->at - from;
     r->line++;
     if (is_blank(from, n))
         return WEFT_OK;
     *d = (doc){.s = from, .n = n, .path = r->file[r->next - 1], .line = r->line};
     if (r->jsonl == DOC_NONE)
         WEFT_TRY(kind_of_line(d, &r->jsonl));
-    r->kind = r->jsonl;
-    d->kind = r->kind;
+    d->kind = r->jsonl;
     return WEFT_OK;
 }
 
@@ -164,6 +163,7 @@ static weft_status take(doc_reader *r, doc *d) {
         if (m->size)
             *d = (doc){.kind = DOC_TEXT, .s = m->data, .n = m->size, .path = path};
         r->at = NULL;
+        r->read += (int64_t)m->size;
         return WEFT_OK;
     }
     while (d->kind == DOC_NONE && r->at < m->data + m->size)
@@ -171,6 +171,10 @@ static weft_status take(doc_reader *r, doc *d) {
     if (d->kind == DOC_NONE)
         r->at = NULL;
     return WEFT_OK;
+}
+
+static bool is_text(doc_kind k) {
+    return k == DOC_TEXT || k == DOC_JSON_TEXT;
 }
 
 weft_status doc_next(doc_reader *r, doc *d) {
@@ -183,5 +187,10 @@ weft_status doc_next(doc_reader *r, doc *d) {
         }
         WEFT_TRY(take(r, d));
     }
+    if (r->first == DOC_NONE)
+        r->first = d->kind;
+    if (d->kind != r->first && is_text(d->kind) + is_text(r->first) < 2)
+        return weft_fail(WEFT_BAD_FILE, "%s: is not of the kind of %s; give each as its own source",
+                         d->path, r->file[0]);
     return WEFT_OK;
 }
