@@ -343,6 +343,26 @@ static void wrap(buf *out, const char *text, size_t line, int column, int width)
     buf_putc(out, '\n');
 }
 
+/* Breaks the line from `line` on behind '|' where it is wider than `width`. */
+static void fold(buf *out, size_t line, int width) {
+    enum { INDENT = 10 };
+    while (!out->failed && out->len - line > (size_t)width) {
+        size_t cut = line + (size_t)width;
+        while (cut > line && out->data[cut - 1] != '|')
+            cut--;
+        if (cut <= line + INDENT)
+            return;
+        char *rest = mem_alloc(out->len - cut + 1);
+        memcpy(rest, out->data + cut, out->len - cut + 1);
+        out->len = cut;
+        buf_putc(out, '\n');
+        line = out->len;
+        pad_to(out, line, INDENT);
+        buf_puts(out, rest);
+        mem_free(rest);
+    }
+}
+
 void args_help(buf *out, const arg_spec *specs, int nspec, int width) {
     enum { WIDEST = 32, GUTTER = 2 };
     buf cell;
@@ -359,6 +379,7 @@ void args_help(buf *out, const arg_spec *specs, int nspec, int width) {
         size_t line = out->len;
         option_column(out, s);
         if (out->len - line + GUTTER > (size_t)column) {
+            fold(out, line, width);
             buf_putc(out, '\n');
             line = out->len;
         }

@@ -25,7 +25,8 @@ extern const cmd_row *const cmd_rows[]; /* in the order of `weft help`, ended by
 const cmd_row *cmd_find(const char *name);
 
 extern const cmd_row cmd_run, cmd_chat, cmd_score, cmd_quantize, cmd_tokenize, cmd_inspect,
-    cmd_plan, cmd_bench, cmd_data, cmd_sample, cmd_template, cmd_doctor, cmd_completion, cmd_help;
+    cmd_plan, cmd_bench, cmd_data, cmd_eval, cmd_sample, cmd_template, cmd_doctor, cmd_completion,
+    cmd_help;
 
 int help_print(const char *command);        /* `weft help COMMAND`; NULL: the overview */
 weft_status help_unknown(const char *word); /* WEFT_USAGE, naming the nearest command */
@@ -318,10 +319,10 @@ typedef struct {
 } cmd_sampling;
 
 /* The order of the chain, for a command's notes. */
-#define CMD_SAMPLING_NOTES                                                                         \
-    "Samplers run in this order: logit bias and --min-tokens; then penalties (repetition, "       \
-    "frequency, presence, n-grams), dry, top_n_sigma, temperature, top_k, top_p, min_p, typ_p, "   \
-    "xtc, or what --samplers says; then one draw. With --mirostat, top_n_sigma, top_k, top_p, "    \
+#define CMD_SAMPLING_NOTES \
+    "Samplers run in this order: logit bias and --min-tokens; then penalties (repetition, " \
+    "frequency, presence, n-grams), dry, top_n_sigma, temperature, top_k, top_p, min_p, typ_p, " \
+    "xtc, or what --samplers says; then one draw. With --mirostat, top_n_sigma, top_k, top_p, " \
     "min_p, typ_p and xtc are off."
 
 weft_status cmd_sampling_open(cmd_sampling *c, const cmd_sampling_args *a, const weft_engine *e);
@@ -335,12 +336,22 @@ typedef struct {
     const char *system, *chat_template;
 } cmd_chat_args;
 
-#define CMD_CHAT_SPECS(type, at)                                                                   \
-    {"system", "", NULL, ARG_STRING, "TEXT", 0, 0, NULL, "the system message of a conversation",   \
-     offsetof(type, at.system)},                                                                   \
-    {"chat-template", "", NULL, ARG_STRING, "FILE|NAME", 0, 0, NULL,                               \
-     "a template in place of the model's: a file, one of the model's, or a built-in one",          \
-     offsetof(type, at.chat_template)}
+#define CMD_CHAT_SPECS(type, at) \
+    {"system", \
+     "", \
+     NULL, \
+     ARG_STRING, \
+     "TEXT", \
+     0, \
+     0, \
+     NULL, \
+     "the system message of a conversation", \
+     offsetof(type, at.system)}, \
+    { \
+        "chat-template", "", NULL, ARG_STRING, "FILE|NAME", 0, 0, NULL, \
+            "a template in place of the model's: a file, one of the model's, or a built-in one", \
+            offsetof(type, at.chat_template) \
+    }
 
 /* ---- What score and quantize share ---- */
 

@@ -255,6 +255,17 @@ CASE(help_is_aligned_and_fits) {
     buf_fini(&b);
 }
 
+CASE(help_folds_many_choices) {
+    static const arg_spec one = {"task", "", NULL, ARG_CHOICE, "alpha|beta|gamma|delta|epsilon",
+                                 0,      0,  NULL, "What.",    0};
+    buf b;
+    buf_init(&b, 1 << 12);
+    args_help(&b, &one, 1, 30);
+    assert_non_null(strstr(b.data, "      --task alpha|beta|gamma|\n"
+                                   "          delta|epsilon\n"));
+    buf_fini(&b);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(presets),
@@ -266,6 +277,7 @@ int main(void) {
         cmocka_unit_test(lists_of_integers),
         cmocka_unit_test(nearest_word),
         cmocka_unit_test(help_is_aligned_and_fits),
+        cmocka_unit_test(help_folds_many_choices),
     };
     return cmocka_run_group_tests_name("args", tests, NULL, NULL);
 }
