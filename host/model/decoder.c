@@ -16,6 +16,8 @@ typedef struct {
     weft_tensor pos, slot, qstart, qpos, kvlen, pages, work, nwork;
     weft_tensor table; /* cos and sin of this step's positions */
     decoder_heads heads;
+    bool train;
+    int32_t drops; /* dropout steps so far: each draws from a stream of its own */
     char tag[WEFT_TAG_BYTES];
 } forward;
 
@@ -42,7 +44,12 @@ static weft_tensor fresh(forward *f, int dtype, int64_t rows, int64_t cols) {
 
 static weft_tensor weight(forward *f, int slot) {
     weft_tensor t = weights_get(f->d->w, slot, f->layer);
-    return t.ndim ? plan_weight(f->b, weights_slot_name(slot), t) : t;
+    if (!t.ndim)
+        return t;
+    t = plan_weight(f->b, weights_slot_name(slot), t);
+    if (f->train)
+        f->d->train->seen(f->d->train->user, t.id, slot, f->layer);
+    return t;
 }
 
 static const char *step_tag(forward *f, const char *what) {
@@ -76,14 +83,50 @@ static weft_tensor scale_of(forward *f, int w_slot) {
     return f->c->quant.weights ? weight(f, weights_scale_slot(w_slot)) : (weft_tensor){0};
 }
 
+/* y + s (x A') B', where the matrix has a low-rank adapter (Hu et al., "LoRA", 2021). */
+static weft_tensor adapted(forward *f, const char *what, weft_tensor x, weft_tensor y,
+                           int w_slot) {
+    decoder_adapter a;
+    if (!f->train || !f->d->train->adapter ||
+        !f->d->train->adapter(f->d->train->user, f->b, w_slot, f->layer, &a))
+        return y;
+    weft_tensor low = fresh(f, f->d->dtype, x.shape[0], a.a.shape[0]), scaled = low, sum = y;
+    PUSH(f, matmul, what, .x = x, .w = a.a, .rows = f->rows, .y = low, .leaves = 1);
+    if (a.scale != 1) {
+        scaled = fresh(f, f->d->dtype, x.shape[0], a.a.shape[0]);
+        PUSH(f, scale, what, .x = low, .rows = f->rows, .y = scaled, .s = a.scale);
+    }
+    sum = fresh(f, f->d->dtype, x.shape[0], y.shape[1]);
+    PUSH(f, matmul, what, .x = scaled, .w = a.b, .res = y, .rows = f->rows, .y = sum, .leaves = 1);
+    return sum;
+}
+
+/* Backward needs what the activation was applied to, so training does not fuse it. */
+static weft_tensor activated(forward *f, const char *what, weft_tensor x, int act) {
+    weft_tensor y = fresh(f, x.dtype, x.shape[0], x.shape[1]);
+    PUSH(f, activation, what, .x = x, .rows = f->rows, .y = y, .act = act);
+    return y;
+}
+
+static weft_tensor dropped(forward *f, const char *what, weft_tensor x) {
+    if (!f->train || f->d->train->dropout == 0)
+        return x;
+    weft_tensor y = fresh(f, x.dtype, x.shape[0], x.shape[1]);
+    PUSH(f, dropout, what, .x = x, .key = place(f->b, &f->d->train->key),
+         .place = leading(place(f->b, &f->d->train->place), f->T), .rows = f->rows, .y = y,
+         .p = f->d->train->dropout, .stream = ++f->drops);
+    return y;
+}
+
 /* A matrix split by columns of its output: one chain over K, no exchange. */
 static weft_tensor linear(forward *f, const char *what, operand in, int w_slot, int bias_slot,
                           int act) {
     weft_tensor w = weight(f, w_slot), bias = weight(f, bias_slot);
     weft_tensor y = fresh(f, f->d->dtype, in.x.shape[0], w.shape[0]);
     PUSH(f, matmul, what, .x = in.x, .w = w, .xscale = in.scale, .wscale = scale_of(f, w_slot),
-         .bias = bias, .rows = f->rows, .y = y, .act = act, .leaves = 1);
-    return y;
+         .bias = bias, .rows = f->rows, .y = y, .act = f->train ? 0 : act, .leaves = 1);
+    y = adapted(f, what, in.x, y, w_slot);
+    return f->train && act ? activated(f, what, y, act) : y;
 }
 
 /* The leaves of every rank in order, then their tree: what one rank computes inside its matmul. */
@@ -107,12 +150,17 @@ static weft_tensor linear_split(forward *f, const char *what, weft_tensor x, int
         weft_tensor y = fresh(f, f->d->dtype, x.shape[0], w.shape[0]);
         PUSH(f, matmul, what, .x = in.x, .w = w, .xscale = in.scale, .wscale = scale, .bias = bias,
              .rows = f->rows, .y = y, .leaves = leaves);
-        return y;
+        return dropped(f, what, adapted(f, what, in.x, y, w_slot));
     }
     weft_tensor part = plan_new(f->b, WEFT_F32, 3, (int64_t[]){leaves, x.shape[0], w.shape[0]});
     PUSH(f, matmul, what, .x = in.x, .w = w, .xscale = in.scale, .wscale = scale, .rows = f->rows,
          .y = part, .leaves = leaves, .partial = 1);
     return sum_over_ranks(f, what, part, bias);
+}
+
+/* A number a row that only backward reads. */
+static weft_tensor kept(forward *f, int ndim, const int64_t *shape) {
+    return f->train ? plan_new(f->b, WEFT_F32, ndim, shape) : (weft_tensor){0};
 }
 
 /* *r = x + res (x itself if there is no res yet); returns its norm. */
@@ -125,10 +173,10 @@ static weft_tensor norm(forward *f, const char *what, weft_tensor x, weft_tensor
     float eps = (float)f->c->norm_eps;
     if (f->c->norm == NORM_RMS)
         PUSH(f, rmsnorm, what, .x = x, .res = res, .g = g, .rows = f->rows, .y = y, .r = sum,
-             .eps = eps, .offset = (float)f->c->norm_offset);
+             .inv = kept(f, 1, x.shape), .eps = eps, .offset = (float)f->c->norm_offset);
     else
         PUSH(f, layernorm, what, .x = x, .res = res, .g = g, .b = bias, .rows = f->rows, .y = y,
-             .r = sum, .eps = eps);
+             .r = sum, .mean = kept(f, 1, x.shape), .inv = kept(f, 1, x.shape), .eps = eps);
     *r = weft_has(&res) ? sum : x;
     return y;
 }
@@ -138,7 +186,7 @@ static weft_tensor head_norm(forward *f, const char *what, weft_tensor x, int ga
         return x;
     weft_tensor y = plan_new(f->b, x.dtype, 3, x.shape);
     PUSH(f, rmsnorm, what, .x = x, .g = weight(f, gain_slot), .rows = f->rows, .y = y,
-         .eps = (float)f->c->norm_eps, .offset = (float)f->c->norm_offset);
+         .inv = kept(f, 2, x.shape), .eps = (float)f->c->norm_eps, .offset = (float)f->c->norm_offset);
     return y;
 }
 
@@ -167,15 +215,19 @@ static int32_t attention_window(const forward *f) {
 }
 
 static weft_tensor attention(forward *f, weft_tensor q, weft_tensor k, weft_tensor v) {
-    weft_tensor kc = place(f->b, &f->io->kcache[f->layer]),
-                vc = place(f->b, &f->io->vcache[f->layer]);
-    PUSH(f, kv_append, "attn.append", .k = k, .v = v, .slot = f->slot, .rows = f->rows,
-         .kcache = kc, .vcache = vc);
+    weft_tensor kc = k, vc = v; /* training reads the batch's own */
+    if (!f->train) {
+        kc = place(f->b, &f->io->kcache[f->layer]);
+        vc = place(f->b, &f->io->vcache[f->layer]);
+        PUSH(f, kv_append, "attn.append", .k = k, .v = v, .slot = f->slot, .rows = f->rows,
+             .kcache = kc, .vcache = vc);
+    }
     weft_tensor y = plan_new(f->b, q.dtype, 3, q.shape);
     int32_t group = (int32_t)(f->c->n_heads / f->c->n_kv_heads);
     PUSH(f, attention, "attn.core", .q = q, .k = kc, .v = vc, .pages = f->pages,
          .qstart = f->qstart, .qpos = f->qpos, .kvlen = f->kvlen, .work = f->work,
-         .nwork = f->nwork, .y = y, .scale = attention_scale(f), .causal = 1,
+         .nwork = f->nwork, .y = y, .lse = kept(f, 2, q.shape), .scale = attention_scale(f),
+         .causal = 1,
          .window = attention_window(f), .group = group,
          .head0 = (int32_t)(f->heads.q_begin - f->heads.kv_begin * group));
     return tensor_reshape(y, 2, (int64_t[]){y.shape[0], y.shape[1] * y.shape[2]});
@@ -191,7 +243,7 @@ static weft_tensor pick(forward *f, const char *what, weft_tensor x, weft_tensor
 
 /* After the last attention only the rows that are sampled from matter. */
 static void keep_output_rows(forward *f, weft_tensor *x, weft_tensor *res) {
-    if (f->b->plan->phase == WEFT_PHASE_SCORE)
+    if (f->b->plan->phase != WEFT_PHASE_GENERATE)
         return;
     weft_tensor index = leading(place(f->b, &f->io->index), f->R), nout = place(f->b, &f->io->nout);
     *x = pick(f, "attn.pick", *x, index, nout);
@@ -215,6 +267,7 @@ static weft_tensor mlp(forward *f, weft_tensor x) {
 
 /* x is what is to be added to the residual stream *res; returns the block's own contribution. */
 static weft_tensor block(forward *f, weft_tensor x, weft_tensor *res) {
+    f->b->segment++;
     weft_tensor h = norm(f, "attn.norm", x, res, WEIGHT_ATTN_NORM, WEIGHT_ATTN_NORM_BIAS);
     operand in = operand_of(f, "attn.in", h, 1);
     weft_tensor q = as_heads(f, linear(f, "attn.q", in, WEIGHT_Q, WEIGHT_Q_BIAS, 0));
@@ -226,6 +279,7 @@ static weft_tensor block(forward *f, weft_tensor x, weft_tensor *res) {
     if (f->layer == f->c->n_layers - 1)
         keep_output_rows(f, &o, res);
     o = linear_split(f, "attn.o", o, WEIGHT_O, WEIGHT_O_BIAS);
+    f->b->segment++;
     return mlp(f, norm(f, "mlp.norm", o, res, WEIGHT_FFN_NORM, WEIGHT_FFN_NORM_BIAS));
 }
 
@@ -233,7 +287,7 @@ static weft_tensor embed(forward *f) {
     weft_tensor ids = leading(place(f->b, &f->io->ids), f->T), w = weight(f, WEIGHT_EMBED), x;
     shard_dims dims = config_shard_dims(f->c);
     shard_slice rows = shard_of(&dims, SHARD_VOCAB, f->d->tp, f->d->rank);
-    weft_tensor last = place(f->b, &f->io->last);
+    weft_tensor last = f->train ? (weft_tensor){0} : place(f->b, &f->io->last);
     int32_t row0 = (int32_t)(rows.axis == 0 ? rows.begin : 0);
     if (f->d->tp == 1) {
         x = fresh(f, f->d->dtype, f->T, f->c->d_model);
@@ -246,13 +300,13 @@ static weft_tensor embed(forward *f) {
         x = sum_over_ranks(f, "embed", part, (weft_tensor){0});
     }
     if (f->c->position != POSITION_LEARNED)
-        return x;
+        return dropped(f, "embed.drop", x);
     weft_tensor p = fresh(f, f->d->dtype, f->T, f->c->d_model),
                 sum = fresh(f, f->d->dtype, f->T, f->c->d_model);
     PUSH(f, embed, "embed.pos", .ids = f->pos, .w = weight(f, WEIGHT_POSITION), .rows = f->rows,
          .y = p);
     PUSH(f, add, "embed.add", .a = x, .b = p, .rows = f->rows, .y = sum);
-    return sum;
+    return dropped(f, "embed.drop", sum);
 }
 
 static void rope_table(forward *f) {
@@ -299,31 +353,50 @@ static void finish(forward *f, weft_tensor logits) {
          .history = place(b, &io->history), .last = place(b, &io->last), .mu = place(b, &io->mu));
 }
 
-void decoder_build(const decoder *d, plan_builder *b) {
+static weft_tensor optional(plan_builder *b, const decoder_place *p) {
+    return p->layout.ndim ? place(b, p) : (weft_tensor){0};
+}
+
+static forward begin(const decoder *d, plan_builder *b) {
     const decoder_io *io = d->io;
-    forward f = {.d = d,
-                 .c = d->config,
-                 .io = io,
-                 .b = b,
-                 .layer = -1,
-                 .T = b->plan->bucket_tokens,
-                 .R = b->plan->bucket_rows,
-                 .rows = place(b, &io->rows),
-                 .pos = leading(place(b, &io->pos), b->plan->bucket_tokens),
-                 .slot = leading(place(b, &io->slot), b->plan->bucket_tokens),
-                 .qstart = place(b, &io->qstart),
-                 .qpos = place(b, &io->qpos),
-                 .kvlen = place(b, &io->kvlen),
-                 .pages = place(b, &io->pages),
-                 .work = place(b, &io->work),
-                 .nwork = place(b, &io->nwork),
-                 .heads = decoder_local_heads(d->config, d->tp, d->rank)};
-    weft_tensor x = embed(&f), res = {0};
-    if (d->config->position == POSITION_ROPE)
-        rope_table(&f);
-    for (f.layer = 0; f.layer < d->config->n_layers; f.layer++)
-        x = block(&f, x, &res);
-    f.layer = -1;
-    x = norm(&f, "final.norm", x, &res, WEIGHT_FINAL_NORM, WEIGHT_FINAL_NORM_BIAS);
+    return (forward){.d = d,
+                     .c = d->config,
+                     .io = io,
+                     .b = b,
+                     .layer = -1,
+                     .train = d->train != NULL,
+                     .T = b->plan->bucket_tokens,
+                     .R = b->plan->bucket_rows,
+                     .rows = optional(b, &io->rows),
+                     .pos = leading(place(b, &io->pos), b->plan->bucket_tokens),
+                     .qstart = place(b, &io->qstart),
+                     .qpos = place(b, &io->qpos),
+                     .kvlen = place(b, &io->kvlen),
+                     .work = place(b, &io->work),
+                     .nwork = place(b, &io->nwork),
+                     .heads = decoder_local_heads(d->config, d->tp, d->rank)};
+}
+
+static weft_tensor hidden(forward *f) {
+    weft_tensor x = embed(f), res = {0};
+    if (f->c->position == POSITION_ROPE)
+        rope_table(f);
+    for (f->layer = 0; f->layer < f->c->n_layers; f->layer++)
+        x = block(f, x, &res);
+    f->layer = -1;
+    f->b->segment = 0;
+    return norm(f, "final.norm", x, &res, WEIGHT_FINAL_NORM, WEIGHT_FINAL_NORM_BIAS);
+}
+
+void decoder_build(const decoder *d, plan_builder *b) {
+    forward f = begin(d, b);
+    f.slot = leading(place(b, &d->io->slot), b->plan->bucket_tokens);
+    f.pages = place(b, &d->io->pages);
+    weft_tensor x = hidden(&f);
     finish(&f, head(&f, x));
+}
+
+weft_tensor decoder_hidden(const decoder *d, plan_builder *b) {
+    forward f = begin(d, b);
+    return hidden(&f);
 }

@@ -32,17 +32,40 @@ typedef struct {
     double mscale;
 } decoder_io;
 
+/* A low-rank change of a matrix: y + scale (x a') b', a[r,K], b[N,r]. */
+typedef struct {
+    weft_tensor a, b;
+    float scale;
+} decoder_adapter;
+
+/* What training adds to the forward. No step has `rows` then: every row of the bucket is true. */
+typedef struct {
+    void *user;
+    /* Value `id` of the plan is this weight; layer -1 for the model's own. */
+    void (*seen)(void *user, uint32_t id, int slot, int layer);
+    /* Whether the matrix of a slot has an adapter; puts it into the plan. NULL: none has. */
+    bool (*adapter)(void *user, plan_builder *b, int slot, int layer, decoder_adapter *out);
+    float dropout;            /* behind the embedding, attention's output and the MLP; 0: none */
+    decoder_place key, place; /* feed of dropout: i32[2], i32[T] */
+} decoder_training;
+
 typedef struct {
     const model_config *config;
     const weights *w;
     const decoder_io *io;
     int dtype; /* of activations and cache */
     int tp, rank;
+    const decoder_training *train; /* NULL: inference */
 } decoder;
 
 /* Appends one forward: GENERATE ends with the sampler over the R gathered rows, SCORE with the
  * log-probability of target[t] for every token. */
 void decoder_build(const decoder *d, plan_builder *b);
+/* For training (d->train): the same steps up to the final norm, whose output [T, d_model] it
+ * returns. Attention reads the batch's own keys, sequences as in the feed; what backward needs is
+ * kept: reciprocal roots, means, log-sum-exps, inputs of activations. Steps of a block carry its
+ * segment: odd for attention, even for the MLP, 0 outside. */
+weft_tensor decoder_hidden(const decoder *d, plan_builder *b);
 
 /* Local heads of a rank, for the KV cache and the work list. */
 typedef struct {

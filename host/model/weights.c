@@ -109,35 +109,33 @@ static const weight_name *name_of(const weight_map *m, int slot) {
     return NULL;
 }
 
-enum { NAME_BYTES = 160 };
-
 /* The format's only directive is %d, and it comes from our own table. */
-static void spell(char out[NAME_BYTES], const char *prefix, const char *format, int64_t layer) {
+void weights_spell(char out[WEIGHT_NAME_BYTES], const char *prefix, const char *format, int64_t layer) {
     const char *d = strstr(format, "%d");
     if (d)
-        snprintf(out, NAME_BYTES, "%s%.*s%lld%s", prefix, (int)(d - format), format,
+        snprintf(out, WEIGHT_NAME_BYTES, "%s%.*s%lld%s", prefix, (int)(d - format), format,
                  (long long)layer, d + 2);
     else
-        snprintf(out, NAME_BYTES, "%s%s", prefix, format);
+        snprintf(out, WEIGHT_NAME_BYTES, "%s%s", prefix, format);
 }
 
 static const st_tensor *find_tensor(const loader *l, const weight_name *n, int64_t layer,
-                                    char name[NAME_BYTES]) {
+                                    char name[WEIGHT_NAME_BYTES]) {
     const weight_map *m = l->w->config->weights;
     for (int i = 0; i < 4 && m->prefixes[i]; i++) {
-        spell(name, m->prefixes[i], n->name, layer);
+        weights_spell(name, m->prefixes[i], n->name, layer);
         const st_tensor *t = safetensors_find(l->st, name);
         if (t)
             return t;
     }
-    spell(name, m->prefixes[0], n->name, layer);
+    weights_spell(name, m->prefixes[0], n->name, layer);
     return NULL;
 }
 
 /* Tied matrices are stored once, under either name. */
 static weft_status find_stored(const loader *l, int slot, int64_t layer, const weight_name **n,
                                const st_tensor **out) {
-    char name[NAME_BYTES], other[NAME_BYTES];
+    char name[WEIGHT_NAME_BYTES], other[WEIGHT_NAME_BYTES];
     const weight_map *m = l->w->config->weights;
     *n = name_of(m, slot);
     if (!*n)
@@ -477,6 +475,35 @@ weft_status weights_open(const model_config *c, const safetensors *st, device *d
     else
         weights_close(&w);
     return s;
+}
+
+/* Whole cache lines, so that every tensor begins on one. */
+static uint64_t blank_bytes(const weft_tensor *t) {
+    return ((uint64_t)weft_dtype_bytes(t->dtype, weft_tensor_count(t)) + 63) / 64 * 64;
+}
+
+weft_status weights_blank(const model_config *c, device *dev, int dtype, weights *out) {
+    weights w;
+    WEFT_TRY(weights_describe(c, dtype, 1, 0, &w));
+    uint64_t at = 0;
+    int64_t n = (c->n_layers + 1) * WEIGHT_SLOTS;
+    for (int64_t i = 0; i < n; i++)
+        at += w.tensor[i].ndim ? blank_bytes(&w.tensor[i]) : 0;
+    w.dev = dev;
+    weft_status s = dev->alloc(dev, at, "weights", &w.block);
+    if (s != WEFT_OK) {
+        weights_close(&w);
+        return s;
+    }
+    w.owned = at;
+    char *to = w.block;
+    for (int64_t i = 0; i < n; i++)
+        if (w.tensor[i].ndim) {
+            w.tensor[i].data = to;
+            to += blank_bytes(&w.tensor[i]);
+        }
+    *out = w;
+    return WEFT_OK;
 }
 
 void weights_close(weights *w) {

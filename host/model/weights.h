@@ -89,6 +89,8 @@ weft_status weights_describe(const model_config *c, int dtype, int tp, int rank,
  * long as the weights. */
 weft_status weights_open(const model_config *c, const safetensors *st, device *dev, int dtype,
                          int tp, int rank, bool no_mmap, weights *out);
+/* Device memory for every tensor of weights_describe, contents unspecified: what training writes. */
+weft_status weights_blank(const model_config *c, device *dev, int dtype, weights *out);
 void weights_close(weights *w);
 /* layer -1 for model slots. A tied head is the embedding. */
 weft_tensor weights_get(const weights *w, int slot, int layer);
@@ -102,3 +104,25 @@ weft_status weights_matrices(const model_config *c, const safetensors *st, uint8
 /* "auto" or a name -> weft_dtype: what --dtype means for this model. auto is the type most bytes
  * of st are stored in; without st (NULL) what the config says, else fp32. */
 weft_status weights_dtype(const model_config *c, const safetensors *st, const char *name, int *out);
+
+/* prefix and format with the layer in place of its %d, if it has one. */
+enum { WEIGHT_NAME_BYTES = 160 };
+void weights_spell(char out[WEIGHT_NAME_BYTES], const char *prefix, const char *format,
+                   int64_t layer);
+
+/* One tensor of a model's files: a slot, or `parts` slots one after the other along their rows. */
+typedef struct {
+    const char *name;
+    int slot[3], layer, parts; /* layer -1: the model's own */
+    bool transposed;           /* stored [cols, rows of all parts] */
+    int ndim;
+    int64_t shape[2]; /* as stored */
+} weight_stored;
+/* Every tensor the config asks for, scales of int8 apart, in the order of layers: under the names
+ * that st has them by, or, st NULL, those of transformers. In the arena; returns how many. */
+int weights_stored(const model_config *c, const safetensors *st, arena *a, weight_stored **out);
+/* Between the stored layout and a slot's own [rows, cols], elements of `size` bytes: part `part`
+ * of `stored` gets slot's numbers, or gives them. */
+void weights_store_part(const weight_stored *t, int part, int size, const void *slot,
+                        void *stored);
+void weights_load_part(const weight_stored *t, int part, int size, void *slot, const void *stored);

@@ -94,6 +94,7 @@ void plan_push(plan_builder *b, weft_op op, const weft_args *a, int layer, const
     memset(s, 0, sizeof *s);
     s->args = *a;
     s->layer = (uint16_t)layer;
+    s->segment = b->segment;
     s->lane = weft_op_table[op].flags & WEFT_COMM ? WEFT_LANE_COMM : WEFT_LANE_COMPUTE;
     va_list ap;
     va_start(ap, tag);

@@ -14,6 +14,7 @@ typedef struct {
     const device *dev;
     arena *mem; /* steps, values and names live here */
     int cap_step, cap_value;
+    uint32_t segment;   /* of the steps pushed next: what recompute repeats as one */
     weft_status status; /* sticky: the first failure of a push; later calls do nothing */
 } plan_builder;
 

@@ -88,6 +88,9 @@
 /* y = s x. */
 #define WEFT_SCALE(I, Q, O, A, S) I(x) Q(rows) O(y) S(float, s)
 
+/* y = value everywhere. f32. */
+#define WEFT_FILL(I, Q, O, A, S) O(y) S(float, value)
+
 /* y += x, both f32 of equal shape: how gradients of shards meet. */
 #define WEFT_ACCUMULATE(I, Q, O, A, S) I(x) A(y)
 
@@ -147,6 +150,7 @@ enum {
     X(cross_entropy, WEFT_CROSS_ENTROPY, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL)                \
     X(dropout, WEFT_DROPOUT, 0, 0, 0, 0, 0, WEFT_ROWLOCAL | WEFT_EXACT)                           \
     X(scale, WEFT_SCALE, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_ROWLOCAL | WEFT_EXACT)                    \
+    X(fill, WEFT_FILL, 0, 0, 0, 0, 0, WEFT_EXACT)                                                 \
     X(accumulate, WEFT_ACCUMULATE, 0, 0, 0, 0, 0, WEFT_EXACT)                                     \
     X(sum_squares, WEFT_SUM_SQUARES, 4e-6f, 0, 0, 0, 0, 0)                                        \
     X(adamw, WEFT_ADAMW, 2e-6f, 2e-3f, 1e-2f, 0, 0, 0)                                            \

@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Building a training run's plans. */
+#include "host/train/graph.h"
+#include "host/base/err.h"
+#include "host/model/engine.h"
+#include <string.h>
+
+enum { ALIGN = 64, GRANULE = 16, CHUNK_NUMBERS = 8 << 20, CHUNK_LEAST = 64 };
+
+/* ---- Shape ---- */
+
+static int most_shards(int batch) {
+    int n = 8;
+    while (batch % n)
+        n /= 2;
+    return n;
+}
+
+static bool is_power(int n) {
+    return n > 0 && (n & (n - 1)) == 0;
+}
+
+static weft_status check_shards(const train_options *o, int shards) {
+    if (!is_power(shards) || shards > 8 || o->batch % shards)
+        return weft_fail(WEFT_USAGE, "--shards: %d (1, 2, 4 or 8, and it divides the batch of %d)",
+                         shards, o->batch);
+    return WEFT_OK;
+}
+
+/* The largest power of two of whole shards that a micro-batch holds, 1 if it holds none. */
+static int unit_of(int micro, int shard_rows, int shards) {
+    int n = 1;
+    while (n * 2 <= shards && n * 2 * shard_rows <= micro)
+        n *= 2;
+    return n;
+}
+
+static int query_tile(const device *dev, const model_config *c) {
+    int group = (int)(c->n_heads / c->n_kv_heads);
+    if (dev->host_memory)
+        return ENGINE_QUERY_TILE;
+    return group < ENGINE_GPU_ROWS ? ENGINE_GPU_ROWS / group : 1;
+}
+
+static int chunk_of(const graph_shape *s, const model_config *c) {
+    int most = s->tokens / s->unit_shards, n = (int)(CHUNK_NUMBERS / c->vocab);
+    n = n < CHUNK_LEAST ? CHUNK_LEAST : n / GRANULE * GRANULE;
+    return n < most ? n : most;
+}
+
+weft_status graph_shape_of(const train_options *o, const device *dev, const model_config *c,
+                           int row_tokens, graph_shape *out) {
+    graph_shape s = {.shards = o->shards ? o->shards : most_shards(o->batch)};
+    WEFT_TRY(check_shards(o, s.shards));
+    int shard_rows = o->batch / s.shards, micro = o->micro_batch ? o->micro_batch : o->batch;
+    if (micro > o->batch)
+        return weft_fail(WEFT_USAGE, "--micro-batch: %d is more than the batch (%d)", micro,
+                         o->batch);
+    s.unit_shards = unit_of(micro, shard_rows, s.shards);
+    s.unit_rows = s.unit_shards * shard_rows;
+    s.rows = micro < s.unit_rows ? micro : s.unit_rows;
+    s.units = s.shards / s.unit_shards;
+    for (int n = s.units; n >= 1; n /= 2)
+        s.levels++;
+    s.row_tokens = row_tokens;
+    s.stride = strcmp(dev->backend, "ref") == 0 || strcmp(dev->backend, "cpu") == 0
+                   ? row_tokens
+                   : (row_tokens + GRANULE - 1) / GRANULE * GRANULE;
+    if ((int64_t)s.rows * s.stride > 1 << 24)
+        return weft_fail(WEFT_USAGE, "--micro-batch: %d rows of %d tokens are too many at once "
+                                     "(at most %d tokens); lower it",
+                         s.rows, s.stride, 1 << 24);
+    s.tokens = s.rows * s.stride;
+    s.chunk = chunk_of(&s, c);
+    s.query_tile = query_tile(dev, c);
+    *out = s;
+    return WEFT_OK;
+}
+
+/* ---- Places ---- */
+
+static int64_t take_bytes(graph *g, weft_space space, int64_t bytes) {
+    int64_t off = (int64_t)g->bytes[space];
+    g->bytes[space] += (uint64_t)(bytes + ALIGN - 1) / ALIGN * ALIGN;
+    return off;
+}
+
+static decoder_place take(graph *g, weft_space space, const char *name, int dtype, int ndim,
+                          const int64_t *shape) {
+    decoder_place p = {
+        .space = space, .name = name, .layout = weft_tensor_make(dtype, ndim, shape)};
+    p.off = take_bytes(g, space, weft_dtype_bytes(dtype, weft_tensor_count(&p.layout)));
+    return p;
+}
+
+#define TAKE(g, space, at, name, dtype, ...) \
+    (g)->at = take((g), WEFT_SPACE_##space, name, WEFT_##dtype, \
+                   (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
+                   (int64_t[]){__VA_ARGS__})
+
+static int64_t work_items(const graph *g) {
+    const graph_shape *s = &g->shape;
+    return ((s->tokens + s->query_tile - 1) / s->query_tile + s->tokens) * g->c->n_kv_heads;
+}
+
+static void place_feed(graph *g) {
+    int64_t T = g->shape.tokens;
+    TAKE(g, FEED, io.nwork, "nwork", I32, 1);
+    TAKE(g, FEED, io.ids, "ids", I32, T);
+    TAKE(g, FEED, io.pos, "pos", I32, T);
+    TAKE(g, FEED, io.qstart, "qstart", I32, T + 1);
+    TAKE(g, FEED, io.qpos, "qpos", I32, T);
+    TAKE(g, FEED, io.kvlen, "kvlen", I32, T);
+    TAKE(g, FEED, io.work, "work", I32, work_items(g), 4);
+    TAKE(g, FEED, train.target, "target", I32, T);
+    TAKE(g, FEED, train.order, "order", I32, T);
+    TAKE(g, FEED, train.by_place, "by_place", I32, T);
+    TAKE(g, FEED, train.scale, "scale", F32, 1);
+    TAKE(g, FEED, training.key, "key", I32, 2);
+    TAKE(g, FEED, training.place, "place", I32, T);
+    TAKE(g, FEED, train.hyper, "hyper", F32, WEFT_HYPERS);
+}
+
+static int squares_leaves(const param *p) {
+    return shard_leaves(p->cols ? p->cols : p->rows);
+}
+
+static void place_rest(graph *g) {
+    const train_options *o = g->o;
+    int64_t T = g->shape.tokens;
+    for (int i = 0; i < g->params->n; i++)
+        if (g->params->param[i].trained)
+            g->nsquares += param_layout(&g->params->param[i]).shape[0] *
+                           squares_leaves(&g->params->param[i]);
+    TAKE(g, OUT, train.loss, "loss", F32, T);
+    TAKE(g, OUT, train.nll, "nll", F32, T);
+    TAKE(g, OUT, train.squares, "squares", F32, g->nsquares);
+    if (g->c->position == POSITION_ROPE)
+        TAKE(g, STATE, io.freq, "freq", F32, g->c->rope.dims / 2, 2);
+    g->m = take_bytes(g, WEFT_SPACE_STATE, g->params->bytes);
+    g->v = o->optim == OPTIM_ADAMW ? take_bytes(g, WEFT_SPACE_STATE, g->params->bytes) : -1;
+    g->ema = o->ema > 0 ? take_bytes(g, WEFT_SPACE_STATE, g->params->bytes) : -1;
+    take_bytes(g, WEFT_SPACE_GRAD, g->shape.levels * g->params->grad_bytes);
+}
+
+/* ---- One plan's builder ---- */
+
+typedef struct {
+    graph *g;
+    plan_builder b;
+    int level;   /* gradient buffer */
+    int *of;     /* parameter by value id, -1: none */
+    bool *input; /* by value id: the embedding as rows that ids pick */
+    int cap;
+} build;
+
+static void seen(void *user, uint32_t id, int slot, int layer) {
+    build *u = user;
+    if ((int)id >= u->cap) {
+        int cap = 2 * (int)id + 64;
+        int *of = ARENA_NEW(u->g->mem, int, cap);
+        bool *input = ARENA_NEW(u->g->mem, bool, cap);
+        for (int i = 0; i < cap; i++)
+            of[i] = i < u->cap ? u->of[i] : -1;
+        if (u->cap)
+            memcpy(input, u->input, (size_t)u->cap);
+        u->of = of;
+        u->input = input;
+        u->cap = cap;
+    }
+    const param *p = params_find(u->g->params, PARAM_WEIGHT,
+                                 slot == WEIGHT_HEAD && u->g->c->tied ? WEIGHT_EMBED : slot, layer);
+    u->of[id] = p ? (int)(p - u->g->params->param) : -1;
+    u->input[id] = slot == WEIGHT_EMBED && u->g->c->tied;
+}
+
+/* A trained parameter's gradient in the build's buffer. */
+static weft_tensor grad_place(build *u, const param *p, bool input) {
+    int64_t shape[2] = {p->rows, p->cols};
+    weft_tensor t = weft_tensor_make(WEFT_F32, p->cols ? 2 : 1, shape);
+    int64_t off = u->level * u->g->params->grad_bytes + (input ? u->g->params->lookups : p->off);
+    return plan_fixed(&u->b, WEFT_SPACE_GRAD, p->name, off, t);
+}
+
+static bool wanted(void *user, plan_builder *b, uint32_t id, weft_tensor *grad) {
+    build *u = user;
+    (void)b;
+    if ((int)id >= u->cap || u->of[id] < 0 || !u->g->params->param[u->of[id]].trained)
+        return false;
+    if (grad)
+        *grad = grad_place(u, &u->g->params->param[u->of[id]], u->input[id]);
+    return true;
+}
+
+static weft_tensor adapter_matrix(build *u, const param *p) {
+    weft_tensor t = plan_weight(&u->b, p->name, p->w);
+    seen(u, t.id, p->slot, p->layer);
+    u->of[t.id] = (int)(p - u->g->params->param);
+    return t;
+}
+
+static bool adapter(void *user, plan_builder *b, int slot, int layer, decoder_adapter *out) {
+    build *u = user;
+    const param *p = params_find(u->g->params, PARAM_LORA_A, slot, layer);
+    (void)b;
+    if (!p)
+        return false;
+    out->a = adapter_matrix(u, p);
+    out->b = adapter_matrix(u, p + 1);
+    out->scale = (float)(u->g->o->lora_alpha / u->g->o->lora_rank);
+    return true;
+}
+
+static weft_tensor fixed(build *u, const decoder_place *p) {
+    return plan_fixed(&u->b, p->space, p->name, p->off, p->layout);
+}
+
+/* One plan at a time: the callbacks' user is the build. */
+static void begin(build *u, graph *g, int level) {
+    *u = (build){.g = g, .level = level};
+    g->training.user = u;
+    g->training.seen = seen;
+    g->training.adapter = g->o->lora_rank > 0 ? adapter : NULL;
+    plan_begin(&u->b, g->mem, g->dev, WEFT_PHASE_TRAIN, 0, 1, g->shape.tokens, g->shape.tokens);
+}
+
+static weft_status end(build *u, weft_plan **out) {
+    WEFT_TRY(plan_end(&u->b));
+    const uint64_t *need = u->b.plan->space_bytes;
+    uint64_t *have = u->g->bytes;
+    for (int s = 0; s < WEFT_SPACES; s++)
+        if (s == WEFT_SPACE_ACT || s == WEFT_SPACE_SCRATCH)
+            have[s] = have[s] > need[s] ? have[s] : need[s];
+    *out = u->b.plan;
+    return WEFT_OK;
+}
+
+#define PUSH(u, op_, tag, ...) \
+    plan_push(&(u)->b, WEFT_OP_##op_, &(weft_args){.op_ = {__VA_ARGS__}}, 0, "%s", tag)
+
+/* ---- Head and loss, a chunk of tokens at a time ---- */
+
+typedef struct {
+    build *u;
+    weft_tensor x, dx, w, dw; /* absent dx, dw: not wanted */
+    bool backward;
+} loss_head;
+
+static void loss_chunk(const loss_head *h, int64_t begin, int64_t end, weft_tensor dw) {
+    build *u = h->u;
+    const graph *g = u->g;
+    weft_tensor x = tensor_slice(h->x, 0, begin, end), dlogits = {0}, loss = fixed(u, &g->train.loss);
+    weft_tensor nll = fixed(u, &g->train.nll), target = fixed(u, &g->train.target);
+    weft_tensor logits = plan_new(&u->b, WEFT_F32, 2, (int64_t[]){end - begin, h->w.shape[0]});
+    PUSH(u, matmul, "head", .x = x, .w = h->w, .y = logits, .leaves = 1);
+    if (h->backward)
+        dlogits = plan_new(&u->b, g->dtype, 2, logits.shape);
+    PUSH(u, cross_entropy, "loss", .x = logits, .target = tensor_slice(target, 0, begin, end),
+         .scale = fixed(u, &g->train.scale), .loss = tensor_slice(loss, 0, begin, end),
+         .nll = tensor_slice(nll, 0, begin, end), .dx = dlogits, .z_loss = (float)g->o->z_loss,
+         .smoothing = (float)g->o->label_smoothing);
+    if (weft_has(&h->dx))
+        PUSH(u, matmul_dx, "head'", .dy = dlogits, .w = h->w,
+             .dx = tensor_slice(h->dx, 0, begin, end), .leaves = backward_leaves(h->w.shape[0]));
+    if (weft_has(&dw))
+        PUSH(u, matmul_dw, "head'", .dy = dlogits, .x = x, .dw = dw, .shards = 1);
+}
+
+/* Where the gradient of the next shard gathers: in place while nothing waits, else a new value. */
+static weft_tensor shard_grad(const loss_head *h, int waiting) {
+    if (!weft_has(&h->dw) || waiting == 0)
+        return h->dw;
+    weft_tensor t = plan_new(&h->u->b, WEFT_F32, 2, h->dw.shape);
+    PUSH(h->u, fill, "head'", .y = t, .value = 0);
+    return t;
+}
+
+static void loss_all(const loss_head *h) {
+    const graph_shape *s = &h->u->g->shape;
+    int64_t each = s->tokens / s->unit_shards;
+    weft_tensor wait[GRAPH_MAX_LEVELS];
+    int waiting = 0;
+    for (int shard = 0; shard < s->unit_shards; shard++) {
+        weft_tensor dw = shard_grad(h, waiting);
+        for (int64_t t = 0; t < each; t += s->chunk) {
+            int64_t end = t + s->chunk < each ? t + s->chunk : each;
+            loss_chunk(h, shard * each + t, shard * each + end, dw);
+        }
+        wait[waiting++] = dw;
+        for (int n = shard + 1; n % 2 == 0 && weft_has(&h->dw); n /= 2, waiting--)
+            PUSH(h->u, accumulate, "head'", .x = wait[waiting - 1], .y = wait[waiting - 2]);
+    }
+}
+
+static weft_tensor head_weight(build *u) {
+    weft_tensor w = weights_get(u->g->w, WEIGHT_HEAD, -1);
+    w = plan_weight(&u->b, weights_slot_name(WEIGHT_HEAD), w);
+    seen(u, w.id, WEIGHT_HEAD, -1);
+    return w;
+}
+
+static decoder decoder_of(const graph *g) {
+    return (decoder){.config = g->c,
+                     .w = g->w,
+                     .io = &g->io,
+                     .dtype = g->dtype,
+                     .tp = 1,
+                     .train = &g->training};
+}
+
+static weft_status build_micro(graph *g, int level, weft_plan **out) {
+    build u;
+    begin(&u, g, level);
+    decoder d = decoder_of(g);
+    weft_tensor x = decoder_hidden(&d, &u.b);
+    backward_options bo = {.user = &u,
+                           .wanted = wanted,
+                           .recompute = g->o->recompute,
+                           .shards = g->shape.unit_shards,
+                           .order = fixed(&u, &g->train.order),
+                           .by_place = fixed(&u, &g->train.by_place)};
+    backward *bw = backward_begin(&u.b, &bo);
+    loss_head h = {.u = &u, .x = x, .w = head_weight(&u), .backward = true};
+    wanted(&u, &u.b, h.w.id, &h.dw);
+    if (backward_reaches(bw, &x))
+        h.dx = plan_new(&u.b, x.dtype, 2, x.shape);
+    loss_all(&h);
+    if (weft_has(&h.dx))
+        backward_push(bw, x, h.dx);
+    return end(&u, out);
+}
+
+static weft_status build_validate(graph *g, weft_plan **out) {
+    build u;
+    float dropout = g->training.dropout;
+    begin(&u, g, 0);
+    g->training.dropout = 0;
+    decoder d = decoder_of(g);
+    loss_head h = {.u = &u, .x = decoder_hidden(&d, &u.b)};
+    h.w = head_weight(&u);
+    loss_all(&h);
+    g->training.dropout = dropout;
+    return end(&u, out);
+}
+
+/* ---- Folds, norms, optimizer ---- */
+
+static weft_tensor flat_grad(build *u, int level) {
+    int64_t n = u->g->params->grad_bytes / 4;
+    return plan_fixed(&u->b, WEFT_SPACE_GRAD, "gradients", level * u->g->params->grad_bytes,
+                      weft_tensor_make(WEFT_F32, 1, &n));
+}
+
+static weft_status build_fold(graph *g, int level, weft_plan **out) {
+    build u;
+    begin(&u, g, 0);
+    PUSH(&u, accumulate, "fold", .x = flat_grad(&u, level), .y = flat_grad(&u, level - 1));
+    return end(&u, out);
+}
+
+/* A trained parameter's [rows, cols] at `off` of a space. */
+static weft_tensor param_place(build *u, weft_space space, const char *what, int64_t off,
+                               const param *p) {
+    return plan_fixed(&u->b, space, what, off + p->off, param_layout(p));
+}
+
+static void push_squares(build *u, const param *p, int64_t *at) {
+    graph *g = u->g;
+    int leaves = squares_leaves(p);
+    weft_tensor x = param_place(u, WEFT_SPACE_GRAD, p->name, 0, p);
+    weft_tensor y = weft_tensor_make(WEFT_F32, 2, (int64_t[]){x.shape[0], leaves});
+    y = plan_fixed(&u->b, WEFT_SPACE_OUT, "squares", g->train.squares.off + *at * 4, y);
+    PUSH(u, sum_squares, "norm", .x = x, .y = y, .leaves = leaves);
+    *at += x.shape[0] * leaves;
+}
+
+static weft_status build_finish(graph *g, weft_plan **out) {
+    build u;
+    int64_t at = 0;
+    begin(&u, g, 0);
+    if (g->params->lookups >= 0) {
+        const param *embed = params_find(g->params, PARAM_WEIGHT, WEIGHT_EMBED, -1);
+        PUSH(&u, accumulate, "embed'", .x = grad_place(&u, embed, true),
+             .y = grad_place(&u, embed, false));
+    }
+    for (int i = 0; i < g->params->n; i++)
+        if (g->params->param[i].trained)
+            push_squares(&u, &g->params->param[i], &at);
+    return end(&u, out);
+}
+
+/* The fp32 numbers an optimizer changes, and the model's own copy where that is another. */
+static weft_tensor master_of(build *u, const param *p) {
+    weft_tensor flat = param_layout(p);
+    flat.data = p->p.data;
+    return plan_weight(&u->b, "p", flat);
+}
+
+static weft_tensor copy_of(build *u, const param *p) {
+    if (u->g->dtype == WEFT_F32)
+        return (weft_tensor){0};
+    weft_tensor flat = param_layout(p);
+    flat.dtype = (uint8_t)u->g->dtype;
+    flat.data = p->w.data;
+    return plan_weight(&u->b, "w", flat);
+}
+
+static void push_update(build *u, const param *p, int index) {
+    graph *g = u->g;
+    weft_tensor grad = param_place(u, WEFT_SPACE_GRAD, p->name, 0, p), master = master_of(u, p);
+    weft_tensor hyper = fixed(u, &g->train.hyper), copy = copy_of(u, p);
+    weft_tensor m = param_place(u, WEFT_SPACE_STATE, "m", g->m, p);
+    bool stochastic = g->o->stochastic_rounding && copy.dtype == WEFT_BF16;
+    if (g->o->optim == OPTIM_ADAMW)
+        PUSH(u, adamw, "adamw", .g = grad, .hyper = hyper, .p = master, .m = m,
+             .v = param_place(u, WEFT_SPACE_STATE, "v", g->v, p), .w = copy,
+             .decay = p->decay ? 1.0f : 0.0f, .stochastic = stochastic, .stream = index);
+    else
+        PUSH(u, sgd, "sgd", .g = grad, .hyper = hyper, .p = master, .m = m, .w = copy,
+             .decay = p->decay ? 1.0f : 0.0f, .stochastic = stochastic, .stream = index);
+    if (g->ema >= 0)
+        PUSH(u, ema, "ema", .p = master, .hyper = hyper,
+             .e = param_place(u, WEFT_SPACE_STATE, "ema", g->ema, p));
+}
+
+static weft_status build_update(graph *g, weft_plan **out) {
+    build u;
+    begin(&u, g, 0);
+    for (int i = 0; i < g->params->n; i++)
+        if (g->params->param[i].trained)
+            push_update(&u, &g->params->param[i], i);
+    return end(&u, out);
+}
+
+/* The model's copies from the fp32 ones: at the start, and when a checkpoint was read. */
+static weft_status build_refresh(graph *g, weft_plan **out) {
+    build u;
+    begin(&u, g, 0);
+    for (int i = 0; i < g->params->n; i++)
+        if (g->params->param[i].trained || g->o->lora_rank == 0)
+            PUSH(&u, cast, "cast", .x = master_of(&u, &g->params->param[i]),
+                 .y = copy_of(&u, &g->params->param[i]));
+    return end(&u, out);
+}
+
+weft_status graph_build(graph *g) {
+    g->training.dropout = (float)g->o->dropout;
+    place_feed(g);
+    place_rest(g);
+    for (int i = 0; i < g->shape.levels; i++)
+        WEFT_TRY(build_micro(g, i, &g->micro[i]));
+    for (int i = 1; i < g->shape.levels; i++)
+        WEFT_TRY(build_fold(g, i, &g->fold[i]));
+    WEFT_TRY(build_finish(g, &g->finish));
+    WEFT_TRY(build_update(g, &g->update));
+    WEFT_TRY(build_validate(g, &g->validate));
+    return g->dtype == WEFT_F32 ? WEFT_OK : build_refresh(g, &g->refresh);
+}
+
+int64_t graph_flops(const graph *g) {
+    int per_unit = (g->shape.unit_rows + g->shape.rows - 1) / g->shape.rows;
+    return plan_total(g->micro[0]).flops * per_unit * g->shape.units;
+}

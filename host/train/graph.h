@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * graph: the plans of a training run and the places they share. A micro plan runs forward, loss and
+ * backward over a micro-batch; folds add up the gradients of virtual shards; finish measures them;
+ * update is the optimizer; validate is the forward and loss alone.
+ *
+ * Rows of a micro-batch lie one behind the other, `stride` tokens each (the row's length, on a GPU
+ * rounded up to whole granules of 16). What a row does not fill is a sequence of its own with
+ * nothing to predict, so that every place holds a number.
+ *
+ * Units. A micro-batch is `unit_shards` whole shards, or, where it is 1, perhaps a part of one. The
+ * gradient of a unit is computed in the buffer whose number is how many sums wait, as the digits of
+ * a binary counter: the fixed tree over shards needs 1 + log2(units) buffers. */
+#pragma once
+#include "host/model/decoder.h"
+#include "host/train/params.h"
+
+enum { GRAPH_MAX_LEVELS = 5 };
+
+typedef struct {
+    int rows;        /* of a micro-batch */
+    int row_tokens;  /* of a row as fed */
+    int stride;      /* of a row as laid out */
+    int tokens;      /* rows * stride */
+    int shards;      /* of a whole batch */
+    int unit_shards; /* of a micro-batch */
+    int units;       /* shards / unit_shards */
+    int unit_rows;   /* rows of a unit: a multiple of `rows` up to the last micro-batch of it */
+    int levels;      /* gradient buffers */
+    int chunk;       /* tokens whose logits are there at once */
+    int query_tile;
+} graph_shape;
+
+typedef struct {
+    decoder_place target, scale, order, by_place, hyper; /* feed */
+    decoder_place loss, nll, squares;                     /* out */
+} graph_io;
+
+typedef struct {
+    const model_config *c;
+    const train_options *o;
+    const device *dev;
+    arena *mem;
+    int dtype;
+    graph_shape shape;
+    params *params;
+    const weights *w; /* what the model computes with */
+    uint64_t bytes[WEFT_SPACES];
+    decoder_io io;
+    decoder_training training;
+    graph_io train;
+    int64_t m, v, ema; /* offsets of the blocks in space STATE; -1: none */
+    int64_t nsquares;
+    weft_plan *micro[GRAPH_MAX_LEVELS], *fold[GRAPH_MAX_LEVELS], *finish, *update, *validate,
+        *refresh;
+} graph;
+
+/* WEFT_USAGE where batch, micro-batch and shards do not fit each other. */
+weft_status graph_shape_of(const train_options *o, const device *dev, const model_config *c,
+                           int row_tokens, graph_shape *out);
+/* Places and plans of everything; g's first members are set. g->bytes is then what each arena
+ * needs. */
+weft_status graph_build(graph *g);
+int64_t graph_flops(const graph *g); /* of one whole step, all micro-batches */

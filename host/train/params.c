@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The list of parameters and what they begin with. */
+#include "host/train/params.h"
+#include "host/base/err.h"
+#include "weft/math.h"
+#include "weft/rng.h"
+#include <fnmatch.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { ALIGN = 64 };
+
+static bool is_embedding(int slot) {
+    return slot == WEIGHT_EMBED || slot == WEIGHT_POSITION;
+}
+
+static bool is_frozen(const train_options *o, const char *name) {
+    for (int i = 0; i < o->n_freeze; i++)
+        if (fnmatch(o->freeze[i], name, 0) == 0)
+            return true;
+    return false;
+}
+
+/* "q_proj" of "model.layers.0.self_attn.q_proj.weight". */
+static bool is_target(const train_options *o, const weight_stored *t) {
+    static const char *const preset[] = {"q_proj", "v_proj"};
+    const char *const *target = o->n_lora_target ? o->lora_target : preset;
+    int n = o->n_lora_target ? o->n_lora_target : 2;
+    char module[WEIGHT_NAME_BYTES];
+    for (int i = 0; i < n; i++) {
+        snprintf(module, sizeof module, "*.%s.weight", target[i]);
+        if (t->layer >= 0 && t->ndim == 2 && fnmatch(module, t->name, 0) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void add(params *p, param x) {
+    p->param[p->n++] = x;
+    p->count += param_count(&x);
+}
+
+static void add_weights(params *p, const train_options *o, const weights *shapes) {
+    for (int i = 0; i < p->nstored; i++) {
+        const weight_stored *t = &p->stored[i];
+        for (int part = 0; part < t->parts; part++) {
+            weft_tensor w = weights_get(shapes, t->slot[part], t->layer);
+            add(p, (param){.slot = t->slot[part],
+                           .layer = t->layer,
+                           .stored = i,
+                           .part = part,
+                           .name = t->name,
+                           .rows = w.shape[0],
+                           .cols = w.ndim == 2 ? w.shape[1] : 0,
+                           .decay = w.ndim == 2 && !is_embedding(t->slot[part]),
+                           .trained = o->lora_rank == 0 && !is_frozen(o, t->name)});
+        }
+    }
+}
+
+static void add_adapter(params *p, const train_options *o, int stored, arena *a) {
+    const weight_stored *t = &p->stored[stored];
+    const param *w = params_find(p, PARAM_WEIGHT, t->slot[0], t->layer);
+    int stem = (int)(strlen(t->name) - strlen(".weight"));
+    param x = {.kind = PARAM_LORA_A,
+               .slot = w->slot,
+               .layer = w->layer,
+               .stored = stored,
+               .rows = o->lora_rank,
+               .cols = w->cols,
+               .decay = true,
+               .trained = true};
+    int64_t n = w->rows;
+    x.name = arena_printf(a, "base_model.model.%.*s.lora_A.weight", stem, t->name);
+    add(p, x);
+    x.kind = PARAM_LORA_B;
+    x.name = arena_printf(a, "base_model.model.%.*s.lora_B.weight", stem, t->name);
+    x.rows = n;
+    x.cols = o->lora_rank;
+    add(p, x);
+}
+
+static weft_status add_adapters(params *p, const train_options *o, arena *a) {
+    int before = p->n;
+    for (int i = 0; o->lora_rank > 0 && i < p->nstored; i++) {
+        if (!is_target(o, &p->stored[i]))
+            continue;
+        if (p->stored[i].parts > 1)
+            return weft_fail(WEFT_UNSUPPORTED,
+                             "--lora-targets: \"%s\" holds q, k and v in one; adapters of fused "
+                             "tensors are not supported, name others",
+                             p->stored[i].name);
+        add_adapter(p, o, i, a);
+    }
+    if (o->lora_rank > 0 && p->n == before)
+        return weft_fail(WEFT_USAGE, "--lora-targets: no matrix of the layers ends in %s; `weft "
+                                     "inspect` lists the names",
+                         o->n_lora_target ? o->lora_target[0] : "q_proj or v_proj");
+    return WEFT_OK;
+}
+
+static weft_status check_patterns(const params *p, const train_options *o) {
+    for (int i = 0; i < o->n_freeze; i++) {
+        bool fits = false;
+        for (int t = 0; t < p->nstored; t++)
+            fits |= fnmatch(o->freeze[i], p->stored[t].name, 0) == 0;
+        if (!fits)
+            return weft_fail(WEFT_USAGE, "--freeze: no tensor is named like \"%s\"; `weft inspect` "
+                                         "lists the names",
+                             o->freeze[i]);
+    }
+    return WEFT_OK;
+}
+
+static int64_t padded(int64_t bytes) {
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+static void place_all(params *p) {
+    p->lookups = -1;
+    for (int i = 0; i < p->n; i++)
+        if (p->param[i].trained) {
+            p->param[i].off = p->bytes;
+            p->bytes += padded(param_count(&p->param[i]) * 4);
+            p->trained += param_count(&p->param[i]);
+        }
+    p->grad_bytes = p->bytes;
+    const param *embed = params_find(p, PARAM_WEIGHT, WEIGHT_EMBED, -1);
+    if (p->c->tied && embed->trained) {
+        p->lookups = p->bytes;
+        p->grad_bytes += padded(param_count(embed) * 4);
+    }
+}
+
+weft_status params_describe(const model_config *c, const safetensors *st, const train_options *o,
+                            arena *a, params *out) {
+    params p = {.c = c};
+    weights shapes;
+    p.nstored = weights_stored(c, st, a, &p.stored);
+    p.param = ARENA_NEW(a, param, p.nstored * 5);
+    WEFT_TRY(weights_describe(c, WEFT_F32, 1, 0, &shapes));
+    add_weights(&p, o, &shapes);
+    weights_close(&shapes);
+    WEFT_TRY(check_patterns(&p, o));
+    WEFT_TRY(add_adapters(&p, o, a));
+    place_all(&p);
+    if (p.trained == 0)
+        return weft_fail(WEFT_USAGE, "--freeze: leaves nothing to train");
+    *out = p;
+    return WEFT_OK;
+}
+
+const param *params_find(const params *p, param_kind kind, int slot, int layer) {
+    for (int i = 0; i < p->n; i++)
+        if (p->param[i].kind == kind && p->param[i].slot == slot && p->param[i].layer == layer)
+            return &p->param[i];
+    return NULL;
+}
+
+weft_tensor param_layout(const param *p) {
+    int64_t shape[2] = {p->cols ? p->rows : 1, p->cols ? p->cols : p->rows};
+    return weft_tensor_make(WEFT_F32, 2, shape);
+}
+
+/* ---- Beginnings ---- */
+
+/* Box and Muller, 1958: two numbers of one block make two normal ones. */
+static void normal_pair(weft_philox r, double std, float out[2]) {
+    double u = ((double)r.v[0] + 1) / 4294967296.0, v = (double)r.v[1] / 4294967296.0, s, c;
+    double radius = sqrt(-2 * weft_log(u)) * std;
+    weft_sincos(6.283185307179586477 * v, &s, &c);
+    out[0] = (float)(radius * c);
+    out[1] = (float)(radius * s);
+}
+
+static void fill_normal(uint64_t seed, uint64_t stream, double std, int64_t n, float *out) {
+    for (int64_t i = 0; i < n; i += 2) {
+        float pair[2];
+        normal_pair(weft_philox4x32(seed, stream, (uint64_t)i / 2), std, pair);
+        memcpy(out + i, pair, sizeof(float) * (size_t)(n - i < 2 ? 1 : 2));
+    }
+}
+
+/* Kaiming uniform with a = sqrt 5, as peft begins A: within 1 / sqrt(inputs). */
+static void fill_uniform(uint64_t seed, uint64_t stream, double bound, int64_t n, float *out) {
+    for (int64_t i = 0; i < n; i++) {
+        double u = (double)weft_philox4x32(seed, stream, (uint64_t)i).v[0] / 4294967296.0;
+        out[i] = (float)((2 * u - 1) * bound);
+    }
+}
+
+static void fill_value(float value, int64_t n, float *out) {
+    for (int64_t i = 0; i < n; i++)
+        out[i] = value;
+}
+
+static bool is_gain(int slot) {
+    return slot == WEIGHT_FINAL_NORM || slot == WEIGHT_ATTN_NORM || slot == WEIGHT_FFN_NORM ||
+           slot == WEIGHT_Q_NORM || slot == WEIGHT_K_NORM;
+}
+
+void param_start(const params *p, int index, uint64_t seed, double std, float *out) {
+    const param *x = &p->param[index];
+    int64_t n = param_count(x);
+    uint64_t stream = (uint64_t)1 << 32 | (uint64_t)index; /* apart from those of dropout */
+    if (x->kind == PARAM_LORA_B)
+        fill_value(0, n, out);
+    else if (x->kind == PARAM_LORA_A)
+        fill_uniform(seed, stream, 1 / sqrt((double)x->cols), n, out);
+    else if (x->cols == 0)
+        fill_value(is_gain(x->slot) ? (float)(1 - p->c->norm_offset) : 0.0f, n, out);
+    else if (x->slot == WEIGHT_O || x->slot == WEIGHT_DOWN)
+        fill_normal(seed, stream, std / sqrt(2.0 * (double)p->c->n_layers), n, out);
+    else
+        fill_normal(seed, stream, std, n, out);
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * params: what is trained, in one list: the slots of a model, and the two matrices of every
+ * low-rank adapter. Each has its place in the gradient buffers and, at the same offset, in every
+ * block of optimizer state. */
+#pragma once
+#include "host/model/weights.h"
+#include "host/train/options.h"
+
+typedef enum { PARAM_WEIGHT, PARAM_LORA_A, PARAM_LORA_B } param_kind;
+
+typedef struct {
+    param_kind kind;
+    int slot, layer; /* layer -1: the model's own */
+    int stored;      /* index in params.stored */
+    int part;        /* of that tensor */
+    const char *name; /* as the file to be written has it; fused parts share one */
+    int64_t rows, cols;  /* cols 0: a vector */
+    bool decay, trained;
+    int64_t off;   /* bytes, in a gradient buffer and in each block of state; trained ones only */
+    weft_tensor w; /* what the model computes with */
+    weft_tensor p; /* its fp32 numbers: w itself where that is fp32 */
+} param;
+
+typedef struct {
+    const model_config *c;
+    weight_stored *stored;
+    int nstored;
+    param *param;
+    int n;
+    int64_t bytes;   /* of one gradient buffer without lookups */
+    int64_t lookups; /* offset of the gradient of a tied embedding's rows as inputs; -1: none */
+    int64_t grad_bytes;
+    int64_t count, trained; /* numbers in all, and trained ones */
+} params;
+
+/* Lists and places them. st: where the names come from, NULL: transformers' own. A pattern or
+ * target that fits nothing is WEFT_USAGE naming it. Lives in the arena. */
+weft_status params_describe(const model_config *c, const safetensors *st, const train_options *o,
+                            arena *a, params *out);
+const param *params_find(const params *p, param_kind kind, int slot, int layer);
+/* Numbers of a parameter: rows * max(cols, 1). */
+static inline int64_t param_count(const param *p) {
+    return p->rows * (p->cols ? p->cols : 1);
+}
+/* f32[rows, cols], vectors [1, rows]: how optimizers see it. */
+weft_tensor param_layout(const param *p);
+/* What training from scratch begins with: gains 1, biases 0, matrices normal with `std` (those that
+ * write to the residual stream std / sqrt(2 n_layers), as GPT-2), B of an adapter 0, A uniform as
+ * peft. A function of (seed, parameter's index, element). out f32[param_count]. */
+void param_start(const params *p, int index, uint64_t seed, double std, float *out);

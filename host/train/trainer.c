@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Opening a trainer: config, weights, plans, memory. */
+#include "host/train/trainer.h"
+#include "host/base/err.h"
+#include "host/base/thread.h"
+#include <math.h>
+#include <string.h>
+
+enum { CONFIG_BYTES = 16 << 20 };
+
+/* ---- Config and weights ---- */
+
+static const char *config_path(trainer *t) {
+    const char *m = t->o.model;
+    return file_is_dir(m) ? file_join(&t->mem, m, "config.json") : m;
+}
+
+static weft_status read_config(trainer *t) {
+    const char *path = config_path(t);
+    WEFT_TRY(file_read(path, CONFIG_BYTES, &t->mem, &t->config_text, &t->config_bytes));
+    if (!t->o.from_scratch && !file_is_dir(t->o.model))
+        return weft_fail(WEFT_USAGE, "%s: is a file; give a model folder, or --from-scratch to "
+                                     "begin with random weights",
+                         t->o.model);
+    if (!t->o.from_scratch)
+        return config_read(t->o.model, &t->mem, &t->config);
+    return config_parse(path, t->config_text, t->config_bytes, NULL, 0, &t->mem, &t->config);
+}
+
+static weft_status choose_dtype(trainer *t) {
+    int dtype;
+    if (!t->o.from_scratch && (!t->dry || t->config.dtype < 0))
+        WEFT_TRY(safetensors_open(t->o.model, &t->st));
+    WEFT_TRY(weights_dtype(&t->config, t->st.ntensor ? &t->st : NULL, t->o.dtype, &dtype));
+    bool int8 = t->o.dtype && strcmp(t->o.dtype, "int8") == 0;
+    if (t->o.lora_rank == 0 && (t->config.quant.weights || int8))
+        return weft_fail(WEFT_USAGE, "--dtype: int8 weights cannot be trained; train an adapter "
+                                     "over them with --lora-r");
+    if (dtype == WEFT_F16)
+        return weft_fail(WEFT_UNSUPPORTED, "--dtype: fp16 has too small a range for gradients "
+                                           "without loss scaling; use bf16 or fp32");
+    if (t->config.quant.activations)
+        return weft_fail(WEFT_UNSUPPORTED, "config.json: int8 activations have no gradient; use a "
+                                           "model with int8 weights alone");
+    if (int8 && !t->config.quant.weights)
+        t->config.quant = (quant_config){.weights = true, .on_load = true};
+    t->g.dtype = dtype;
+    return WEFT_OK;
+}
+
+static weft_status open_weights(trainer *t) {
+    const model_config *c = &t->config;
+    bool lora = t->o.lora_rank > 0, copies = !lora && t->g.dtype != WEFT_F32;
+    if (t->dry) {
+        if (copies)
+            WEFT_TRY(weights_describe(c, WEFT_F32, 1, 0, &t->master));
+        return weights_describe(c, t->g.dtype, 1, 0, &t->w);
+    }
+    if (lora)
+        return t->o.from_scratch
+                   ? weft_fail(WEFT_USAGE, "--lora-r: an adapter of random weights is of no use; "
+                                           "leave out --from-scratch")
+                   : weights_open(c, &t->st, t->dev, t->g.dtype, 1, 0, false, &t->w);
+    weights *fp32 = copies ? &t->master : &t->w;
+    if (copies)
+        WEFT_TRY(weights_blank(c, t->dev, t->g.dtype, &t->w));
+    return t->o.from_scratch ? weights_blank(c, t->dev, WEFT_F32, fp32)
+                             : weights_open(c, &t->st, t->dev, WEFT_F32, 1, 0, true, fp32);
+}
+
+/* ---- Parameters ---- */
+
+static uint64_t matrix_bytes(const param *p, int dtype) {
+    return ((uint64_t)weft_dtype_bytes(dtype, param_count(p)) + 63) / 64 * 64;
+}
+
+static void bind_adapter(trainer *t, param *p, uint64_t *at) {
+    p->p = param_layout(p);
+    p->p.data = t->dry ? NULL : (char *)t->adapters + *at;
+    *at += matrix_bytes(p, WEFT_F32);
+    p->w = p->p;
+    if (t->g.dtype == WEFT_F32)
+        return;
+    p->w.dtype = (uint8_t)t->g.dtype;
+    p->w.data = t->dry ? NULL : (char *)t->adapters + *at;
+    *at += matrix_bytes(p, t->g.dtype);
+}
+
+static uint64_t adapter_bytes(const trainer *t) {
+    uint64_t n = 0;
+    for (int i = 0; i < t->params.n; i++) {
+        const param *p = &t->params.param[i];
+        if (p->kind != PARAM_WEIGHT)
+            n += matrix_bytes(p, WEFT_F32) +
+                 (t->g.dtype == WEFT_F32 ? 0 : matrix_bytes(p, t->g.dtype));
+    }
+    return n;
+}
+
+static weft_status bind_params(trainer *t) {
+    uint64_t at = 0;
+    t->adapter_bytes = adapter_bytes(t);
+    if (t->adapter_bytes && !t->dry)
+        WEFT_TRY(t->dev->alloc(t->dev, t->adapter_bytes, "adapters", &t->adapters));
+    for (int i = 0; i < t->params.n; i++) {
+        param *p = &t->params.param[i];
+        if (p->kind != PARAM_WEIGHT) {
+            bind_adapter(t, p, &at);
+            continue;
+        }
+        p->w = weights_get(&t->w, p->slot, p->layer);
+        p->p = t->master.tensor ? weights_get(&t->master, p->slot, p->layer) : p->w;
+    }
+    return WEFT_OK;
+}
+
+static weft_status start_params(trainer *t) {
+    for (int i = 0; i < t->params.n; i++) {
+        const param *p = &t->params.param[i];
+        if (p->kind == PARAM_WEIGHT && !t->o.from_scratch)
+            continue;
+        float *x = mem_alloc(sizeof(float) * (size_t)param_count(p));
+        param_start(&t->params, i, t->o.seed, t->o.init_std, x);
+        weft_status s = trainer_write(t, i, 'p', x);
+        mem_free(x);
+        WEFT_TRY(s);
+    }
+    return trainer_refresh(t);
+}
+
+/* ---- Memory ---- */
+
+/* cos and sin need the frequencies in twice the precision of a float: high part, low part. */
+static void set_frequencies(trainer *t) {
+    const rope_config *r = &t->config.rope;
+    int64_t n = r->dims / 2;
+    if (t->config.position != POSITION_ROPE)
+        return;
+    double *inv = ARENA_NEW(&t->mem, double, n);
+    t->freq = ARENA_NEW(&t->mem, float, 2 * n);
+    rope_frequencies(r, t->config.max_ctx, inv, &t->g.io.mscale);
+    for (int64_t i = 0; i < n; i++) {
+        t->freq[2 * i] = (float)inv[i];
+        t->freq[2 * i + 1] = (float)(inv[i] - (double)t->freq[2 * i]);
+    }
+}
+
+static weft_status send_frequencies(trainer *t) {
+    if (!t->freq)
+        return WEFT_OK;
+    return t->dev->copy(t->dev, t->stream, (char *)t->base[WEFT_SPACE_STATE] + t->g.io.freq.off,
+                        t->freq, sizeof(float) * (uint64_t)t->config.rope.dims, DEVICE_TO);
+}
+
+static const char *space_words(int space) {
+    static const char *const words[WEFT_SPACES] = {
+        [WEFT_SPACE_FEED] = "feed",       [WEFT_SPACE_ACT] = "activations",
+        [WEFT_SPACE_OUT] = "results",     [WEFT_SPACE_STATE] = "optimizer state",
+        [WEFT_SPACE_GRAD] = "gradients",  [WEFT_SPACE_SCRATCH] = "scratch"};
+    return words[space];
+}
+
+static weft_status take_host_memory(trainer *t) {
+    void *p = NULL;
+    int64_t n = (int64_t)t->o.batch * t->g.shape.row_tokens;
+    WEFT_TRY(t->dev->host_alloc(t->dev, t->g.bytes[WEFT_SPACE_FEED], "feed", &p));
+    t->feed = p;
+    WEFT_TRY(t->dev->host_alloc(t->dev, t->g.bytes[WEFT_SPACE_OUT], "results", &p));
+    t->out = p;
+    t->rows = (train_rows){.ids = ARENA_NEW(&t->mem, int32_t, n),
+                           .labels = ARENA_NEW(&t->mem, int32_t, n),
+                           .pos = ARENA_NEW(&t->mem, int32_t, n),
+                           .len = ARENA_NEW(&t->mem, int32_t, t->o.batch)};
+    t->shard_loss = ARENA_NEW(&t->mem, double, t->g.shape.shards);
+    return WEFT_OK;
+}
+
+static weft_status bind_plan(trainer *t, weft_plan *p) {
+    return p ? plan_bind(p, t->base, NULL, &t->mem) : WEFT_OK;
+}
+
+static weft_status bind_plans(trainer *t) {
+    for (int i = 0; i < t->g.shape.levels; i++) {
+        WEFT_TRY(bind_plan(t, t->g.micro[i]));
+        WEFT_TRY(bind_plan(t, t->g.fold[i]));
+    }
+    WEFT_TRY(bind_plan(t, t->g.finish));
+    WEFT_TRY(bind_plan(t, t->g.update));
+    WEFT_TRY(bind_plan(t, t->g.validate));
+    return bind_plan(t, t->g.refresh);
+}
+
+static weft_status take_memory(trainer *t) {
+    for (int s = 0; s < WEFT_SPACES; s++)
+        if (space_words(s) && t->g.bytes[s])
+            WEFT_TRY(t->dev->alloc(t->dev, t->g.bytes[s], space_words(s), &t->base[s]));
+    WEFT_TRY(take_host_memory(t));
+    WEFT_TRY(t->dev->zero(t->dev, t->stream, t->base[WEFT_SPACE_STATE],
+                          t->g.bytes[WEFT_SPACE_STATE]));
+    WEFT_TRY(send_frequencies(t));
+    return bind_plans(t);
+}
+
+/* ---- Open and close ---- */
+
+static weft_status check_length(const trainer *t, int row_tokens) {
+    if (row_tokens <= t->config.max_ctx)
+        return WEFT_OK;
+    return weft_fail(WEFT_USAGE, "--seq-len: %d is more than the model's context (%lld)",
+                     row_tokens, (long long)t->config.max_ctx);
+}
+
+static weft_status open_trainer(trainer *t, int row_tokens) {
+    const train_options *o = &t->o;
+    WEFT_TRY((t->dry ? device_open_dry : device_open)(o->device, o->cpu_level, &t->dev));
+    WEFT_TRY(read_config(t));
+    WEFT_TRY(choose_dtype(t));
+    WEFT_TRY(check_length(t, row_tokens));
+    WEFT_TRY(graph_shape_of(o, t->dev, &t->config, row_tokens, &t->g.shape));
+    WEFT_TRY(params_describe(&t->config, t->st.ntensor ? &t->st : NULL, o, &t->mem, &t->params));
+    WEFT_TRY(open_weights(t));
+    WEFT_TRY(bind_params(t));
+    t->g.c = &t->config;
+    t->g.o = o;
+    t->g.dev = t->dev;
+    t->g.mem = &t->mem;
+    t->g.params = &t->params;
+    t->g.w = &t->w;
+    set_frequencies(t);
+    WEFT_TRY(graph_build(&t->g));
+    if (t->dry)
+        return WEFT_OK;
+    int threads = o->threads ? o->threads : thread_cores();
+    WEFT_TRY(t->dev->stream_open(t->dev, threads, &t->stream));
+    WEFT_TRY(take_memory(t));
+    return start_params(t);
+}
+
+weft_status trainer_open(const train_options *o, int row_tokens, bool dry, trainer *out) {
+    *out = (trainer){.o = *o, .dry = dry};
+    weft_status s = open_trainer(out, row_tokens);
+    if (s != WEFT_OK)
+        trainer_close(out);
+    return s;
+}
+
+static void forget(trainer *t, weft_plan *p) {
+    if (p && t->dev)
+        sched_forget(t->dev, p);
+}
+
+static void forget_plans(trainer *t) {
+    for (int i = 0; i < GRAPH_MAX_LEVELS; i++) {
+        forget(t, t->g.micro[i]);
+        forget(t, t->g.fold[i]);
+    }
+    forget(t, t->g.finish);
+    forget(t, t->g.update);
+    forget(t, t->g.validate);
+    forget(t, t->g.refresh);
+}
+
+void trainer_close(trainer *t) {
+    forget_plans(t);
+    for (int s = 0; s < WEFT_SPACES; s++)
+        if (t->base[s])
+            t->dev->release(t->dev, t->base[s], t->g.bytes[s]);
+    if (t->adapters)
+        t->dev->release(t->dev, t->adapters, t->adapter_bytes);
+    if (t->feed)
+        t->dev->host_release(t->dev, t->feed);
+    if (t->out)
+        t->dev->host_release(t->dev, t->out);
+    if (t->stream)
+        t->dev->stream_close(t->dev, t->stream);
+    weights_close(&t->master);
+    weights_close(&t->w);
+    safetensors_close(&t->st);
+    device_close(t->dev);
+    arena_fini(&t->mem);
+    *t = (trainer){.dry = false};
+}
+
+train_memory trainer_memory(const trainer *t) {
+    const uint64_t *b = t->g.bytes;
+    return (train_memory){.weights = t->w.owned ? t->w.owned : t->w.bytes,
+                          .master = t->master.owned ? t->master.owned : t->master.bytes,
+                          .adapters = t->adapter_bytes,
+                          .gradients = b[WEFT_SPACE_GRAD],
+                          .moments = b[WEFT_SPACE_STATE],
+                          .activations = b[WEFT_SPACE_ACT],
+                          .scratch = b[WEFT_SPACE_SCRATCH],
+                          .feed = b[WEFT_SPACE_FEED],
+                          .results = b[WEFT_SPACE_OUT]};
+}
+
+/* ---- Numbers in and out ---- */
+
+/* Where a parameter's `what` begins on the device. */
+static char *place_of(const trainer *t, const param *p, char what) {
+    char *state = t->base[WEFT_SPACE_STATE];
+    switch (what) {
+    case 'm': return state + t->g.m + p->off;
+    case 'v': return state + t->g.v + p->off;
+    case 'e': return state + t->g.ema + p->off;
+    case 'g': return (char *)t->base[WEFT_SPACE_GRAD] + p->off;
+    default: return p->p.data;
+    }
+}
+
+weft_status trainer_read(trainer *t, int index, char what, float *out) {
+    const param *p = &t->params.param[index];
+    return t->dev->copy(t->dev, t->stream, out, place_of(t, p, what),
+                        sizeof(float) * (uint64_t)param_count(p), DEVICE_FROM);
+}
+
+weft_status trainer_write(trainer *t, int index, char what, const float *in) {
+    const param *p = &t->params.param[index];
+    WEFT_TRY(t->dev->copy(t->dev, t->stream, place_of(t, p, what), in,
+                          sizeof(float) * (uint64_t)param_count(p), DEVICE_TO));
+    return t->dev->sync(t->dev, t->stream);
+}
+
+weft_status trainer_refresh(trainer *t) {
+    if (!t->g.refresh)
+        return WEFT_OK;
+    WEFT_TRY(sched_replay(t->dev, t->g.refresh, t->stream));
+    return t->dev->sync(t->dev, t->stream);
+}

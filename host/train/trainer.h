@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * trainer: a model, its gradients and its optimizer on one device. trainer.c opens it and takes its
+ * memory, train_step.c runs steps, checkpoint.c saves and resumes it, loop.c is the run around it. */
+#pragma once
+#include "host/model/safetensors.h"
+#include "host/run/sched.h"
+#include "host/train/graph.h"
+
+/* A step's rows as data_rows gives them, batch after batch. */
+typedef struct {
+    int32_t *ids, *labels, *pos; /* [rows, row_tokens]; labels as transformers, not shifted */
+    int32_t *len;                /* [rows] true tokens */
+} train_rows;
+
+typedef struct {
+    arena mem;
+    train_options o;
+    model_config config;
+    const char *config_text; /* as read, for the folders that are written */
+    size_t config_bytes;
+    safetensors st; /* of the folder trained from; none from scratch */
+    device *dev;
+    weft_stream *stream;
+    bool dry;
+    weights w, master; /* master: fp32 numbers where w has another type; owns no block otherwise */
+    params params;
+    graph g;
+    void *base[WEFT_SPACES];
+    void *adapters; /* device memory of low-rank matrices */
+    uint64_t adapter_bytes;
+    float *freq;      /* [dims/2, 2] rotary frequencies, high and low parts; NULL: none */
+    char *feed, *out; /* host copies of the feed and of what a step brings back */
+    train_rows rows;  /* of one batch */
+    double *shard_loss;
+    int64_t done; /* steps behind it */
+} trainer;
+
+typedef struct {
+    double loss, grad_norm, lr; /* loss: mean over the batch's targets */
+    int64_t targets;            /* tokens with something to predict */
+    bool finite;                /* loss and norm; if not, nothing was updated */
+} train_result;
+
+/* row_tokens: of the data's rows. Everything is planned, then taken; dry: planned only. Closed by
+ * trainer_close, which takes a zeroed one as well. */
+weft_status trainer_open(const train_options *o, int row_tokens, bool dry, trainer *out);
+void trainer_close(trainer *t);
+/* What is held, by class, in bytes as planned; equal to what the device gave. */
+typedef struct {
+    uint64_t weights, master, adapters, gradients, moments, activations, scratch, feed, results;
+} train_memory;
+train_memory trainer_memory(const trainer *t);
+
+/* train_step.c. Gradients of t->rows (a whole batch) into the first buffer, its loss and norm. */
+weft_status trainer_gradients(trainer *t, train_result *out);
+/* The optimizer with learning rate lr, after trainer_gradients; one step is then done. */
+weft_status trainer_update(trainer *t, double lr, double grad_norm);
+/* Both, at the schedule's rate; a loss or norm that is not finite updates nothing. */
+weft_status trainer_step(trainer *t, train_result *out);
+/* Sum of the negative log-likelihoods over the first n rows of t->rows, and how many targets. */
+weft_status trainer_validate(trainer *t, int n, double *nll, int64_t *targets);
+
+/* Numbers of a trained parameter, f32 [rows, cols]: `what` is 'p' itself, 'm', 'v', 'e' the running
+ * mean, 'g' its gradient. */
+weft_status trainer_read(trainer *t, int index, char what, float *out);
+weft_status trainer_write(trainer *t, int index, char what, const float *in);
+/* After the last trainer_write of 'p': the model's copies follow. */
+weft_status trainer_refresh(trainer *t);
