@@ -131,12 +131,28 @@ static void fill_feed(micro *m, float scale) {
     feed_key(t);
 }
 
+static int64_t count_targets(const trainer *t, int rows) {
+    int64_t n = 0;
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < t->rows.len[r]; i++)
+            n += target_of(t, r, i) >= 0;
+    return n;
+}
+
 /* ---- Micro-batches ---- */
 
 static weft_status fetch(const trainer *t, const decoder_place *p) {
     uint64_t bytes = (uint64_t)weft_dtype_bytes(p->layout.dtype, weft_tensor_count(&p->layout));
     return t->dev->copy(t->dev, t->stream, t->out + p->off,
                         (char *)t->base[WEFT_SPACE_OUT] + p->off, bytes, DEVICE_FETCH);
+}
+
+weft_status trainer_feed(trainer *t, int row) {
+    int left = t->o.batch - row, rows = t->g.shape.rows;
+    micro m = {.t = t, .begin = row, .n = left < rows ? left : rows};
+    int64_t n = count_targets(t, t->o.batch);
+    fill_feed(&m, n ? (float)(1.0 / (double)n) : 0);
+    return send_feed(t);
 }
 
 static weft_status run_micro(micro *m, weft_plan *p, float scale, const decoder_place *result) {
@@ -167,14 +183,6 @@ static void note_loss(const micro *m) {
         for (int i = 0; i < t->g.shape.stride; i++)
             *sum += (double)x[(int64_t)r * t->g.shape.stride + i];
     }
-}
-
-static int64_t count_targets(const trainer *t, int rows) {
-    int64_t n = 0;
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < t->rows.len[r]; i++)
-            n += target_of(t, r, i) >= 0;
-    return n;
 }
 
 static weft_status run_unit(trainer *t, int unit, int level, float scale) {

@@ -57,6 +57,8 @@ weft_status trainer_gradients(trainer *t, train_result *out);
 weft_status trainer_update(trainer *t, double lr, double grad_norm);
 /* Both, at the schedule's rate; a loss or norm that is not finite updates nothing. */
 weft_status trainer_step(trainer *t, train_result *out);
+/* The feed of the micro-batch that begins at a row of t->rows, sent. */
+weft_status trainer_feed(trainer *t, int row);
 /* Sum of the negative log-likelihoods over the first n rows of t->rows, and how many targets. */
 weft_status trainer_validate(trainer *t, int n, double *nll, int64_t *targets);
 

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Writing models, adapters and gradients. */
+#include "host/train/export.h"
+#include "host/base/err.h"
+#include "host/base/json.h"
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { SIDECAR_BYTES = 256 << 20 };
+
+typedef struct {
+    const trainer *t;
+    char what;
+    int dtype;
+    export_read *read;
+    void *ctx;
+    st_tensor *tensor;
+    int *first; /* [n] parameter that is part 0 of the tensor */
+    int n;
+    float *part;  /* one parameter */
+    char *stored; /* one tensor */
+    size_t most_part, most_stored;
+} exporter;
+
+static bool is_written(const exporter *e, const param *p) {
+    if (e->t->o.lora_rank > 0)
+        return p->kind != PARAM_WEIGHT;
+    return p->part == 0 && (e->what != 'g' || p->trained);
+}
+
+static void note_tensor(exporter *e, int index) {
+    const param *p = &e->t->params.param[index];
+    const weight_stored *s = &e->t->params.stored[p->stored];
+    st_tensor *out = &e->tensor[e->n];
+    *out = (st_tensor){.name = p->name, .dtype = e->dtype, .ndim = p->cols ? 2 : 1};
+    out->shape[0] = p->rows;
+    out->shape[1] = p->cols;
+    if (p->kind == PARAM_WEIGHT)
+        memcpy(out->shape, s->shape, sizeof s->shape);
+    int64_t count = out->shape[0] * (out->ndim == 2 ? out->shape[1] : 1);
+    out->bytes = (uint64_t)weft_dtype_bytes(e->dtype, count);
+    e->first[e->n++] = index;
+    size_t part = sizeof(float) * (size_t)param_count(p), stored = sizeof(float) * (size_t)count;
+    e->most_part = part > e->most_part ? part : e->most_part;
+    e->most_stored = stored > e->most_stored ? stored : e->most_stored;
+}
+
+/* In place: a narrower number ends before the wider ones still to be read begin. */
+static void narrow(char *stored, int64_t n, int dtype) {
+    for (int64_t i = 0; dtype == WEFT_BF16 && i < n; i++) {
+        float x;
+        memcpy(&x, stored + 4 * i, 4);
+        uint16_t h = weft_f32_to_bf16(x);
+        memcpy(stored + 2 * i, &h, 2);
+    }
+}
+
+static weft_status produce(void *ctx, int i, const void **data) {
+    exporter *e = ctx;
+    const params *ps = &e->t->params;
+    const param *p = &ps->param[e->first[i]];
+    int parts = p->kind == PARAM_WEIGHT ? ps->stored[p->stored].parts : 1;
+    *data = e->stored;
+    if (p->kind != PARAM_WEIGHT)
+        return e->read(e->ctx, e->first[i], e->what, (float *)(void *)e->stored);
+    for (int part = 0; part < parts; part++) {
+        WEFT_TRY(e->read(e->ctx, e->first[i] + part, e->what, e->part));
+        weights_store_part(&ps->stored[p->stored], part, 4, e->part, e->stored);
+    }
+    narrow(e->stored, (int64_t)(e->tensor[i].bytes / (uint64_t)weft_dtype_bytes(e->dtype, 1)),
+           e->dtype);
+    return WEFT_OK;
+}
+
+weft_status export_file(const trainer *t, const char *path, char what, int dtype,
+                        export_read *read, void *ctx) {
+    exporter e = {.t = t, .what = what, .dtype = dtype, .read = read, .ctx = ctx};
+    e.tensor = mem_alloc(sizeof *e.tensor * (size_t)t->params.n);
+    e.first = mem_alloc(sizeof *e.first * (size_t)t->params.n);
+    for (int i = 0; i < t->params.n; i++)
+        if (is_written(&e, &t->params.param[i]))
+            note_tensor(&e, i);
+    e.part = malloc(e.most_part);
+    e.stored = malloc(e.most_stored);
+    weft_status s = e.part && e.stored
+                        ? safetensors_write_from(path, e.tensor, e.n, produce, &e)
+                        : weft_fail(WEFT_NO_MEMORY, "%s: no memory for its largest tensor", path);
+    free(e.stored);
+    free(e.part);
+    mem_free(e.first);
+    mem_free(e.tensor);
+    return s;
+}
+
+weft_status export_from_device(void *ctx, int index, char what, float *out) {
+    return trainer_read(ctx, index, what, out);
+}
+
+const char *export_weights_name(const trainer *t) {
+    return t->o.lora_rank > 0 ? "adapter_model.safetensors" : "model.safetensors";
+}
+
+/* ---- What lies beside ---- */
+
+static bool ends_in(const char *s, const char *end) {
+    size_t n = strlen(s), k = strlen(end);
+    return n >= k && strcmp(s + n - k, end) == 0;
+}
+
+/* Tokenizers, templates and settings: small texts and SentencePiece models. */
+static bool is_sidecar(const char *name) {
+    static const char *const ends[] = {".json", ".txt", ".model", ".jinja", ".tiktoken"};
+    if (strcmp(name, "config.json") == 0 || ends_in(name, ".index.json") ||
+        strncmp(name, "adapter_", 8) == 0 || strcmp(name, "manifest.json") == 0 ||
+        strncmp(name, "train", 5) == 0 || strncmp(name, "best", 4) == 0)
+        return false;
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (ends_in(name, ends[i]))
+            return true;
+    return false;
+}
+
+static weft_status copy_file(const char *from, const char *to) {
+    arena a = {0};
+    const char *text;
+    size_t n;
+    weft_status s = file_read(from, SIDECAR_BYTES, &a, &text, &n);
+    if (s == WEFT_OK)
+        s = file_write_atomic(to, text, n);
+    arena_fini(&a);
+    return s;
+}
+
+static weft_status copy_sidecars(const trainer *t, const char *dir, arena *a) {
+    DIR *d = file_is_dir(t->o.model) ? opendir(t->o.model) : NULL;
+    weft_status s = WEFT_OK;
+    for (const struct dirent *e; d && s == WEFT_OK && (e = readdir(d));) {
+        const char *from = file_join(a, t->o.model, e->d_name);
+        if (is_sidecar(e->d_name) && !file_is_dir(from))
+            s = copy_file(from, file_join(a, dir, e->d_name));
+    }
+    if (d)
+        closedir(d);
+    return s;
+}
+
+/* As peft writes it; target_modules names what was adapted. */
+static void adapter_config(const trainer *t, buf *b) {
+    static const char *const preset[] = {"q_proj", "v_proj"};
+    const char *const *target = t->o.n_lora_target ? t->o.lora_target : preset;
+    int n = t->o.n_lora_target ? t->o.n_lora_target : 2;
+    buf_puts(b, "{\n  \"base_model_name_or_path\": ");
+    buf_json_string(b, t->o.model, strlen(t->o.model));
+    buf_printf(b, ",\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"lora_alpha\": ");
+    buf_json_double(b, t->o.lora_alpha);
+    buf_printf(b, ",\n  \"lora_dropout\": 0.0,\n  \"peft_type\": \"LORA\",\n  \"r\": %d,\n"
+                  "  \"target_modules\": [",
+               t->o.lora_rank);
+    for (int i = 0; i < n; i++) {
+        buf_puts(b, i ? ", " : "");
+        buf_json_string(b, target[i], strlen(target[i]));
+    }
+    buf_puts(b, "],\n  \"task_type\": \"CAUSAL_LM\",\n  \"use_rslora\": false\n}\n");
+}
+
+/* config.json with the type that the weights were written in. */
+static weft_status write_config(const trainer *t, const char *dir, arena *a) {
+    const char *path = file_join(a, dir, "config.json");
+    return file_write_atomic(path, t->config_text, t->config_bytes);
+}
+
+weft_status export_sidecars(const trainer *t, const char *dir) {
+    arena a = {0};
+    buf b;
+    weft_status s;
+    if (t->o.lora_rank > 0) {
+        buf_init(&b, 1 << 20);
+        adapter_config(t, &b);
+        s = file_write_atomic(file_join(&a, dir, "adapter_config.json"), b.data, b.len);
+        buf_fini(&b);
+    } else {
+        s = write_config(t, dir, &a);
+    }
+    if (s == WEFT_OK)
+        s = copy_sidecars(t, dir, &a);
+    arena_fini(&a);
+    return s;
+}
+
+/* ---- Adapters ---- */
+
+static weft_status load_matrix(trainer *t, const safetensors *st, int index) {
+    const param *p = &t->params.param[index];
+    const st_tensor *x = safetensors_find(st, p->name);
+    if (!x)
+        return weft_fail(WEFT_BAD_FILE, "%s: tensor \"%s\" is missing; the adapter has other "
+                                        "targets than --lora-targets",
+                         st->path, p->name);
+    if (x->ndim != 2 || x->shape[0] != p->rows || x->shape[1] != p->cols)
+        return weft_fail(WEFT_BAD_FILE, "%s: tensor \"%s\" has not the shape [%lld, %lld]; is "
+                                        "--lora-r %d its rank?",
+                         st->path, p->name, (long long)p->rows, (long long)p->cols,
+                         t->o.lora_rank);
+    if (x->dtype != WEFT_F32 && x->dtype != WEFT_BF16 && x->dtype != WEFT_F16)
+        return weft_fail(WEFT_BAD_FILE, "%s: tensor \"%s\" is stored as %s (F32, F16, BF16)",
+                         st->path, p->name, x->dtype_name);
+    int64_t n = param_count(p);
+    float *f = mem_alloc(sizeof(float) * (size_t)n);
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t h;
+        if (x->dtype == WEFT_F32) {
+            memcpy(&f[i], (const char *)x->data + 4 * i, 4);
+            continue;
+        }
+        memcpy(&h, (const char *)x->data + 2 * i, 2);
+        f[i] = x->dtype == WEFT_BF16 ? weft_bf16_to_f32(h) : weft_f16_to_f32(h);
+    }
+    weft_status s = trainer_write(t, index, 'p', f);
+    mem_free(f);
+    return s;
+}
+
+weft_status export_load_adapter(trainer *t, const char *dir) {
+    safetensors st;
+    arena a = {0};
+    weft_status s = safetensors_open(file_join(&a, dir, "adapter_model.safetensors"), &st);
+    if (s == WEFT_OK) {
+        for (int i = 0; s == WEFT_OK && i < t->params.n; i++)
+            if (t->params.param[i].kind != PARAM_WEIGHT)
+                s = load_matrix(t, &st, i);
+        safetensors_close(&st);
+    }
+    arena_fini(&a);
+    return s == WEFT_OK ? trainer_refresh(t) : s;
+}

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The run: open, resume, step, look, save, end. */
+#include "host/train/loop.h"
+#include "host/base/clock.h"
+#include "host/base/err.h"
+#include "host/run/ceiling.h"
+#include "host/train/export.h"
+#include "host/train/metrics.h"
+#include "host/train/nonfinite.h"
+#include "weft.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { RECENT = 100, SAVE_FAILURES = 3 };
+
+typedef struct {
+    const loop_options *o;
+    dataset *data;
+    trainer t;
+    checkpointer *save;
+    metrics *log;
+    train_progress at;
+    double recent[RECENT]; /* losses, for spikes */
+    int64_t n_recent;
+    int failures; /* saves or lines in a row that the disk refused */
+    int64_t saved, validated; /* steps */
+    double ceiling, began, flops;
+    int64_t began_at;
+    loop_line line;
+    loop_result *out;
+} run;
+
+static void note(const run *r, const char *message) {
+    if (r->o->note)
+        r->o->note(r->o->user, message);
+}
+
+/* A disk that is full now may not be so later; what is lost meanwhile is said each time. */
+static weft_status bear(run *r, weft_status s) {
+    if (s == WEFT_OK) {
+        r->failures = 0;
+        return WEFT_OK;
+    }
+    if (s != WEFT_IO || ++r->failures >= SAVE_FAILURES)
+        return s;
+    note(r, err_message());
+    return WEFT_OK;
+}
+
+/* ---- Data ---- */
+
+static void take_rows(run *r, bool validation, int64_t step) {
+    train_rows *x = &r->t.rows;
+    data_rows(r->data, validation, step, r->t.o.batch, 0, r->t.o.batch, x->ids, x->labels, x->pos,
+              x->len);
+}
+
+static weft_status open_data(run *r) {
+    WEFT_TRY(data_open(&r->o->data, &r->data));
+    if (data_seq_len(r->data) < 1)
+        return weft_fail(WEFT_USAGE, "--seq-len: is 0");
+    return WEFT_OK;
+}
+
+/* ---- Validation, best and patience ---- */
+
+static weft_status validate(run *r, double *loss) {
+    int64_t rows = data_val_rows(r->data), targets = 0;
+    int batch = r->t.o.batch;
+    double nll = 0;
+    for (int64_t i = 0; i * batch < rows; i++) {
+        double part;
+        int64_t n;
+        int64_t left = rows - i * batch;
+        take_rows(r, true, i);
+        WEFT_TRY(trainer_validate(&r->t, (int)(left < batch ? left : batch), &part, &n));
+        nll += part;
+        targets += n;
+    }
+    *loss = targets ? nll / (double)targets : (double)NAN;
+    return WEFT_OK;
+}
+
+static bool is_due(int64_t every, int64_t step, int64_t last) {
+    return step == last || (every > 0 && step % every == 0);
+}
+
+static weft_status look(run *r, bool *is_best) {
+    double loss;
+    int64_t step = r->t.done;
+    *is_best = false;
+    r->line.val_loss = (double)NAN;
+    if (data_val_rows(r->data) == 0 || r->validated == step ||
+        !is_due(r->o->val_every, step, r->o->train.steps))
+        return WEFT_OK;
+    WEFT_TRY(validate(r, &loss));
+    r->validated = step;
+    r->line.val_loss = loss;
+    *is_best = isfinite(loss) && !(loss >= r->at.best_val);
+    r->at.bad_vals = *is_best ? 0 : r->at.bad_vals + 1;
+    if (*is_best) {
+        r->at.best_val = loss;
+        r->at.best_step = step;
+    }
+    return bear(r, metrics_val(r->log, step, loss));
+}
+
+/* ---- Checkpoints and samples ---- */
+
+static bool collect(void *user, const weft_token *token) {
+    buf_add(user, token->text, token->n_text);
+    return true;
+}
+
+static weft_status sample_text(const run *r, weft_engine *e, buf *b) {
+    weft_sampling s = weft_sampling_default(e);
+    s.seed = r->o->train.seed;
+    weft_request q = {.prompt = r->o->sample_prompt,
+                      .max_tokens = r->o->sample_tokens ? r->o->sample_tokens : 64,
+                      .sampling = &s};
+    weft_result out;
+    return weft_generate(e, &q, collect, b, &out);
+}
+
+/* The checkpoint is a model folder: it is opened like any other. */
+static weft_status sample(run *r) {
+    if (!r->o->sample_prompt || r->t.o.lora_rank > 0)
+        return WEFT_OK;
+    weft_engine *e;
+    buf b;
+    WEFT_TRY(checkpoint_wait(r->save));
+    weft_engine_options opt = {.device = r->o->train.device, .threads = r->o->train.threads};
+    WEFT_TRY(weft_engine_open(checkpoint_last(r->save), &opt, &e));
+    buf_init(&b, 1 << 20);
+    weft_status s = sample_text(r, e, &b);
+    buf_putc(&b, '\0');
+    if (s == WEFT_OK)
+        s = metrics_sample(r->log, r->t.done, r->o->sample_prompt, b.data);
+    buf_fini(&b);
+    weft_engine_close(e);
+    return s;
+}
+
+static weft_status save(run *r, bool wait) {
+    if (r->saved == r->t.done)
+        return WEFT_OK;
+    r->at.step = r->t.done;
+    WEFT_TRY(bear(r, metrics_flush(r->log)));
+    weft_status s = checkpoint_save(r->save, &r->at, wait);
+    if (s != WEFT_OK)
+        return wait ? s : bear(r, s);
+    r->saved = r->t.done;
+    return bear(r, sample(r));
+}
+
+/* ---- One step ---- */
+
+static bool is_spike(const run *r, double loss) {
+    int n = r->n_recent < RECENT ? (int)r->n_recent : RECENT;
+    double sum = 0, squares = 0;
+    if (r->o->spike <= 0 || n < RECENT / 4)
+        return false;
+    for (int i = 0; i < n; i++) {
+        sum += r->recent[i];
+        squares += r->recent[i] * r->recent[i];
+    }
+    double mean = sum / n, var = squares / n - mean * mean;
+    return loss > mean + r->o->spike * sqrt(var > 1e-12 ? var : 1e-12);
+}
+
+static weft_status refuse(run *r, const train_result *x, bool spike) {
+    char path[4096], where[64];
+    int64_t step = r->t.done + 1;
+    loop_policy policy = spike ? r->o->on_spike : r->o->on_nan;
+    snprintf(path, sizeof path, "%s/%s-step-%lld.json", r->o->out, spike ? "spike" : "nonfinite",
+             (long long)step);
+    WEFT_TRY(bear(r, nonfinite_report(&r->t, step, x->loss, x->grad_norm, path, where,
+                                      sizeof where)));
+    if (policy == LOOP_SKIP) {
+        char message[4400];
+        snprintf(message, sizeof message,
+                 "step %lld: loss %g, gradient norm %g%s%s: skipped; its rows are in %s",
+                 (long long)step, x->loss, x->grad_norm, *where ? ", first in " : "", where, path);
+        note(r, message);
+        r->t.done++; /* the data goes on; weights and moments do not */
+        return WEFT_OK;
+    }
+    return weft_fail(WEFT_USAGE,
+                     "loss: is %g at step %lld (gradient norm %g%s%s); its rows are in %s; lower "
+                     "--lr, or go on without such steps by --on-%s skip",
+                     x->loss, (long long)step, x->grad_norm, *where ? ", first in " : "", where,
+                     path, spike ? "spike" : "nan");
+}
+
+static weft_status dump_gradients(run *r) {
+    if (!r->o->dump_grads || r->t.done != 0)
+        return WEFT_OK;
+    return export_file(&r->t, r->o->dump_grads, 'g', WEFT_F32, export_from_device, &r->t);
+}
+
+static weft_status log_line(run *r, const train_result *x, double seconds) {
+    loop_line *l = &r->line;
+    double all = clock_seconds() - r->began;
+    int64_t done = r->t.done - r->began_at, left = r->o->train.steps - r->t.done;
+    *l = (loop_line){.step = r->t.done,
+                     .steps = r->o->train.steps,
+                     .tokens = r->at.tokens,
+                     .loss = x->loss,
+                     .lr = x->lr,
+                     .grad_norm = x->grad_norm,
+                     .val_loss = (double)NAN,
+                     .seconds = seconds,
+                     .tokens_per_s = (double)x->targets / seconds,
+                     .pct_ceiling = r->ceiling > 0 ? 100 * r->flops / seconds / r->ceiling
+                                                   : (double)NAN,
+                     .eta = done > 0 ? all / (double)done * (double)left : 0};
+    WEFT_TRY(bear(r, metrics_step(r->log, l->step, (double)(float)l->loss, l->lr,
+                                  (double)(float)l->grad_norm, l->tokens)));
+    return bear(r, metrics_timing(r->log, l->step, seconds, l->tokens_per_s, l->pct_ceiling));
+}
+
+static weft_status step(run *r) {
+    train_result x;
+    double began = clock_seconds();
+    take_rows(r, false, r->t.done);
+    WEFT_TRY(trainer_gradients(&r->t, &x));
+    WEFT_TRY(dump_gradients(r));
+    x.lr = schedule_lr(&r->t.o, r->t.done);
+    bool spike = x.finite && is_spike(r, x.loss);
+    if (!x.finite || spike)
+        WEFT_TRY(refuse(r, &x, spike));
+    else
+        WEFT_TRY(trainer_update(&r->t, x.lr, x.grad_norm));
+    r->at.tokens += x.targets;
+    r->out->loss = x.loss;
+    if (x.finite && !spike)
+        r->recent[r->n_recent++ % RECENT] = x.loss;
+    return log_line(r, &x, clock_seconds() - began);
+}
+
+static bool wants_end(run *r) {
+    const loop_options *o = r->o;
+    r->out->signal = o->stop ? *o->stop : 0;
+    r->out->early = o->patience > 0 && r->at.bad_vals >= o->patience;
+    return r->out->signal || r->out->early || r->t.done >= o->train.steps;
+}
+
+static weft_status steps(run *r) {
+    while (!wants_end(r)) {
+        bool is_best;
+        WEFT_TRY(step(r));
+        WEFT_TRY(look(r, &is_best));
+        if (r->o->line)
+            r->o->line(r->o->user, &r->line);
+        if (is_best || is_due(r->o->save_every, r->t.done, r->o->train.steps))
+            WEFT_TRY(save(r, false));
+    }
+    return WEFT_OK;
+}
+
+/* ---- The run around them ---- */
+
+static void measure_ceiling(run *r) {
+    const device *d = r->t.dev;
+    if (strcmp(d->backend, "cpu") == 0)
+        r->ceiling = ceiling_fma(r->t.stream, d->level, 0.05);
+    r->flops = (double)graph_flops(&r->t.g);
+}
+
+static weft_status resume(run *r, int64_t *from) {
+    bool found = false;
+    *from = -1;
+    if (!r->o->resume)
+        return WEFT_OK;
+    WEFT_TRY(checkpoint_resume(r->save, &r->at, &found, r->o->note, r->o->user));
+    if (!found)
+        return WEFT_OK;
+    *from = r->t.done;
+    r->saved = r->t.done;
+    if (r->at.data_hash != data_hash(r->data))
+        note(r, "--data: is not what the checkpoint was trained on; going on with it");
+    return WEFT_OK;
+}
+
+static weft_status open_run(run *r) {
+    const loop_options *o = r->o;
+    int64_t from;
+    r->at = (train_progress){.best_step = -1, .best_val = (double)NAN};
+    r->saved = r->validated = -1;
+    WEFT_TRY(open_data(r));
+    WEFT_TRY(trainer_open(&o->train, data_seq_len(r->data), false, &r->t));
+    WEFT_TRY(checkpoint_open(&r->t, o->out, o->keep ? o->keep : 3, &r->save));
+    WEFT_TRY(resume(r, &from));
+    if (o->train.lora_from && from < 0)
+        WEFT_TRY(export_load_adapter(&r->t, o->train.lora_from));
+    r->at.data_hash = data_hash(r->data);
+    WEFT_TRY(metrics_open(o->out, o->log, o->csv, o->tensorboard, from, &r->log));
+    measure_ceiling(r);
+    if (o->opened)
+        o->opened(o->user, &r->t, r->data, from);
+    r->began = clock_seconds();
+    r->began_at = r->t.done;
+    return WEFT_OK;
+}
+
+static weft_status finish(run *r) {
+    WEFT_TRY(save(r, true));
+    WEFT_TRY(checkpoint_wait(r->save));
+    return checkpoint_publish(r->save);
+}
+
+static void close_run(run *r) {
+    metrics_close(r->log);
+    checkpoint_close(r->save);
+    trainer_close(&r->t);
+    data_close(r->data);
+}
+
+weft_status loop_run(const loop_options *o, loop_result *out) {
+    run r = {.o = o, .out = out};
+    *out = (loop_result){.loss = (double)NAN};
+    weft_status s = open_run(&r);
+    if (s == WEFT_OK)
+        s = steps(&r);
+    if (s == WEFT_OK)
+        s = finish(&r);
+    out->steps = r.t.done;
+    out->tokens = r.at.tokens;
+    out->best_val = r.at.best_val;
+    out->best_step = r.at.best_step;
+    out->seconds = r.began > 0 ? clock_seconds() - r.began : 0;
+    close_run(&r);
+    return s;
+}
