@@ -10,6 +10,7 @@
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef struct {
@@ -51,8 +52,8 @@ static const arg_spec specs[] = {
      "how the rate falls from its peak", AT(schedule)},
     {"decay-steps", "", NULL, ARG_INT, "N", 0, BIG, "0",
      "last steps of wsd, over which the rate falls; 0: a fifth", AT(decay_steps)},
-    {"optimizer", "", NULL, ARG_CHOICE, "adamw|sgd", 0, 0, "adamw",
-     "sgd: with momentum --beta1", AT(optimizer)},
+    {"optimizer", "", NULL, ARG_CHOICE, "adamw|sgd", 0, 0, "adamw", "sgd: with momentum --beta1",
+     AT(optimizer)},
     {"weight-decay", "", NULL, ARG_FLOAT, "X", 0, 1e3, "0.1",
      "decoupled, on matrices that are no embeddings", AT(weight_decay)},
     {"beta1", "", NULL, ARG_FLOAT, "X", 0, 0.999999, "0.9", "decay of the mean gradient",
@@ -61,8 +62,8 @@ static const arg_spec specs[] = {
      AT(beta2)},
     {"eps", "", NULL, ARG_FLOAT, "X", 0, 1, "1e-8", "added to the root of the mean square",
      AT(eps)},
-    {"clip", "", "grad-clip", ARG_FLOAT, "X", 0, 1e30, "1",
-     "largest norm of the gradient; 0: any", AT(clip)},
+    {"clip", "", "grad-clip", ARG_FLOAT, "X", 0, 1e30, "1", "largest norm of the gradient; 0: any",
+     AT(clip)},
     {"dropout", "", NULL, ARG_FLOAT, "P", 0, 0.99, "0",
      "behind the embedding, attention and the MLP", AT(dropout)},
     {"label-smoothing", "", NULL, ARG_FLOAT, "X", 0, 0.99, "0",
@@ -73,8 +74,8 @@ static const arg_spec specs[] = {
      "decay of a running mean of the weights, kept in the checkpoints; 0: none", AT(ema)},
     {"seed", "", NULL, ARG_INT, "N", 0, BIG, "0", "of weights, order of the data and dropout",
      AT(seed)},
-    {"init-std", "", NULL, ARG_FLOAT, "X", 0, 10, "0.02",
-     "standard deviation of random matrices", AT(init_std)},
+    {"init-std", "", NULL, ARG_FLOAT, "X", 0, 10, "0.02", "standard deviation of random matrices",
+     AT(init_std)},
     {"recompute", "", NULL, ARG_CHOICE, "none|attn|layer", 0, 0, "none",
      "what is computed again instead of kept for backward, the same bits for any", AT(recompute)},
     {"stochastic-rounding", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,

@@ -84,8 +84,7 @@ static weft_tensor scale_of(forward *f, int w_slot) {
 }
 
 /* y + s (x A') B', where the matrix has a low-rank adapter (Hu et al., "LoRA", 2021). */
-static weft_tensor adapted(forward *f, const char *what, weft_tensor x, weft_tensor y,
-                           int w_slot) {
+static weft_tensor adapted(forward *f, const char *what, weft_tensor x, weft_tensor y, int w_slot) {
     decoder_adapter a;
     if (!f->train || !f->d->train->adapter ||
         !f->d->train->adapter(f->d->train->user, f->b, w_slot, f->layer, &a))
@@ -186,7 +185,8 @@ static weft_tensor head_norm(forward *f, const char *what, weft_tensor x, int ga
         return x;
     weft_tensor y = plan_new(f->b, x.dtype, 3, x.shape);
     PUSH(f, rmsnorm, what, .x = x, .g = weight(f, gain_slot), .rows = f->rows, .y = y,
-         .inv = kept(f, 2, x.shape), .eps = (float)f->c->norm_eps, .offset = (float)f->c->norm_offset);
+         .inv = kept(f, 2, x.shape), .eps = (float)f->c->norm_eps,
+         .offset = (float)f->c->norm_offset);
     return y;
 }
 
@@ -227,8 +227,7 @@ static weft_tensor attention(forward *f, weft_tensor q, weft_tensor k, weft_tens
     PUSH(f, attention, "attn.core", .q = q, .k = kc, .v = vc, .pages = f->pages,
          .qstart = f->qstart, .qpos = f->qpos, .kvlen = f->kvlen, .work = f->work,
          .nwork = f->nwork, .y = y, .lse = kept(f, 2, q.shape), .scale = attention_scale(f),
-         .causal = 1,
-         .window = attention_window(f), .group = group,
+         .causal = 1, .window = attention_window(f), .group = group,
          .head0 = (int32_t)(f->heads.q_begin - f->heads.kv_begin * group));
     return tensor_reshape(y, 2, (int64_t[]){y.shape[0], y.shape[1] * y.shape[2]});
 }

@@ -110,7 +110,8 @@ static const weight_name *name_of(const weight_map *m, int slot) {
 }
 
 /* The format's only directive is %d, and it comes from our own table. */
-void weights_spell(char out[WEIGHT_NAME_BYTES], const char *prefix, const char *format, int64_t layer) {
+void weights_spell(char out[WEIGHT_NAME_BYTES], const char *prefix, const char *format,
+                   int64_t layer) {
     const char *d = strstr(format, "%d");
     if (d)
         snprintf(out, WEIGHT_NAME_BYTES, "%s%.*s%lld%s", prefix, (int)(d - format), format,

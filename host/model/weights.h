@@ -89,7 +89,8 @@ weft_status weights_describe(const model_config *c, int dtype, int tp, int rank,
  * long as the weights. */
 weft_status weights_open(const model_config *c, const safetensors *st, device *dev, int dtype,
                          int tp, int rank, bool no_mmap, weights *out);
-/* Device memory for every tensor of weights_describe, contents unspecified: what training writes. */
+/* Device memory for every tensor of weights_describe, contents unspecified: what training writes.
+ */
 weft_status weights_blank(const model_config *c, device *dev, int dtype, weights *out);
 void weights_close(weights *w);
 /* layer -1 for model slots. A tied head is the embedding. */
@@ -123,6 +124,5 @@ typedef struct {
 int weights_stored(const model_config *c, const safetensors *st, arena *a, weight_stored **out);
 /* Between the stored layout and a slot's own [rows, cols], elements of `size` bytes: part `part`
  * of `stored` gets slot's numbers, or gives them. */
-void weights_store_part(const weight_stored *t, int part, int size, const void *slot,
-                        void *stored);
+void weights_store_part(const weight_stored *t, int part, int size, const void *slot, void *stored);
 void weights_load_part(const weight_stored *t, int part, int size, void *slot, const void *stored);

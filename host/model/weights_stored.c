@@ -104,8 +104,7 @@ void weights_store_part(const weight_stored *t, int part, int size, const void *
         copy_rows(&p, size, slot, stored, true);
 }
 
-void weights_load_part(const weight_stored *t, int part, int size, void *slot,
-                       const void *stored) {
+void weights_load_part(const weight_stored *t, int part, int size, void *slot, const void *stored) {
     part_place p = place_of(t, part);
     if (p.col == 1)
         memcpy(slot, (const char *)stored + p.at * size, (size_t)(p.rows * p.cols * size));

@@ -10,12 +10,12 @@
 struct backward {
     plan_builder *b;
     backward_options o;
-    int steps, values;    /* of the forward */
-    bool *needs;          /* [values] a wanted gradient depends on it */
-    weft_tensor *grad;    /* [values] what has reached it so far; id 0: nothing */
-    weft_tensor *again;   /* [values] what stands for it once computed again; id 0: itself */
-    uint32_t key;         /* of the segment computed again last */
-    const weft_step *at;  /* the forward step whose turn it is */
+    int steps, values;   /* of the forward */
+    bool *needs;         /* [values] a wanted gradient depends on it */
+    weft_tensor *grad;   /* [values] what has reached it so far; id 0: nothing */
+    weft_tensor *again;  /* [values] what stands for it once computed again; id 0: itself */
+    uint32_t key;        /* of the segment computed again last */
+    const weft_step *at; /* the forward step whose turn it is */
 };
 
 int backward_leaves(int64_t n) {
@@ -201,8 +201,8 @@ static void matmul_rule(backward *w, const weft_args *args) {
     if (!w->needs[a->x.id])
         return;
     weft_tensor dx = fresh(w, &a->x);
-    PUSH(w, matmul_dx, .dy = dy, .w = a->w, .wscale = a->wscale, .res = reached(w, &a->x),
-         .dx = dx, .leaves = a->leaves == 1 ? backward_leaves(a->w.shape[0]) : 1);
+    PUSH(w, matmul_dx, .dy = dy, .w = a->w, .wscale = a->wscale, .res = reached(w, &a->x), .dx = dx,
+         .leaves = a->leaves == 1 ? backward_leaves(a->w.shape[0]) : 1);
     put(w, &a->x, dx);
 }
 
@@ -212,9 +212,8 @@ static void attention_rule(backward *w, const weft_args *args) {
     PUSH(w, attention_dx, .dy = reached(w, &a->y), .q = kept(w, &a->q), .k = kept(w, &a->k),
          .v = kept(w, &a->v), .y = kept(w, &a->y), .lse = kept(w, &a->lse), .qstart = a->qstart,
          .qpos = a->qpos, .kvlen = a->kvlen, .slopes = a->slopes, .bias = a->bias,
-         .sinks = a->sinks, .dq = dq, .dk = dk, .dv = dv, .scale = a->scale,
-         .softcap = a->softcap, .causal = a->causal, .window = a->window, .group = a->group,
-         .head0 = a->head0);
+         .sinks = a->sinks, .dq = dq, .dk = dk, .dv = dv, .scale = a->scale, .softcap = a->softcap,
+         .causal = a->causal, .window = a->window, .group = a->group, .head0 = a->head0);
     add(w, &a->q, dq);
     add(w, &a->k, dk);
     add(w, &a->v, dv);

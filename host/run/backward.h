@@ -15,8 +15,8 @@ typedef struct {
      * accumulates. Called more than once for an id; *grad may be NULL. */
     bool (*wanted)(void *user, plan_builder *b, uint32_t id, weft_tensor *grad);
     recompute_mode recompute;
-    int shards;          /* the rows of the plan are so many virtual shards (ops_train.h) */
-    weft_tensor order;   /* i32[T]: rows by ascending value of the ids fed as `ids` */
+    int shards;           /* the rows of the plan are so many virtual shards (ops_train.h) */
+    weft_tensor order;    /* i32[T]: rows by ascending value of the ids fed as `ids` */
     weft_tensor by_place; /* the same for the ids fed as `pos` */
 } backward_options;
 

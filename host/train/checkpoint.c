@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Saving: a copy of the numbers, a thread that writes it, old ones that go. checkpoint_resume.c
  * reads them back. */
-#include "host/train/checkpoint_files.h"
 #include "host/base/err.h"
 #include "host/base/hash.h"
+#include "host/train/checkpoint_files.h"
 #include "host/train/export.h"
 #include <dirent.h>
 #include <errno.h>
@@ -195,7 +195,8 @@ static weft_status write_train(const checkpointer *c, const char *path) {
     buf_init(&b, 1 << 20);
     buf_puts(&b, "{\"options\":");
     options_json(&b, &t->o, &c->facts);
-    buf_printf(&b, ",\n\"step\":%" PRId64 ",\"tokens\":%" PRId64 ",\"data_hash\":\"%016" PRIx64 "\"",
+    buf_printf(&b,
+               ",\n\"step\":%" PRId64 ",\"tokens\":%" PRId64 ",\"data_hash\":\"%016" PRIx64 "\"",
                p->step, p->tokens, p->data_hash);
     buf_printf(&b, ",\"best_step\":%" PRId64 ",\"bad_vals\":%d,\"best_val\":", p->best_step,
                p->bad_vals);
@@ -339,8 +340,7 @@ weft_status checkpoint_save(checkpointer *c, const train_progress *p, bool wait)
 
 const char *checkpoint_last(const checkpointer *c) {
     static const char none[] = "";
-    return c->last_step < 0 ? none
-                            : checkpoint_path(c, c->last_step, (arena *)(uintptr_t)&c->mem);
+    return c->last_step < 0 ? none : checkpoint_path(c, c->last_step, (arena *)(uintptr_t)&c->mem);
 }
 
 /* ---- Opening ---- */

@@ -75,8 +75,8 @@ static weft_status produce(void *ctx, int i, const void **data) {
     return WEFT_OK;
 }
 
-weft_status export_file(const trainer *t, const char *path, char what, int dtype,
-                        export_read *read, void *ctx) {
+weft_status export_file(const trainer *t, const char *path, char what, int dtype, export_read *read,
+                        void *ctx) {
     exporter e = {.t = t, .what = what, .dtype = dtype, .read = read, .ctx = ctx};
     e.tensor = mem_alloc(sizeof *e.tensor * (size_t)t->params.n);
     e.first = mem_alloc(sizeof *e.first * (size_t)t->params.n);
@@ -156,8 +156,9 @@ static void adapter_config(const trainer *t, buf *b) {
     buf_json_string(b, t->o.model, strlen(t->o.model));
     buf_printf(b, ",\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"lora_alpha\": ");
     buf_json_double(b, t->o.lora_alpha);
-    buf_printf(b, ",\n  \"lora_dropout\": 0.0,\n  \"peft_type\": \"LORA\",\n  \"r\": %d,\n"
-                  "  \"target_modules\": [",
+    buf_printf(b,
+               ",\n  \"lora_dropout\": 0.0,\n  \"peft_type\": \"LORA\",\n  \"r\": %d,\n"
+               "  \"target_modules\": [",
                t->o.lora_rank);
     for (int i = 0; i < n; i++) {
         buf_puts(b, i ? ", " : "");
@@ -196,14 +197,15 @@ static weft_status load_matrix(trainer *t, const safetensors *st, int index) {
     const param *p = &t->params.param[index];
     const st_tensor *x = safetensors_find(st, p->name);
     if (!x)
-        return weft_fail(WEFT_BAD_FILE, "%s: tensor \"%s\" is missing; the adapter has other "
-                                        "targets than --lora-targets",
+        return weft_fail(WEFT_BAD_FILE,
+                         "%s: tensor \"%s\" is missing; the adapter has other "
+                         "targets than --lora-targets",
                          st->path, p->name);
     if (x->ndim != 2 || x->shape[0] != p->rows || x->shape[1] != p->cols)
-        return weft_fail(WEFT_BAD_FILE, "%s: tensor \"%s\" has not the shape [%lld, %lld]; is "
-                                        "--lora-r %d its rank?",
-                         st->path, p->name, (long long)p->rows, (long long)p->cols,
-                         t->o.lora_rank);
+        return weft_fail(WEFT_BAD_FILE,
+                         "%s: tensor \"%s\" has not the shape [%lld, %lld]; is "
+                         "--lora-r %d its rank?",
+                         st->path, p->name, (long long)p->rows, (long long)p->cols, t->o.lora_rank);
     if (x->dtype != WEFT_F32 && x->dtype != WEFT_BF16 && x->dtype != WEFT_F16)
         return weft_fail(WEFT_BAD_FILE, "%s: tensor \"%s\" is stored as %s (F32, F16, BF16)",
                          st->path, p->name, x->dtype_name);

@@ -9,8 +9,8 @@ typedef weft_status export_read(void *ctx, int index, char what, float *out);
 
 /* One safetensors file: every tensor of the model ('p', 'e': in dtype), those with a gradient
  * ('g'), or, where adapters are trained, theirs (fp32). */
-weft_status export_file(const trainer *t, const char *path, char what, int dtype,
-                        export_read *read, void *ctx);
+weft_status export_file(const trainer *t, const char *path, char what, int dtype, export_read *read,
+                        void *ctx);
 /* trainer_read as an export_read; ctx is the trainer. */
 weft_status export_from_device(void *ctx, int index, char what, float *out);
 /* config.json, or adapter_config.json, and what lies beside the model and is not weights

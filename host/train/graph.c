@@ -67,8 +67,9 @@ weft_status graph_shape_of(const train_options *o, const device *dev, const mode
                    ? row_tokens
                    : (row_tokens + GRANULE - 1) / GRANULE * GRANULE;
     if ((int64_t)s.rows * s.stride > 1 << 24)
-        return weft_fail(WEFT_USAGE, "--micro-batch: %d rows of %d tokens are too many at once "
-                                     "(at most %d tokens); lower it",
+        return weft_fail(WEFT_USAGE,
+                         "--micro-batch: %d rows of %d tokens are too many at once "
+                         "(at most %d tokens); lower it",
                          s.rows, s.stride, 1 << 24);
     s.tokens = s.rows * s.stride;
     s.chunk = chunk_of(&s, c);
@@ -249,7 +250,8 @@ typedef struct {
 static void loss_chunk(const loss_head *h, int64_t begin, int64_t end, weft_tensor dw) {
     build *u = h->u;
     const graph *g = u->g;
-    weft_tensor x = tensor_slice(h->x, 0, begin, end), dlogits = {0}, loss = fixed(u, &g->train.loss);
+    weft_tensor x = tensor_slice(h->x, 0, begin, end), dlogits = {0},
+                loss = fixed(u, &g->train.loss);
     weft_tensor nll = fixed(u, &g->train.nll), target = fixed(u, &g->train.target);
     weft_tensor logits = plan_new(&u->b, WEFT_F32, 2, (int64_t[]){end - begin, h->w.shape[0]});
     PUSH(u, matmul, "head", .x = x, .w = h->w, .y = logits, .leaves = 1);
@@ -300,12 +302,8 @@ static weft_tensor head_weight(build *u) {
 }
 
 static decoder decoder_of(const graph *g) {
-    return (decoder){.config = g->c,
-                     .w = g->w,
-                     .io = &g->io,
-                     .dtype = g->dtype,
-                     .tp = 1,
-                     .train = &g->training};
+    return (decoder){
+        .config = g->c, .w = g->w, .io = &g->io, .dtype = g->dtype, .tp = 1, .train = &g->training};
 }
 
 static weft_status build_micro(graph *g, int level, weft_plan **out) {

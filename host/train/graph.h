@@ -32,7 +32,7 @@ typedef struct {
 
 typedef struct {
     decoder_place target, scale, order, by_place, hyper; /* feed */
-    decoder_place loss, nll, squares;                     /* out */
+    decoder_place loss, nll, squares;                    /* out */
 } graph_io;
 
 typedef struct {

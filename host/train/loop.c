@@ -23,7 +23,7 @@ typedef struct {
     train_progress at;
     double recent[RECENT]; /* losses, for spikes */
     int64_t n_recent;
-    int failures; /* saves or lines in a row that the disk refused */
+    int failures;             /* saves or lines in a row that the disk refused */
     int64_t saved, validated; /* steps */
     double ceiling, began, flops;
     int64_t began_at;
@@ -175,8 +175,8 @@ static weft_status refuse(run *r, const train_result *x, bool spike) {
     loop_policy policy = spike ? r->o->on_spike : r->o->on_nan;
     snprintf(path, sizeof path, "%s/%s-step-%lld.json", r->o->out, spike ? "spike" : "nonfinite",
              (long long)step);
-    WEFT_TRY(bear(r, nonfinite_report(&r->t, step, x->loss, x->grad_norm, path, where,
-                                      sizeof where)));
+    WEFT_TRY(
+        bear(r, nonfinite_report(&r->t, step, x->loss, x->grad_norm, path, where, sizeof where)));
     if (policy == LOOP_SKIP) {
         char message[4400];
         snprintf(message, sizeof message,

@@ -7,7 +7,7 @@
 #include "host/train/trainer.h"
 
 typedef struct {
-    int64_t step, steps, tokens; /* tokens: with something to predict, since the start */
+    int64_t step, steps, tokens;          /* tokens: with something to predict, since the start */
     double loss, lr, grad_norm, val_loss; /* val_loss NAN: not measured at this step */
     double seconds, tokens_per_s, pct_ceiling, eta;
 } loop_line;
@@ -35,16 +35,16 @@ typedef struct {
     void (*opened)(void *user, const trainer *t, const dataset *d, int64_t resumed_from);
     void (*line)(void *user, const loop_line *l);
     void (*note)(void *user, const char *message); /* a warning: "<what>: <why>" */
-    const volatile int *stop; /* a signal's number: save and end */
+    const volatile int *stop;                      /* a signal's number: save and end */
 } loop_options;
 
 typedef struct {
     int64_t steps, tokens;
-    double loss, best_val;  /* of the last step; NAN: never measured */
-    int64_t best_step;      /* -1: none */
+    double loss, best_val; /* of the last step; NAN: never measured */
+    int64_t best_step;     /* -1: none */
     double seconds;
-    bool early;    /* ended by patience */
-    int signal;    /* ended by it; 0: not */
+    bool early; /* ended by patience */
+    int signal; /* ended by it; 0: not */
 } loop_result;
 
 /* Steps that were done before the end, whatever ended it, are in the folder's checkpoints, and

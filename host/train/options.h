@@ -18,7 +18,8 @@ typedef struct {
     schedule_kind schedule;
     double lr, min_lr;
     int64_t decay_steps; /* WSD: steps of the last, falling part; 0: a fifth */
-    int batch, micro_batch, seq_len, shards; /* rows a step; rows at once; tokens a row; 0: default */
+    int batch, micro_batch, seq_len,
+        shards; /* rows a step; rows at once; tokens a row; 0: default */
     optim_kind optim;
     double weight_decay, beta1, beta2, eps, clip; /* clip 0: off */
     double label_smoothing, z_loss, dropout, ema, init_std;

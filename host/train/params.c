@@ -94,8 +94,9 @@ static weft_status add_adapters(params *p, const train_options *o, arena *a) {
         add_adapter(p, o, i, a);
     }
     if (o->lora_rank > 0 && p->n == before)
-        return weft_fail(WEFT_USAGE, "--lora-targets: no matrix of the layers ends in %s; `weft "
-                                     "inspect` lists the names",
+        return weft_fail(WEFT_USAGE,
+                         "--lora-targets: no matrix of the layers ends in %s; `weft "
+                         "inspect` lists the names",
                          o->n_lora_target ? o->lora_target[0] : "q_proj or v_proj");
     return WEFT_OK;
 }
@@ -106,8 +107,9 @@ static weft_status check_patterns(const params *p, const train_options *o) {
         for (int t = 0; t < p->nstored; t++)
             fits |= fnmatch(o->freeze[i], p->stored[t].name, 0) == 0;
         if (!fits)
-            return weft_fail(WEFT_USAGE, "--freeze: no tensor is named like \"%s\"; `weft inspect` "
-                                         "lists the names",
+            return weft_fail(WEFT_USAGE,
+                             "--freeze: no tensor is named like \"%s\"; `weft inspect` "
+                             "lists the names",
                              o->freeze[i]);
     }
     return WEFT_OK;

@@ -10,11 +10,11 @@ typedef enum { PARAM_WEIGHT, PARAM_LORA_A, PARAM_LORA_B } param_kind;
 
 typedef struct {
     param_kind kind;
-    int slot, layer; /* layer -1: the model's own */
-    int stored;      /* index in params.stored */
-    int part;        /* of that tensor */
-    const char *name; /* as the file to be written has it; fused parts share one */
-    int64_t rows, cols;  /* cols 0: a vector */
+    int slot, layer;    /* layer -1: the model's own */
+    int stored;         /* index in params.stored */
+    int part;           /* of that tensor */
+    const char *name;   /* as the file to be written has it; fused parts share one */
+    int64_t rows, cols; /* cols 0: a vector */
     bool decay, trained;
     int64_t off;   /* bytes, in a gradient buffer and in each block of state; trained ones only */
     weft_tensor w; /* what the model computes with */

@@ -19,8 +19,9 @@ static weft_status read_config(trainer *t) {
     const char *path = config_path(t);
     WEFT_TRY(file_read(path, CONFIG_BYTES, &t->mem, &t->config_text, &t->config_bytes));
     if (!t->o.from_scratch && !file_is_dir(t->o.model))
-        return weft_fail(WEFT_USAGE, "%s: is a file; give a model folder, or --from-scratch to "
-                                     "begin with random weights",
+        return weft_fail(WEFT_USAGE,
+                         "%s: is a file; give a model folder, or --from-scratch to "
+                         "begin with random weights",
                          t->o.model);
     if (!t->o.from_scratch)
         return config_read(t->o.model, &t->mem, &t->config);
@@ -154,9 +155,9 @@ static weft_status send_frequencies(trainer *t) {
 
 static const char *space_words(int space) {
     static const char *const words[WEFT_SPACES] = {
-        [WEFT_SPACE_FEED] = "feed",       [WEFT_SPACE_ACT] = "activations",
-        [WEFT_SPACE_OUT] = "results",     [WEFT_SPACE_STATE] = "optimizer state",
-        [WEFT_SPACE_GRAD] = "gradients",  [WEFT_SPACE_SCRATCH] = "scratch"};
+        [WEFT_SPACE_FEED] = "feed",      [WEFT_SPACE_ACT] = "activations",
+        [WEFT_SPACE_OUT] = "results",    [WEFT_SPACE_STATE] = "optimizer state",
+        [WEFT_SPACE_GRAD] = "gradients", [WEFT_SPACE_SCRATCH] = "scratch"};
     return words[space];
 }
 
@@ -195,8 +196,8 @@ static weft_status take_memory(trainer *t) {
         if (space_words(s) && t->g.bytes[s])
             WEFT_TRY(t->dev->alloc(t->dev, t->g.bytes[s], space_words(s), &t->base[s]));
     WEFT_TRY(take_host_memory(t));
-    WEFT_TRY(t->dev->zero(t->dev, t->stream, t->base[WEFT_SPACE_STATE],
-                          t->g.bytes[WEFT_SPACE_STATE]));
+    WEFT_TRY(
+        t->dev->zero(t->dev, t->stream, t->base[WEFT_SPACE_STATE], t->g.bytes[WEFT_SPACE_STATE]));
     WEFT_TRY(send_frequencies(t));
     return bind_plans(t);
 }

@@ -67,9 +67,10 @@ typedef enum {
  * tree. x i8[T,K] has xscale f32[T,leaves] and goes with w i8 only: a leaf's sum is exact in s32,
  * is converted to fp32 and multiplied by xscale[t,leaf], then by wscale[n]. A slice of K is at most
  * WEFT_S32_TERMS long. */
-#define WEFT_MATMUL(I, Q, O, A, S)                                         \
-    I(x) I(w) Q(xscale) Q(wscale) Q(bias) Q(res) Q(rows) O(y)              \
-    S(int32_t, act) S(int32_t, leaves) S(int32_t, partial)
+#define WEFT_MATMUL(I, Q, O, A, S) \
+    I(x) \
+    I(w) Q(xscale) Q(wscale) Q(bias) Q(res) Q(rows) O(y) S(int32_t, act) S(int32_t, leaves) \
+        S(int32_t, partial)
 enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
 
 /* y = tree sum over x[L,T,N] (fp32), then + bias[N] and + res[T,N] as in matmul. L is 1, 2, 4 or
@@ -92,10 +93,11 @@ enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
  * sinks f32[H]: one more logit in the denominator. A query that sees no key gives zeros.
  * Splits of 512 keys at absolute positions, ascending inside, combined left to right in fp32.
  * y[T,H,Dv]; lse f32[T,H]. (Dao et al., FlashAttention, 2022; Kwon et al., PagedAttention, 2023) */
-#define WEFT_ATTENTION(I, Q, O, A, S)                                                      \
-    I(q) I(k) I(v) Q(pages) I(qstart) I(qpos) I(kvlen) I(work) I(nwork) Q(slopes) Q(bias)  \
-    Q(sinks) O(y) O(lse) S(float, scale) S(float, softcap) S(int32_t, causal)              \
-    S(int32_t, window) S(int32_t, group) S(int32_t, head0)
+#define WEFT_ATTENTION(I, Q, O, A, S) \
+    I(q) \
+    I(k) I(v) Q(pages) I(qstart) I(qpos) I(kvlen) I(work) I(nwork) Q(slopes) Q(bias) Q(sinks) O(y) \
+        O(lse) S(float, scale) S(float, softcap) S(int32_t, causal) S(int32_t, window) \
+            S(int32_t, group) S(int32_t, head0)
 
 /* y = act(gate) * up, rounded once. All [T,N]. (Shazeer, "GLU variants improve transformer",
  * 2020) */
@@ -138,9 +140,10 @@ enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
  * bit first), then those of several tokens, each its length and its tokens, ascending by the first.
  * mu f32[slots,C+1], mirostat's state: entry i is for a token at position i, NaN where that is not
  * known; then the last one before it counts, and 2 tau where there is none. */
-#define WEFT_SAMPLE(I, Q, O, A, S)                                                      \
-    I(logits) I(params) Q(bias_id) Q(bias) Q(breaker) Q(rows) O(id) O(logprob)          \
-    O(top_id) O(top_logprob) O(probs) A(history) A(last) A(mu)
+#define WEFT_SAMPLE(I, Q, O, A, S) \
+    I(logits) \
+    I(params) Q(bias_id) Q(bias) Q(breaker) Q(rows) O(id) O(logprob) O(top_id) O(top_logprob) \
+        O(probs) A(history) A(last) A(mu)
 
 /* Collectives. Every rank of the group calls them in plan order; data moves, sums are our own ops.
  * all_gather: y is the ranks' x in rank order along `axis`. reduce_scatter: y is this rank's part
@@ -164,31 +167,31 @@ enum {
 /* X(name, fields, tolerance fp32, fp16, bf16, fp8, int8, flags): this row is the whole declaration.
  * A tolerance is relative to the largest |reference| of the row compared. */
 #define WEFT_OPS(X) WEFT_FORWARD_OPS(X) WEFT_TRAIN_OPS(X)
-#define WEFT_FORWARD_OPS(X)                                                                               \
-    X(embed, WEFT_EMBED, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_ROWLOCAL | WEFT_EXACT)                    \
-    X(rope_table, WEFT_ROPE_TABLE, 2e-7f, 0, 0, 0, 0, WEFT_ROWLOCAL)                              \
-    X(rope, WEFT_ROPE, 1e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL)                       \
-    X(rmsnorm, WEFT_RMSNORM, 2e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL)                 \
-    X(layernorm, WEFT_LAYERNORM, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL)             \
-    X(matmul, WEFT_MATMUL, 1e-5f, 2e-3f, 1e-2f, 8e-2f, 0, WEFT_BWD | WEFT_ROWLOCAL)               \
-    X(leaf_sum, WEFT_LEAF_SUM, 1e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL)                          \
-    X(kv_append, WEFT_KV_APPEND, 0, 0, 0, 0, 0, WEFT_EXACT)                                       \
-    X(attention, WEFT_ATTENTION, 1e-5f, 2e-3f, 1e-2f, 8e-2f, 0, WEFT_BWD)                         \
-    X(glu, WEFT_GLU, 2e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL)                         \
-    X(activation, WEFT_ACTIVATION, 2e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL)           \
-    X(add, WEFT_ADD, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_ROWLOCAL | WEFT_EXACT)                        \
-    X(softmax, WEFT_SOFTMAX, 2e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL)                 \
-    X(argmax, WEFT_ARGMAX, 0, 0, 0, 0, 0, WEFT_ROWLOCAL | WEFT_EXACT)                             \
-    X(token_logprob, WEFT_TOKEN_LOGPROB, 2e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL)     \
-    X(gather, WEFT_GATHER, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_EXACT)                                  \
-    X(cast, WEFT_CAST, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_ROWLOCAL | WEFT_EXACT)                      \
-    X(quantize, WEFT_QUANTIZE, 0, 0, 0, 0, 0, WEFT_ROWLOCAL | WEFT_EXACT)                         \
-    X(sample, WEFT_SAMPLE, 1e-6f, 0, 0, 0, 0, WEFT_EXACT)                                         \
-    X(all_gather, WEFT_ALL_GATHER, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT)              \
-    X(reduce_scatter, WEFT_REDUCE_SCATTER, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT)      \
-    X(all_to_all, WEFT_ALL_TO_ALL, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT)              \
-    X(broadcast, WEFT_BROADCAST, 0, 0, 0, 0, 0, WEFT_COMM | WEFT_EXACT)                           \
-    X(send, WEFT_SEND, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT)                          \
+#define WEFT_FORWARD_OPS(X) \
+    X(embed, WEFT_EMBED, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_ROWLOCAL | WEFT_EXACT) \
+    X(rope_table, WEFT_ROPE_TABLE, 2e-7f, 0, 0, 0, 0, WEFT_ROWLOCAL) \
+    X(rope, WEFT_ROPE, 1e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL) \
+    X(rmsnorm, WEFT_RMSNORM, 2e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL) \
+    X(layernorm, WEFT_LAYERNORM, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL) \
+    X(matmul, WEFT_MATMUL, 1e-5f, 2e-3f, 1e-2f, 8e-2f, 0, WEFT_BWD | WEFT_ROWLOCAL) \
+    X(leaf_sum, WEFT_LEAF_SUM, 1e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL) \
+    X(kv_append, WEFT_KV_APPEND, 0, 0, 0, 0, 0, WEFT_EXACT) \
+    X(attention, WEFT_ATTENTION, 1e-5f, 2e-3f, 1e-2f, 8e-2f, 0, WEFT_BWD) \
+    X(glu, WEFT_GLU, 2e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL) \
+    X(activation, WEFT_ACTIVATION, 2e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL) \
+    X(add, WEFT_ADD, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_ROWLOCAL | WEFT_EXACT) \
+    X(softmax, WEFT_SOFTMAX, 2e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL) \
+    X(argmax, WEFT_ARGMAX, 0, 0, 0, 0, 0, WEFT_ROWLOCAL | WEFT_EXACT) \
+    X(token_logprob, WEFT_TOKEN_LOGPROB, 2e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL) \
+    X(gather, WEFT_GATHER, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_EXACT) \
+    X(cast, WEFT_CAST, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_ROWLOCAL | WEFT_EXACT) \
+    X(quantize, WEFT_QUANTIZE, 0, 0, 0, 0, 0, WEFT_ROWLOCAL | WEFT_EXACT) \
+    X(sample, WEFT_SAMPLE, 1e-6f, 0, 0, 0, 0, WEFT_EXACT) \
+    X(all_gather, WEFT_ALL_GATHER, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT) \
+    X(reduce_scatter, WEFT_REDUCE_SCATTER, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT) \
+    X(all_to_all, WEFT_ALL_TO_ALL, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT) \
+    X(broadcast, WEFT_BROADCAST, 0, 0, 0, 0, 0, WEFT_COMM | WEFT_EXACT) \
+    X(send, WEFT_SEND, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT) \
     X(recv, WEFT_RECV, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT)
 
 #define WEFT_T_(n) weft_tensor n;

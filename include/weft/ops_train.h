@@ -29,8 +29,7 @@
 /* With r and inv as rmsnorm left them and d = dy (g + offset):
  * dx = inv (d - r inv^2 mean(d r)) + dr, dr being what else reaches r; it is the gradient in both
  * x and res. x[T,H] or [T,heads,D]. */
-#define WEFT_RMSNORM_DX(I, Q, O, A, S) \
-    I(dy) I(r) I(g) I(inv) Q(dr) Q(rows) O(dx) S(float, offset)
+#define WEFT_RMSNORM_DX(I, Q, O, A, S) I(dy) I(r) I(g) I(inv) Q(dr) Q(rows) O(dx) S(float, offset)
 
 /* dg[H] += sum over rows of dy r inv, by shards; of [T,heads,D] the heads of a token ascend. */
 #define WEFT_RMSNORM_DG(I, Q, O, A, S) I(dy) I(r) I(inv) Q(rows) A(dg) S(int32_t, shards)
@@ -57,10 +56,11 @@
  * heads that share a kv head, ascending, and for each its queries, ascending. lse has the sinks in
  * it. S is kvlen's length; a sequence may have no rows. Rows of no sequence get zeros. (Dao et al.,
  * FlashAttention, 2022) */
-#define WEFT_ATTENTION_DX(I, Q, O, A, S)                                                   \
-    I(dy) I(q) I(k) I(v) I(y) I(lse) I(qstart) I(qpos) I(kvlen) Q(slopes) Q(bias) Q(sinks) \
-    O(dq) O(dk) O(dv) S(float, scale) S(float, softcap) S(int32_t, causal)                 \
-    S(int32_t, window) S(int32_t, group) S(int32_t, head0)
+#define WEFT_ATTENTION_DX(I, Q, O, A, S) \
+    I(dy) \
+    I(q) I(k) I(v) I(y) I(lse) I(qstart) I(qpos) I(kvlen) Q(slopes) Q(bias) Q(sinks) O(dq) O(dk) \
+        O(dv) S(float, scale) S(float, softcap) S(int32_t, causal) S(int32_t, window) \
+            S(int32_t, group) S(int32_t, head0)
 
 /* dw[ids[t] - row0] += dy[t], by shards; ids outside the rows of dw, negative ones too, add
  * nothing. order i32[T]: the true rows by ascending id, equal ids by ascending row. dw f32[V,H].
@@ -82,8 +82,7 @@
  * word first, stream the step's own number; place i32[T] says which token of the batch a row is.
  * Its own gradient. Four elements share one Philox block: element e takes word e % 4 of block
  * e / 4. */
-#define WEFT_DROPOUT(I, Q, O, A, S) \
-    I(x) I(key) I(place) Q(rows) O(y) S(float, p) S(int32_t, stream)
+#define WEFT_DROPOUT(I, Q, O, A, S) I(x) I(key) I(place) Q(rows) O(y) S(float, p) S(int32_t, stream)
 
 /* y = s x. */
 #define WEFT_SCALE(I, Q, O, A, S) I(x) Q(rows) O(y) S(float, s)
@@ -134,25 +133,25 @@ enum {
 };
 
 /* X(name, fields, tolerance fp32, fp16, bf16, fp8, int8, flags), as WEFT_OPS. */
-#define WEFT_TRAIN_OPS(X)                                                                         \
-    X(matmul_dx, WEFT_MATMUL_DX, 1e-5f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL)                        \
-    X(matmul_dw, WEFT_MATMUL_DW, 1e-5f, 1e-5f, 1e-5f, 0, 0, 0)                                    \
-    X(bias_db, WEFT_BIAS_DB, 1e-5f, 1e-5f, 1e-5f, 0, 0, 0)                                        \
-    X(rmsnorm_dx, WEFT_RMSNORM_DX, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL)                      \
-    X(rmsnorm_dg, WEFT_RMSNORM_DG, 1e-5f, 1e-5f, 1e-5f, 0, 0, 0)                                  \
-    X(layernorm_dx, WEFT_LAYERNORM_DX, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL)                  \
-    X(layernorm_dg, WEFT_LAYERNORM_DG, 1e-5f, 1e-5f, 1e-5f, 0, 0, 0)                              \
-    X(rope_dx, WEFT_ROPE_DX, 1e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL)                            \
-    X(glu_dx, WEFT_GLU_DX, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL)                              \
-    X(activation_dx, WEFT_ACTIVATION_DX, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL)                \
-    X(attention_dx, WEFT_ATTENTION_DX, 2e-5f, 4e-3f, 2e-2f, 0, 0, 0)                              \
-    X(embed_dw, WEFT_EMBED_DW, 1e-5f, 1e-5f, 1e-5f, 0, 0, 0)                                      \
-    X(cross_entropy, WEFT_CROSS_ENTROPY, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL)                \
-    X(dropout, WEFT_DROPOUT, 0, 0, 0, 0, 0, WEFT_ROWLOCAL | WEFT_EXACT)                           \
-    X(scale, WEFT_SCALE, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_ROWLOCAL | WEFT_EXACT)                    \
-    X(fill, WEFT_FILL, 0, 0, 0, 0, 0, WEFT_EXACT)                                                 \
-    X(accumulate, WEFT_ACCUMULATE, 0, 0, 0, 0, 0, WEFT_EXACT)                                     \
-    X(sum_squares, WEFT_SUM_SQUARES, 4e-6f, 0, 0, 0, 0, 0)                                        \
-    X(adamw, WEFT_ADAMW, 2e-6f, 2e-3f, 1e-2f, 0, 0, 0)                                            \
-    X(sgd, WEFT_SGD, 2e-6f, 2e-3f, 1e-2f, 0, 0, 0)                                                \
+#define WEFT_TRAIN_OPS(X) \
+    X(matmul_dx, WEFT_MATMUL_DX, 1e-5f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL) \
+    X(matmul_dw, WEFT_MATMUL_DW, 1e-5f, 1e-5f, 1e-5f, 0, 0, 0) \
+    X(bias_db, WEFT_BIAS_DB, 1e-5f, 1e-5f, 1e-5f, 0, 0, 0) \
+    X(rmsnorm_dx, WEFT_RMSNORM_DX, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL) \
+    X(rmsnorm_dg, WEFT_RMSNORM_DG, 1e-5f, 1e-5f, 1e-5f, 0, 0, 0) \
+    X(layernorm_dx, WEFT_LAYERNORM_DX, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL) \
+    X(layernorm_dg, WEFT_LAYERNORM_DG, 1e-5f, 1e-5f, 1e-5f, 0, 0, 0) \
+    X(rope_dx, WEFT_ROPE_DX, 1e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL) \
+    X(glu_dx, WEFT_GLU_DX, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL) \
+    X(activation_dx, WEFT_ACTIVATION_DX, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL) \
+    X(attention_dx, WEFT_ATTENTION_DX, 2e-5f, 4e-3f, 2e-2f, 0, 0, 0) \
+    X(embed_dw, WEFT_EMBED_DW, 1e-5f, 1e-5f, 1e-5f, 0, 0, 0) \
+    X(cross_entropy, WEFT_CROSS_ENTROPY, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL) \
+    X(dropout, WEFT_DROPOUT, 0, 0, 0, 0, 0, WEFT_ROWLOCAL | WEFT_EXACT) \
+    X(scale, WEFT_SCALE, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_ROWLOCAL | WEFT_EXACT) \
+    X(fill, WEFT_FILL, 0, 0, 0, 0, 0, WEFT_EXACT) \
+    X(accumulate, WEFT_ACCUMULATE, 0, 0, 0, 0, 0, WEFT_EXACT) \
+    X(sum_squares, WEFT_SUM_SQUARES, 4e-6f, 0, 0, 0, 0, 0) \
+    X(adamw, WEFT_ADAMW, 2e-6f, 2e-3f, 1e-2f, 0, 0, 0) \
+    X(sgd, WEFT_SGD, 2e-6f, 2e-3f, 1e-2f, 0, 0, 0) \
     X(ema, WEFT_EMA, 2e-6f, 0, 0, 0, 0, 0)

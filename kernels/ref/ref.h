@@ -9,48 +9,49 @@
 enum { REF_BLOCK = 256 }; /* elements converted at a time, on the stack */
 
 /* X(op, numerics class, scratch): every row of this backend, in the order of ops.h. */
-#define REF_ROWS(X)                    \
-    X(embed, NONE, NULL)               \
-    X(rope_table, REF, NULL)           \
-    X(rope, REF, NULL)                 \
-    X(rmsnorm, REF, NULL)              \
-    X(layernorm, REF, NULL)            \
-    X(matmul, REF, NULL)               \
-    X(leaf_sum, REF, NULL)             \
-    X(kv_append, NONE, NULL)           \
-    X(attention, REF, NULL)            \
-    X(glu, REF, NULL)                  \
-    X(activation, REF, NULL)           \
-    X(add, REF, NULL)                  \
-    X(softmax, REF, NULL)              \
-    X(argmax, NONE, NULL)              \
-    X(token_logprob, REF, NULL)        \
-    X(gather, NONE, NULL)              \
-    X(cast, NONE, NULL)                \
-    X(quantize, REF, NULL)             \
+#define REF_ROWS(X) \
+    X(embed, NONE, NULL) \
+    X(rope_table, REF, NULL) \
+    X(rope, REF, NULL) \
+    X(rmsnorm, REF, NULL) \
+    X(layernorm, REF, NULL) \
+    X(matmul, REF, NULL) \
+    X(leaf_sum, REF, NULL) \
+    X(kv_append, NONE, NULL) \
+    X(attention, REF, NULL) \
+    X(glu, REF, NULL) \
+    X(activation, REF, NULL) \
+    X(add, REF, NULL) \
+    X(softmax, REF, NULL) \
+    X(argmax, NONE, NULL) \
+    X(token_logprob, REF, NULL) \
+    X(gather, NONE, NULL) \
+    X(cast, NONE, NULL) \
+    X(quantize, REF, NULL) \
     X(sample, REF, ref_sample_scratch) \
-    X(matmul_dx, REF, NULL)            \
-    X(matmul_dw, REF, NULL)            \
-    X(bias_db, REF, NULL)              \
-    X(rmsnorm_dx, REF, NULL)           \
-    X(rmsnorm_dg, REF, NULL)           \
-    X(layernorm_dx, REF, NULL)         \
-    X(layernorm_dg, REF, NULL)         \
-    X(rope_dx, REF, NULL)              \
-    X(glu_dx, REF, NULL)               \
-    X(activation_dx, REF, NULL)        \
-    X(attention_dx, REF, NULL)         \
-    X(embed_dw, REF, NULL)             \
-    X(cross_entropy, REF, NULL)        \
-    X(dropout, NONE, NULL)             \
-    X(scale, NONE, NULL)               \
-    X(accumulate, NONE, NULL)          \
-    X(sum_squares, REF, NULL)          \
-    X(adamw, REF, NULL)                \
-    X(sgd, REF, NULL)                  \
+    X(matmul_dx, REF, NULL) \
+    X(matmul_dw, REF, NULL) \
+    X(bias_db, REF, NULL) \
+    X(rmsnorm_dx, REF, NULL) \
+    X(rmsnorm_dg, REF, NULL) \
+    X(layernorm_dx, REF, NULL) \
+    X(layernorm_dg, REF, NULL) \
+    X(rope_dx, REF, NULL) \
+    X(glu_dx, REF, NULL) \
+    X(activation_dx, REF, NULL) \
+    X(attention_dx, REF, NULL) \
+    X(embed_dw, REF, NULL) \
+    X(cross_entropy, REF, NULL) \
+    X(dropout, NONE, NULL) \
+    X(scale, NONE, NULL) \
+    X(fill, NONE, NULL) \
+    X(accumulate, NONE, NULL) \
+    X(sum_squares, REF, NULL) \
+    X(adamw, REF, NULL) \
+    X(sgd, REF, NULL) \
     X(ema, REF, NULL)
 
-#define REF_DECLARE_(op, arith, scratch)      \
+#define REF_DECLARE_(op, arith, scratch) \
     int ref_##op##_ok(const weft_args *args); \
     void ref_##op##_run(const weft_step *step, weft_stream *stream);
 size_t ref_sample_scratch(const weft_args *args);
