@@ -26,6 +26,7 @@ enum {
 typedef struct check_op check_op;
 typedef struct check_set check_set;
 typedef struct check_state check_state;
+typedef struct check_gradient check_gradient;
 
 /* ---- cases ---------------------------------------------------------------------------------- */
 
@@ -66,6 +67,8 @@ struct check_op {
     double (*magnitude)(const check_set *s, const weft_tensor *out, int64_t row);
     void (*invariants)(check_state *k, const check_set *s);
     bool rows_alone; /* rows are independent although the catalogue does not say ROWLOCAL */
+    /* For an op that is a gradient: the forward op, to be differenced. false: not of this case. */
+    bool (*gradient)(const check_set *s, check_gradient *g);
 };
 
 extern const check_op *const check_ops[]; /* checkkernels.c, ended by NULL */
@@ -223,6 +226,43 @@ double check_row_max(const check_set *s, const weft_tensor *in, int64_t row);
 
 const weft_kernel *check_reference(weft_op op);
 uint64_t check_case_seed(const check_case *c, uint64_t seed);
+
+/* ---- gradients ------------------------------------------------------------------------------ */
+
+enum { CHECK_WRT = 3, CHECK_DY = 2 };
+
+/* A forward op whose operands are dense fp32 in the host's memory (true rows only), and what a set
+ * claims to be its gradients. Fields are offsets in weft_args. */
+struct check_gradient {
+    weft_op op;
+    weft_args args;
+    struct {
+        size_t field;                /* of the operand */
+        const weft_tensor *gradient; /* in the set; NULL: no more of them */
+        weft_tensor direct;          /* gradient that reaches the operand another way, or absent */
+        bool anywhere;               /* linear: at random numbers instead of the operand's own */
+    } wrt[CHECK_WRT];
+    struct {
+        size_t field; /* of a result */
+        weft_tensor dy;
+    } out[CHECK_DY];
+    bool kink; /* not differentiable at 0: coordinates near it stay where they are */
+    arena mem;
+};
+
+/* The numbers of an operand, true rows only, as dense fp32 or i32. */
+weft_tensor check_dense(const check_set *s, const weft_tensor *at, arena *mem);
+/* Dense fp32 zeros. */
+weft_tensor check_blank(int ndim, const int64_t *shape, arena *mem);
+/* Runs the reference's row of a forward op on tensors in the host's memory. */
+void check_forward(weft_op op, const weft_args *a);
+/* The reference's gradients against central differences, for plain fp32 cases that are small. */
+void check_differences(check_state *k, const check_set *s, const check_result *truth);
+/* Invariances of an op that sums over the rows of `dy` into accumulated operands: two calls are
+ * one, zeros in front are nothing, shards are buffers of one shard each. `repair` (or NULL) mends a
+ * variant whose rows were picked. */
+void check_token_sum(check_state *k, const check_set *s, const weft_tensor *dy,
+                     void (*repair)(check_set *v));
 
 /* ---- processes ------------------------------------------------------------------------------ */
 

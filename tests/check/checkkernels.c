@@ -21,7 +21,10 @@
     X(kv_append) \
     X(attention) \
     X(glu) X(activation) X(add_) X(softmax) X(argmax) X(token_logprob) X(gather) X(cast) \
-        X(quantize) X(sample)
+        X(quantize) X(sample) X(matmul_dx) X(matmul_dw) X(bias_db) X(rmsnorm_dx) X(rmsnorm_dg) \
+        X(layernorm_dx) X(layernorm_dg) X(rope_dx) X(glu_dx) X(activation_dx) X(attention_dx) \
+        X(embed_dw) X(cross_entropy) X(dropout) X(scale) X(accumulate) X(sum_squares) X(adamw) \
+        X(sgd) X(ema)
 #define DECLARE_(op) extern const check_op check_##op;
 #define LIST_(op) &check_##op,
 CHECK_OPS(DECLARE_)
@@ -195,6 +198,8 @@ static void run_case(session *s, const check_case *c, const char *only) {
         return;
     }
     check_exec(&s->k, ref, &set, s->k.threads > 1 ? 2 : 1, false, &truth);
+    if (!s->k.bad)
+        check_differences(&s->k, &set, &truth);
     if (s->k.bad) {
         s->cases++, s->failed++;
         report(s, c, ref);

@@ -335,7 +335,8 @@ static void compare_line(check_state *k, const check_line *l) {
 
 static double tolerance_of(const check_set *s, const check_operand *o) {
     const weft_op_info *info = &weft_op_table[s->c.op->op];
-    if (o->spec.dtype > WEFT_BF16 || o->role == 'A')
+    bool moved = o->role == 'A' && (info->flags & WEFT_EXACT);
+    if (o->spec.dtype > WEFT_BF16 || moved)
         return 0;
     return (double)info->tol[o->spec.dtype];
 }

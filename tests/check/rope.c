@@ -2,6 +2,7 @@
  * Cases of rope_table and rope: positions to 2^17, dynamic NTK, partial widths, both pairings. */
 #include "tests/check/check.h"
 #include <math.h>
+#include <stddef.h>
 
 /* Frequencies of theta 10000 as high and low parts. */
 static float frequency(const check_set *s, const int64_t i[WEFT_DIMS]) {
@@ -89,3 +90,43 @@ const check_op check_rope = {.op = WEFT_OP_rope,
                              .bench = bench,
                              .valid = valid,
                              .build = build};
+
+/* ---- the gradient --------------------------------------------------------------------------- */
+
+static void build_dx(check_set *s) {
+    const check_case *c = &s->c;
+    weft_rope_dx_args *a = &s->args.rope_dx;
+    int64_t T = check_get(c, "T"), H = check_get(c, "H"), D = check_get(c, "D");
+    int64_t pad = check_get(c, "pad"), y = check_get(c, "y");
+    a->interleaved = (int32_t)check_get(c, "interleaved");
+    if (check_get(c, "rows"))
+        check_add_rows(s, &a->rows, check_get(c, "rows"));
+    check_add(s, &a->dy, (check_spec){c->dtype, 3, {T, H, D}, .row = 1, .pad = pad});
+    check_add(s, &a->table,
+              (check_spec){WEFT_F32, 3, {T, check_get(c, "R"), 2}, .row = 1, .value = angle});
+    check_add(s, &a->dx, (check_spec){y ? (int)y - 1 : c->dtype, 3, {T, H, D}, .row = 1});
+}
+
+static bool gradient(const check_set *s, check_gradient *g) {
+    const weft_rope_dx_args *a = &s->args.rope_dx;
+    weft_rope_args *f = &g->args.rope;
+    g->op = WEFT_OP_rope;
+    g->out[0].field = offsetof(weft_args, rope.y);
+    g->out[0].dy = check_dense(s, &a->dy, &g->mem);
+    f->x = check_blank(3, g->out[0].dy.shape, &g->mem);
+    f->y = check_blank(3, f->x.shape, &g->mem);
+    f->table = check_dense(s, &a->table, &g->mem);
+    f->interleaved = a->interleaved;
+    g->wrt[0].field = offsetof(weft_args, rope.x);
+    g->wrt[0].gradient = &a->dx;
+    g->wrt[0].anywhere = true;
+    return true;
+}
+
+const check_op check_rope_dx = {.op = WEFT_OP_rope_dx,
+                                .keys = "T! H! D! R! interleaved y^ rows pad fill",
+                                .groups = groups,
+                                .bench = bench,
+                                .valid = valid,
+                                .build = build_dx,
+                                .gradient = gradient};

@@ -323,6 +323,34 @@ static void act_before_bias(const weft_step *s, weft_stream *st) {
             *at(y, t, n) += ((float *)bias->data)[n];
 }
 
+/* ---- gradients ------------------------------------------------------------------------------ */
+
+/* Sums the rows apart and adds them once: no chain that goes on in another call. */
+static void sums_apart(const weft_step *s, weft_stream *st) {
+    const weft_tensor *db = &s->args.bias_db.db;
+    float old[64];
+    for (int64_t i = 0; i < db->shape[0]; i++) {
+        old[i] = *at(db, 0, i);
+        *at(db, 0, i) = 0;
+    }
+    run_right(s, st);
+    for (int64_t i = 0; i < db->shape[0]; i++)
+        *at(db, 0, i) += old[i];
+}
+
+static void one_chain_for_all_shards(const weft_step *s, weft_stream *st) {
+    weft_args a = s->args;
+    a.bias_db.shards = 1;
+    run_args(s, st, &a);
+}
+
+static void pad_rows_stir(const weft_step *s, weft_stream *st) {
+    const weft_tensor *dy = &s->args.bias_db.dy;
+    run_right(s, st);
+    if (*at(dy, 0, 0) == 0)
+        nudge(at(&s->args.bias_db.db, 0, 0));
+}
+
 /* ---- the list ------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -389,6 +417,10 @@ static const broken list[] = {
     {"the last of equals wins", "argmax:fp32:T=9,N=17,ties=1", "reference", last_tie_wins},
     {"cuts instead of rounding", "cast:fp32:T=3,N=33,y=3,edges=1", "reference", cast_truncates},
     {"a masked row is NaN", "softmax:fp32:T=7,N=33,mask=1", "reference", masked_row_is_nan},
+    {"a gradient's rows are summed apart", "bias_db:fp32:T=17,N=60", "two calls", sums_apart},
+    {"one chain where shards are asked for", "bias_db:fp32:T=48,N=33,shards=4", "one shard",
+     one_chain_for_all_shards},
+    {"rows of zeros change a gradient", "bias_db:fp32:T=17,N=60", "zeros", pad_rows_stir},
     {"keeps -0", "embed:fp32:T=17,V=101,H=64,fill=4", "reference", keeps_minus_zero},
 };
 
@@ -507,6 +539,58 @@ static bool try_measured(check_state *k, const char *test) {
     return passed && caught;
 }
 
+/* The reference's gradient passes; with a hundredth of it gone differences tell. */
+static bool try_gradient(check_state *k, const char *test, const char *name, uint64_t seed) {
+    const char *rest;
+    check_case c;
+    check_set s;
+    check_result truth;
+    const check_op *op = op_of(test, &rest);
+    WEFT_ASSERT(op && check_case_parse(op, rest, &c, NULL));
+    const weft_tensor *of = ops_ctensor(&s.args, ops_field(op->op, name));
+    check_set_init(&s, &c, seed);
+    op->build(&s);
+    k->bad = false;
+    k->row = check_reference(op->op);
+    check_exec(k, k->row, &s, 1, false, &truth);
+    check_differences(k, &s, &truth);
+    bool passed = !k->bad;
+    const check_operand *o = check_find(&s, of);
+    char *image = truth.image[o - s.operand];
+    int64_t i[WEFT_DIMS] = {0};
+    do {
+        double start = o->role == 'A' ? check_load(o, o->image, i) : 0;
+        check_store(o, image, i, (float)(start + 0.99 * (check_load(o, image, i) - start)));
+    } while (check_next(of->shape, i));
+    check_differences(k, &s, &truth);
+    printf("%s a hundredth of %s's %s missing: %s\n", passed && k->bad ? "caught" : "MISSED", test,
+           name, k->bad ? k->why : "nothing found");
+    check_result_fini(&truth);
+    check_set_fini(&s);
+    return passed && k->bad;
+}
+
+static const char *const gradients[][2] = {
+    {"matmul_dx:fp32:T=7,N=16,K=129,res=1", "dx"},
+    {"matmul_dw:fp32:T=17,N=40,K=64", "dw"},
+    {"bias_db:fp32:T=7,N=16", "db"},
+    {"rmsnorm_dx:fp32:T=33,H=64,dr=1", "dx"},
+    {"rmsnorm_dg:fp32:T=65,H=64", "dg"},
+    {"layernorm_dx:fp32:T=33,H=64", "dx"},
+    {"layernorm_dg:fp32:T=65,H=64", "dg"},
+    {"layernorm_dg:fp32:T=65,H=64", "db"},
+    {"rope_dx:fp32:T=7,H=2,D=80,R=16", "dx"},
+    {"glu_dx:fp32:T=7,N=129,act=1", "dgate"},
+    {"glu_dx:fp32:T=7,N=129,act=3", "dup"},
+    {"activation_dx:fp32:T=7,N=129,act=2", "dx"},
+    {"attention_dx:fp32:S=4,H=4,group=4,D=16,keys=20,cap=30", "dq"},
+    {"attention_dx:fp32:S=4,H=4,group=4,D=16,keys=20,alibi=1", "dk"},
+    {"attention_dx:fp32:S=4,H=4,group=4,D=16,keys=20,sinks=1", "dv"},
+    {"embed_dw:fp32:T=64,V=11,H=64", "dw"},
+    {"cross_entropy:fp32:T=9,V=17,z=10", "dx"},
+};
+enum { GRADIENTS = sizeof gradients / sizeof *gradients };
+
 int check_self_test(check_state *k, uint64_t seed) {
     int n = (int)(sizeof list / sizeof *list), caught = 0;
     machine_level = device_cpu_level();
@@ -514,7 +598,9 @@ int check_self_test(check_state *k, uint64_t seed) {
         caught += try_one(k, &list[i], seed);
     caught += try_measured(k, "matmul:bf16:T=33,N=40,K=64");
     caught += try_measured(k, "rmsnorm:bf16:T=9,H=128,res=1");
-    n += 2;
+    for (int i = 0; i < GRADIENTS; i++)
+        caught += try_gradient(k, gradients[i][0], gradients[i][1], seed);
+    n += 2 + GRADIENTS;
     printf("%d of %d broken kernels caught\n", caught, n);
     return caught == n ? 0 : 1;
 }
