@@ -5,6 +5,7 @@
 #include "host/base/progress.h"
 #include "host/cmd/cmd.h"
 #include "host/train/loop.h"
+#include "host/train/lora.h"
 #include "host/train/options_json.h"
 #include <inttypes.h>
 #include <math.h>
@@ -240,8 +241,8 @@ static weft_status check(const train_args *a) {
                          a->warmup, a->steps);
     if (a->min_lr > a->lr)
         return weft_fail(WEFT_USAGE, "--min-lr: %g is above --lr %g", a->min_lr, a->lr);
-    if (a->lora_from && a->lora_r == 0)
-        return weft_fail(WEFT_USAGE, "--lora: give the adapter's rank too, with --lora-r");
+    if (a->lora_from && (a->lora_r || a->lora_targets.n || a->lora_alpha > 0))
+        return weft_fail(WEFT_USAGE, "--lora: an adapter says its rank, alpha and targets itself");
     if (a->patience > 0 && a->val_every == 0)
         return weft_fail(WEFT_USAGE, "--patience: counts validations; give --val-every");
     return WEFT_OK;
@@ -381,6 +382,8 @@ static weft_status work(const train_args *a, const char *model, arena *mem, loop
                             .append_eos = a->append_eos,
                             .threads = (int)a->threads};
     WEFT_TRY(weights_of(a, mem, &o.data.weight));
+    if (a->lora_from)
+        WEFT_TRY(lora_read_config(a->lora_from, mem, &o.train, NULL));
     signal(SIGTERM, on_signal);
     signal(SIGINT, on_signal);
     weft_status s = loop_run(&o, r);

@@ -5,6 +5,7 @@
 #include "host/base/json.h"
 #include "host/train/checkpoint_files.h"
 #include "host/train/export.h"
+#include "host/train/lora.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -246,7 +247,7 @@ static weft_status load_optimizer(reader *r, const safetensors *st) {
 static weft_status load_numbers(reader *r) {
     trainer *t = r->c->t;
     if (t->o.lora_rank > 0)
-        WEFT_TRY(export_load_adapter(t, r->dir));
+        WEFT_TRY(lora_load(t, r->dir));
     else if (t->g.dtype == WEFT_F32)
         WEFT_TRY(load_file(r, "model.safetensors", load_model));
     WEFT_TRY(load_file(r, "optimizer.safetensors", load_optimizer));

@@ -2,7 +2,7 @@
  * Writing models, adapters and gradients. */
 #include "host/train/export.h"
 #include "host/base/err.h"
-#include "host/base/json.h"
+#include "host/train/lora.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -147,27 +147,6 @@ static weft_status copy_sidecars(const trainer *t, const char *dir, arena *a) {
     return s;
 }
 
-/* As peft writes it; target_modules names what was adapted. */
-static void adapter_config(const trainer *t, buf *b) {
-    static const char *const preset[] = {"q_proj", "v_proj"};
-    const char *const *target = t->o.n_lora_target ? t->o.lora_target : preset;
-    int n = t->o.n_lora_target ? t->o.n_lora_target : 2;
-    buf_puts(b, "{\n  \"base_model_name_or_path\": ");
-    buf_json_string(b, t->o.model, strlen(t->o.model));
-    buf_printf(b, ",\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"lora_alpha\": ");
-    buf_json_double(b, t->o.lora_alpha);
-    buf_printf(b,
-               ",\n  \"lora_dropout\": 0.0,\n  \"peft_type\": \"LORA\",\n  \"r\": %d,\n"
-               "  \"target_modules\": [",
-               t->o.lora_rank);
-    for (int i = 0; i < n; i++) {
-        buf_puts(b, i ? ", " : "");
-        buf_json_string(b, target[i], strlen(target[i]));
-    }
-    buf_puts(b, "],\n  \"task_type\": \"CAUSAL_LM\",\n  \"use_rslora\": false\n}\n");
-}
-
-/* config.json with the type that the weights were written in. */
 static weft_status write_config(const trainer *t, const char *dir, arena *a) {
     const char *path = file_join(a, dir, "config.json");
     return file_write_atomic(path, t->config_text, t->config_bytes);
@@ -175,66 +154,9 @@ static weft_status write_config(const trainer *t, const char *dir, arena *a) {
 
 weft_status export_sidecars(const trainer *t, const char *dir) {
     arena a = {0};
-    buf b;
-    weft_status s;
-    if (t->o.lora_rank > 0) {
-        buf_init(&b, 1 << 20);
-        adapter_config(t, &b);
-        s = file_write_atomic(file_join(&a, dir, "adapter_config.json"), b.data, b.len);
-        buf_fini(&b);
-    } else {
-        s = write_config(t, dir, &a);
-    }
+    weft_status s = t->o.lora_rank > 0 ? lora_write_config(t, dir) : write_config(t, dir, &a);
     if (s == WEFT_OK)
         s = copy_sidecars(t, dir, &a);
     arena_fini(&a);
     return s;
-}
-
-/* ---- Adapters ---- */
-
-static weft_status load_matrix(trainer *t, const safetensors *st, int index) {
-    const param *p = &t->params.param[index];
-    const st_tensor *x = safetensors_find(st, p->name);
-    if (!x)
-        return weft_fail(WEFT_BAD_FILE,
-                         "%s: tensor \"%s\" is missing; the adapter has other "
-                         "targets than --lora-targets",
-                         st->path, p->name);
-    if (x->ndim != 2 || x->shape[0] != p->rows || x->shape[1] != p->cols)
-        return weft_fail(WEFT_BAD_FILE,
-                         "%s: tensor \"%s\" has not the shape [%lld, %lld]; is "
-                         "--lora-r %d its rank?",
-                         st->path, p->name, (long long)p->rows, (long long)p->cols, t->o.lora_rank);
-    if (x->dtype != WEFT_F32 && x->dtype != WEFT_BF16 && x->dtype != WEFT_F16)
-        return weft_fail(WEFT_BAD_FILE, "%s: tensor \"%s\" is stored as %s (F32, F16, BF16)",
-                         st->path, p->name, x->dtype_name);
-    int64_t n = param_count(p);
-    float *f = mem_alloc(sizeof(float) * (size_t)n);
-    for (int64_t i = 0; i < n; i++) {
-        uint16_t h;
-        if (x->dtype == WEFT_F32) {
-            memcpy(&f[i], (const char *)x->data + 4 * i, 4);
-            continue;
-        }
-        memcpy(&h, (const char *)x->data + 2 * i, 2);
-        f[i] = x->dtype == WEFT_BF16 ? weft_bf16_to_f32(h) : weft_f16_to_f32(h);
-    }
-    weft_status s = trainer_write(t, index, 'p', f);
-    mem_free(f);
-    return s;
-}
-
-weft_status export_load_adapter(trainer *t, const char *dir) {
-    safetensors st;
-    arena a = {0};
-    weft_status s = safetensors_open(file_join(&a, dir, "adapter_model.safetensors"), &st);
-    if (s == WEFT_OK) {
-        for (int i = 0; s == WEFT_OK && i < t->params.n; i++)
-            if (t->params.param[i].kind != PARAM_WEIGHT)
-                s = load_matrix(t, &st, i);
-        safetensors_close(&st);
-    }
-    arena_fini(&a);
-    return s == WEFT_OK ? trainer_refresh(t) : s;
 }

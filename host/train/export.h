@@ -18,6 +18,3 @@ weft_status export_from_device(void *ctx, int index, char what, float *out);
 weft_status export_sidecars(const trainer *t, const char *dir);
 /* "model.safetensors" or "adapter_model.safetensors". */
 const char *export_weights_name(const trainer *t);
-/* Numbers of an adapter that was written before, into the trainer's; WEFT_BAD_FILE names what does
- * not fit. */
-weft_status export_load_adapter(trainer *t, const char *dir);

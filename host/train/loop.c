@@ -5,6 +5,7 @@
 #include "host/base/err.h"
 #include "host/run/ceiling.h"
 #include "host/train/export.h"
+#include "host/train/lora.h"
 #include "host/train/metrics.h"
 #include "host/train/nonfinite.h"
 #include "weft.h"
@@ -293,7 +294,7 @@ static weft_status open_run(run *r) {
     WEFT_TRY(checkpoint_open(&r->t, o->out, o->keep ? o->keep : 3, &r->save));
     WEFT_TRY(resume(r, &from));
     if (o->train.lora_from && from < 0)
-        WEFT_TRY(export_load_adapter(&r->t, o->train.lora_from));
+        WEFT_TRY(lora_load(&r->t, o->train.lora_from));
     r->at.data_hash = data_hash(r->data);
     WEFT_TRY(metrics_open(o->out, o->log, o->csv, o->tensorboard, from, &r->log));
     measure_ceiling(r);
