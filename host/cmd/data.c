@@ -1,24 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * `weft data`: text to token shards. */
+ * `weft data`: text to token shards, or to a tokenizer. */
+#include "host/cmd/data.h"
 #include "host/base/clock.h"
 #include "host/base/mem.h"
-#include "host/base/progress.h"
-#include "host/cmd/cmd.h"
 #include "host/train/prepare.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { MAX_INPUTS = 256 };
-
-typedef struct {
-    const char *output, *tokenizer, *weights;
-    double val;
-    int64_t shard_tokens, threads;
-    bool append_eos, sft, json;
-} data_args;
 
 #define AT(member) offsetof(data_args, member)
 static const arg_spec specs[] = {
@@ -35,20 +25,22 @@ static const arg_spec specs[] = {
      AT(append_eos)},
     {"sft", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
      "conversations: the loss is on what the assistant says alone", AT(sft)},
+    {"train-tokenizer", "", NULL, ARG_INT, "N", 0, BPE_MAX_VOCAB, "0",
+     "learn a byte-level BPE tokenizer of N tokens from the text instead", AT(vocab)},
+    {"special", "", NULL, ARG_LIST, "TOKEN", 0, 0, NULL,
+     "a special token of the new tokenizer; repeat for more: the first is BOS, the last EOS; "
+     "default: <|endoftext|>",
+     AT(special)},
+    {"add-bos", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
+     "the new tokenizer puts BOS in front of a text", AT(add_bos)},
+    {"split", "", NULL, ARG_CHOICE, "gpt2|llama3", 0, 0, "gpt2",
+     "how the new tokenizer cuts text into words; llama3: digits by threes, line breaks apart",
+     AT(split)},
+    {"min-frequency", "", NULL, ARG_INT, "N", 1, INT32_MAX, "1",
+     "pairs that come less often are not joined", AT(min_frequency)},
     {"threads", "t", NULL, ARG_INT, "N", 0, 256, "0", "CPU threads; 0: every core", AT(threads)},
     {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print one JSON object", AT(json)},
 };
-
-typedef struct {
-    const data_args *args;
-    const char *path[MAX_INPUTS];
-    const char *name[MAX_INPUTS];
-    double weight[MAX_INPUTS];
-    int n;
-    arena names;
-    progress bar;
-    double seconds;
-} data_state;
 
 /* ---- Names and weights ---- */
 
@@ -253,6 +245,11 @@ static weft_status work(data_state *s) {
         return weft_fail(WEFT_USAGE, "IN: missing; usage: weft data %s", cmd_data.usage);
     if (!a->output || !*a->output)
         return weft_fail(WEFT_USAGE, "-o: missing; give the folder to write");
+    if (a->vocab)
+        return data_train_tokenizer(s);
+    if (a->special.n || a->add_bos)
+        return weft_fail(WEFT_USAGE, "--%s: only with --train-tokenizer",
+                         a->special.n ? "special" : "add-bos");
     if (!a->tokenizer)
         return weft_fail(WEFT_USAGE, "--tokenizer: missing; give a model folder");
     return write_shards(s);
@@ -261,16 +258,18 @@ static weft_status work(data_state *s) {
 static int run(int argc, char **argv) {
     data_args a = {.output = NULL};
     data_state s = {.args = &a};
-    weft_status st = args_parse(specs, CMD_COUNT(specs), argc, argv, &a, s.path, MAX_INPUTS, &s.n);
+    weft_status st = args_parse(specs, CMD_COUNT(specs), argc, argv, &a, s.path, DATA_MAX_INPUTS,
+                                &s.n);
     int code = cmd_fail(st == WEFT_OK ? work(&s) : st);
     arena_fini(&s.names);
+    mem_free(a.special.item);
     return code;
 }
 
 const cmd_row cmd_data = {
     .name = "data",
-    .usage = "IN... -o DIR --tokenizer MODEL [--val X] [--weights NAME=X,...]",
-    .summary = "text to token shards for training",
+    .usage = "IN... -o DIR (--tokenizer MODEL [--val X] | --train-tokenizer N) [options]",
+    .summary = "text to token shards for training, or to a tokenizer",
     .notes =
         "IN is a text file, a JSONL of {\"text\": \"...\"} or {\"messages\": [...]}, or a folder "
         "of "
@@ -279,7 +278,8 @@ const cmd_row cmd_data = {
         "are the same.\n\n"
         "  weft data books/ web.jsonl -o shards --tokenizer MODEL --val 0.01\n"
         "  weft data books/ web.jsonl -o shards --tokenizer MODEL --weights books=2,web=1\n"
-        "  weft data chats.jsonl -o shards --tokenizer MODEL --sft",
+        "  weft data chats.jsonl -o shards --tokenizer MODEL --sft\n"
+        "  weft data books/ -o tokenizer --train-tokenizer 8192",
     .specs = specs,
     .nspec = CMD_COUNT(specs),
     .run = run,

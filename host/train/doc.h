@@ -65,6 +65,8 @@ typedef struct {
 /* Fills in `out`, which is zeroed. Any number of threads at once. */
 void doc_encode(const doc_encoder *e, const doc *d, doc_tokens *out);
 void doc_tokens_fini(doc_tokens *t);
+/* The text of a DOC_TEXT or DOC_JSON_TEXT, UTF-8 checked; in the file or the arena. */
+weft_status doc_text(const doc *d, arena *a, const char **s, size_t *n);
 /* The row of a line {"input_ids": ...}. */
 weft_status doc_row(const doc *d, doc_tokens *out);
 /* A conversation as its template writes it; under `sft` with labels on the assistant's spans. */

@@ -83,38 +83,50 @@ weft_status doc_row(const doc *d, doc_tokens *out) {
 
 /* ---- Text ---- */
 
-static weft_status encode_text(const doc_encoder *e, const doc *d, const char *s, size_t n,
-                               doc_tokens *out) {
-    if (!e->tok)
-        return weft_fail(WEFT_USAGE, "%s: is text; a model folder with a tokenizer is needed",
-                         d->path);
-    size_t bad = utf8_invalid_at(s, n);
-    if (bad < n)
-        return weft_fail(WEFT_BAD_FILE, "%s: not UTF-8 (byte %zu of the text)", d->path, bad);
-    WEFT_TRY(tokenizer_encode(e->tok, s, n, TOK_SPECIAL, &out->ids));
-    int32_t eos = tokenizer_eos(e->tok);
-    if (e->append_eos && (out->ids.n == 0 || out->ids.v[out->ids.n - 1] != eos))
-        tok_ids_add(&out->ids, eos);
-    return WEFT_OK;
-}
-
-static weft_status encode_line(const doc_encoder *e, const doc *d, doc_tokens *out) {
-    arena a = {0};
+static weft_status line_text(const doc *d, arena *a, json_str *text) {
     json j;
-    json_str text = {0};
-    json_init(&j, arena_printf(&a, "%s:%lld", d->path, (long long)d->line), d->s, d->n, &a);
+    json_init(&j, arena_printf(a, "%s:%lld", d->path, (long long)d->line), d->s, d->n, a);
     json_object(&j);
     for (json_str key; json_key(&j, &key);)
         if (json_is(key, "text"))
-            text = json_string(&j);
+            *text = json_string(&j);
         else
             json_skip(&j);
-    if (!json_failed(&j) && !text.s)
+    if (!json_failed(&j) && !text->s)
         json_fail(&j, "no \"text\", which the first line has");
-    weft_status s = json_done(&j);
+    return json_done(&j);
+}
+
+weft_status doc_text(const doc *d, arena *a, const char **s, size_t *n) {
+    json_str text = {d->s, d->n};
+    if (d->kind == DOC_JSON_TEXT) {
+        text = (json_str){NULL, 0};
+        WEFT_TRY(line_text(d, a, &text));
+    } else if (d->kind != DOC_TEXT) {
+        return weft_fail(WEFT_USAGE, "%s: is no text", d->path);
+    }
+    size_t bad = utf8_invalid_at(text.s, text.n);
+    if (bad < text.n)
+        return weft_fail(WEFT_BAD_FILE, "%s: not UTF-8 (byte %zu of the text)", d->path, bad);
+    *s = text.s;
+    *n = text.n;
+    return WEFT_OK;
+}
+
+static weft_status encode_text(const doc_encoder *e, const doc *d, doc_tokens *out) {
+    arena a = {0};
+    const char *text;
+    size_t n;
+    if (!e->tok)
+        return weft_fail(WEFT_USAGE, "%s: is text; a model folder with a tokenizer is needed",
+                         d->path);
+    weft_status s = doc_text(d, &a, &text, &n);
     if (s == WEFT_OK)
-        s = encode_text(e, d, text.s, text.n, out);
+        s = tokenizer_encode(e->tok, text, n, TOK_SPECIAL, &out->ids);
     arena_fini(&a);
+    int32_t eos = tokenizer_eos(e->tok);
+    if (s == WEFT_OK && e->append_eos && (out->ids.n == 0 || out->ids.v[out->ids.n - 1] != eos))
+        tok_ids_add(&out->ids, eos);
     return s;
 }
 
@@ -132,8 +144,7 @@ static weft_status encode(const doc_encoder *e, const doc *d, doc_tokens *out) {
     switch (d->kind) {
     case DOC_ROW: WEFT_TRY(doc_row(d, out)); break;
     case DOC_CHAT: WEFT_TRY(doc_conversation(e, d, out)); break;
-    case DOC_JSON_TEXT: WEFT_TRY(encode_line(e, d, out)); break;
-    default: WEFT_TRY(encode_text(e, d, d->s, d->n, out));
+    default: WEFT_TRY(encode_text(e, d, out));
     }
     if (e->vocab) {
         WEFT_TRY(check_ids(e, d, &out->ids));

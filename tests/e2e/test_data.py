@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`weft data`: shards against `weft tokenize` through a reader of their format written here, the
-same bytes whatever the threads and however often the work was killed, and how it fails."""
+same bytes whatever the threads and however often the work was killed, tokenizers against a slow
+trainer of its own and the `tokenizers` library where there is one, and how it fails."""
 
 import fcntl
 import json
 import os
 import random
+import re
 import resource
 import signal
 import struct
@@ -13,6 +15,11 @@ import subprocess
 import tempfile
 import time
 import unittest
+
+try:
+    import tokenizers
+except ImportError:
+    tokenizers = None
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 WEFT = os.path.join(os.environ.get("WEFT_BUILD", os.path.join(ROOT, "build")), "weft")
@@ -268,6 +275,191 @@ class Killed(Base):
         got = json.loads(self.data(path, "--shard-tokens", 500, "--json"))
         self.assertEqual((got["shards_found"], got["shards"]), (3, len(names)))
         self.assertEqual(contents(self.out()), want)
+
+
+# GPT-2's expression over ASCII, and its visible alphabet.
+GPT2 = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+")
+VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+ALPHABET = {b: chr(b) for b in VISIBLE}
+ALPHABET.update({b: chr(256 + i) for i, b in enumerate(b for b in range(256) if b not in ALPHABET)})
+
+
+def pairs_of(words):
+    out = {}
+    for w, n in words.items():
+        for pair in zip(w, w[1:]):
+            out[pair] = out.get(pair, 0) + n
+    return out
+
+
+def join(word, pair):
+    out, i = [], 0
+    while i < len(word):
+        both = word[i:i + 2] == pair
+        out.append("".join(pair) if both else word[i])
+        i += 1 + both
+    return tuple(out)
+
+
+def split(data):
+    return [tuple(ALPHABET[b] for b in w.encode()) for w in GPT2.findall(data)]
+
+
+def learn(data, size, special):
+    """(vocabulary, merges), counting all pairs again for every merge."""
+    vocab = {t: i for i, t in enumerate([*special, *sorted(ALPHABET.values())])}
+    words, merges = {}, []
+    for w in split(data):
+        words[w] = words.get(w, 0) + 1
+    while len(vocab) < size:
+        count = pairs_of(words)
+        if not count:
+            break
+        pair = min(count, key=lambda p: (-count[p], vocab[p[0]], vocab[p[1]]))
+        merges.append(list(pair))
+        vocab.setdefault("".join(pair), len(vocab))
+        new = {}
+        for w, n in words.items():
+            w = join(w, pair)
+            new[w] = new.get(w, 0) + n
+        words = new
+    return vocab, merges
+
+
+def encode(data, vocab, merges):
+    rank = {tuple(m): i for i, m in enumerate(merges)}
+    out = []
+    for w in split(data):
+        while True:
+            best = min(zip(w, w[1:]), key=lambda p: rank.get(p, len(rank)), default=None)
+            if best not in rank:
+                break
+            w = join(w, best)
+        out += [vocab[t] for t in w]
+    return out
+
+
+class Tokenizers(Base):
+    def train(self, *args, out="tok"):
+        got = json.loads(weft("data", *args, "-o", self.out(out), "--json"))
+        model = json.loads(read(self.out(out), "tokenizer.json"))
+        self.assertEqual(got["vocab_size"], len(model["model"]["vocab"]))
+        return model
+
+    def ids(self, data, *flags, out="tok"):
+        path = self.put("some.txt", data)
+        got = weft("tokenize", self.out(out), "-f", path, "--print-ids", *flags).strip()
+        return [int(i) for i in got.split(",")] if got else []
+
+    def test_merges_and_ids_are_those_of_counting_again_every_time(self):
+        r = random.Random(3)
+        texts = ["".join(r.choices("ab", k=700)), "".join(r.choices("abc ", k=1500)),
+                 "a" * 97 + " " + "ab" * 50, "".join(r.choices("aB1,' \n\t", k=3000)),
+                 (" ".join(r.choices([w for w in WORDS if w.isascii()], k=900)) + "\n") * 2, "x"]
+        for i, data in enumerate(texts):
+            path = self.put("t.txt", data)
+            model = self.train(path, "--train-tokenizer", 257 + 150, out=f"t{i}")["model"]
+            vocab, merges = learn(data, 257 + 150, ["<|endoftext|>"])
+            self.assertEqual(model["vocab"], vocab)
+            self.assertEqual(model["merges"], merges)
+            self.assertEqual(self.ids(data, out=f"t{i}"), encode(data, vocab, merges))
+            other = "a new text, " + data[::-1]
+            self.assertEqual(self.ids(other, out=f"t{i}"), encode(other, vocab, merges))
+
+    def test_specials_bos_and_the_other_split(self):
+        path = self.put("t.txt", "1234567 and\n\n\nlines'S " * 50)
+        model = self.train(path, "--train-tokenizer", 300, "--special", "<s>", "--special", "</s>",
+                           "--add-bos", "--split", "llama3")
+        self.assertEqual([(t["id"], t["content"]) for t in model["added_tokens"]],
+                         [(0, "<s>"), (1, "</s>")])
+        ids = self.ids("1234<s>", "--special")
+        self.assertEqual((ids[0], ids[-1]), (0, 0))
+        pieces = [weft("tokenize", self.out("tok"), "--decode", i)[:-1] for i in ids[1:-1]]
+        self.assertEqual(pieces, ["123", "4"])
+        self.assertNotIn("\u0120and\u010a", model["model"]["vocab"])
+        config = json.loads(read(self.out("tok"), "tokenizer_config.json"))
+        self.assertEqual((config["bos_token"], config["eos_token"], config["add_bos_token"]),
+                         ("<s>", "</s>", True))
+        self.jsonl("d.jsonl", ["1234"])
+        self.data(self.out("d.jsonl"), "--append-eos", tokenizer=self.out("tok"))
+        self.assertEqual([d[0] for d in shards(self.out())], [(0, *ids[1:-1], 1)])
+
+    def test_documents_and_rare_pairs(self):
+        # A word ends with its document; a JSONL, a folder and a file are read alike.
+        one = self.train(self.jsonl("a.jsonl", ["ab", "ab", "ba"]), "--train-tokenizer", 270)
+        self.assertEqual(one["model"]["merges"], [["a", "b"], ["b", "a"]])
+        for name, data in (("1", "ab"), ("2", "ab"), ("3", "ba")):
+            self.put(f"f/{name}.txt", data)
+        self.assertEqual(self.train(self.out("f"), "--train-tokenizer", 270), one)
+        twice = self.train(self.out("f"), "--train-tokenizer", 270, "--min-frequency", 2)
+        self.assertEqual(twice["model"]["merges"], [["a", "b"]])
+        r = run("data", self.out("f"), "-o", self.out("w"), "--train-tokenizer", 270)
+        self.assertEqual(r.returncode, 0)
+        self.assertIn("weft: warning: the text gives no more than 259 tokens", r.stderr)
+
+    @unittest.skipUnless(tokenizers, "no Python library tokenizers")
+    def test_the_tokenizers_library(self):
+        files = [os.path.join(FIXTURES, "corpora", *f) for f in
+                 (("sentencepiece", "botchan.txt"), ("sentencepiece", "wagahaiwa_nekodearu.txt"))]
+        if not os.path.isdir(FIXTURES):
+            files = [self.put("u.txt", text(1, 20000))]
+        texts = [read(f).decode() for f in files]
+        model = self.train(*files, "--train-tokenizer", 4000)
+        byte_level = tokenizers.pre_tokenizers.ByteLevel
+        theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+        theirs.pre_tokenizer = byte_level(add_prefix_space=False)
+        theirs.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(
+            vocab_size=4000, show_progress=False, initial_alphabet=byte_level.alphabet(),
+            special_tokens=["<|endoftext|>"]))
+        want = json.loads(theirs.to_str())["model"]
+        self.assertEqual(model["model"]["vocab"], want["vocab"])
+        self.assertEqual(model["model"]["merges"], want["merges"])
+        ours = tokenizers.Tokenizer.from_file(os.path.join(self.out("tok"), "tokenizer.json"))
+        for data in texts + [text(9, 300) + "<|endoftext|>é\u0301\U0001f600"]:
+            self.assertEqual(self.ids(data), ours.encode(data).ids)
+            self.assertEqual(ours.decode(ours.encode(data).ids, skip_special_tokens=False), data)
+
+    @unittest.skipUnless(os.path.isdir(FIXTURES), f"no fixtures under {FIXTURES}")
+    def test_ten_megabytes_take_seconds(self):
+        books = os.path.join(FIXTURES, "corpora")
+        big = self.put("big.txt", b"".join(read(books, *f) for f in (
+            ("tinyshakespeare", "input.txt"), ("wikitext2", "wiki.test.raw"),
+            ("sentencepiece", "botchan.txt"), ("sentencepiece", "wagahaiwa_nekodearu.txt"))) * 3)
+        self.assertGreater(os.path.getsize(big), 10 << 20)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        self.train(big, "--train-tokenizer", 8192)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+        self.assertLess(used, 30)
+        data = read(big)[:200000].decode(errors="ignore")
+        path = self.put("some.txt", data)
+        ids = weft("tokenize", self.out("tok"), "-f", path, "--print-ids").strip()
+        back = weft("tokenize", self.out("tok"), "--decode", "-f", self.put("ids.txt", ids))
+        self.assertEqual(back, data + "\n")
+
+    def test_what_is_refused(self):
+        path = self.put("t.txt", "some text")
+        for args, code, part in (
+                (["--train-tokenizer", "256"], 2, "257 are the 256 bytes and the special tokens"),
+                (["--train-tokenizer", "9999999"], 2, "--train-tokenizer"),
+                (["--train-tokenizer", "300", "--special", "<a>", "--special", "<a>"], 2, "twice"),
+                (["--train-tokenizer", "300", "--special", ""], 2, "--special"),
+                (["--train-tokenizer", "300", "--special", "a"], 2, "a byte's own token"),
+                (["--train-tokenizer", "300", "--special", "x" * 300], 2, "--special"),
+                (["--train-tokenizer", "300", "--tokenizer", DEMO], 2, "not with --tokenizer"),
+                (["--train-tokenizer", "300", self.put("e.txt", b"a\xff")], 3, "not UTF-8 (byte 1"),
+                (["--train-tokenizer", "300", self.out("none.txt")], 3, "no such file"),
+                (["--train-tokenizer", "300", self.put("r.jsonl", '{"input_ids": [1]}\n')], 2,
+                 "is no text"),
+                (["--tokenizer", DEMO, "--special", "<a>"], 2, "only with --train-tokenizer")):
+            r = run("data", path, "-o", self.out("no"), *args)
+            self.assertEqual(r.returncode, code, (args, r.stderr))
+            self.assertIn(part, r.stderr)
+            self.assertEqual(len(r.stderr.splitlines()), 1)
+        r = run("data", self.put("z.txt", ""), "-o", self.out("no"), "--train-tokenizer", "300")
+        self.assertEqual((r.returncode, "no text to learn from" in r.stderr), (3, True))
+        os.makedirs(self.out("full/tokenizer.json"))
+        r = run("data", path, "-o", self.out("full"), "--train-tokenizer", "300")
+        self.assertEqual(r.returncode, 5, r.stderr)
 
 
 class Bad(Base):
