@@ -145,6 +145,7 @@ help: ## this list
 $(BUILD)/weft: $(CMD_OBJ) $(BUILD)/libweft.a
 	$(SAY) LINK $@
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(shell pkg-config --libs $(CMD_PKGS))
+$(BUILD)/host/cmd/report_html.o: host/cmd/report.css host/cmd/report.js
 $(BUILD)/checkkernels: $(CHECK) $(BUILD)/libweft.a
 	$(SAY) LINK $@
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)

@@ -25,8 +25,8 @@ extern const cmd_row *const cmd_rows[]; /* in the order of `weft help`, ended by
 const cmd_row *cmd_find(const char *name);
 
 extern const cmd_row cmd_run, cmd_chat, cmd_score, cmd_train, cmd_merge, cmd_data, cmd_eval,
-    cmd_quantize, cmd_tokenize, cmd_inspect, cmd_plan, cmd_bench, cmd_sample, cmd_template,
-    cmd_doctor, cmd_completion, cmd_help;
+    cmd_report, cmd_quantize, cmd_tokenize, cmd_inspect, cmd_plan, cmd_bench, cmd_sample,
+    cmd_template, cmd_doctor, cmd_completion, cmd_help;
 
 int help_print(const char *command);        /* `weft help COMMAND`; NULL: the overview */
 weft_status help_unknown(const char *word); /* WEFT_USAGE, naming the nearest command */

@@ -19,8 +19,8 @@ BUILD = os.path.join(ROOT, os.environ.get("WEFT_BUILD", "build"))
 WEFT = os.path.join(BUILD, "weft")
 DEMO = os.path.join(ROOT, "bench", "models", "demo")
 FIXTURES = os.environ.get("WEFT_FIXTURES", os.path.join(ROOT, "..", "shared", "fixtures"))
-COMMANDS = ["run", "score", "quantize", "tokenize", "inspect", "plan", "bench", "eval", "sample",
-            "doctor", "completion", "help"]
+COMMANDS = ["run", "score", "quantize", "tokenize", "inspect", "plan", "bench", "eval", "report",
+            "sample", "doctor", "completion", "help"]
 PROMPT = "It was a dark"
 
 
