@@ -35,9 +35,12 @@ V16 int cpu_flat(const weft_tensor *t) {
            (cpu_is_float(t) && t->ndim > 0 && (t->stride[t->ndim - 1] == 1 || cpu_width(t) == 1));
 }
 
-V16 void *cpu_at(const weft_tensor *t, int64_t element) {
+V16 int64_t cpu_bytes(int dtype) {
     static const uint8_t bytes[WEFT_DTYPES] = {4, 2, 2, 1, 1, 0, 0, 4, 8};
-    return (char *)t->data + element * bytes[t->dtype];
+    return bytes[dtype];
+}
+V16 void *cpu_at(const weft_tensor *t, int64_t element) {
+    return (char *)t->data + element * cpu_bytes(t->dtype);
 }
 
 /* Where row r starts: rows count over all axes but the last. */

@@ -67,16 +67,15 @@ static void dw_pack_dy(const dw_job *j, const dw_block *b, const dw_range *s, fl
 }
 
 /* The tile after this one, soon to be read and written. */
-static void dw_fetch(const dw_block *b, const dw_range *s, int64_t n, int64_t k) {
+static outer_fetch dw_fetch(const dw_block *b, const dw_range *s, int64_t n, int64_t k) {
     if (n + OUTER_R < b->n1) {
         n += OUTER_R;
     } else {
         n = b->n0;
         k += OUTER_PANEL;
     }
-    for (int64_t r = n; r < cpu_min(n + OUTER_R, b->n1); r++)
-        for (int64_t c = k; c < cpu_min(k + OUTER_PANEL, b->k1); c += 16)
-            __builtin_prefetch(s->c + (r - b->n0) * s->cstride + c - b->k0, 1, 3);
+    return outer_rectangle(s->c + (n - b->n0) * s->cstride + k - b->k0, cpu_min(OUTER_R, b->n1 - n),
+                           cpu_min(OUTER_PANEL, b->k1 - k) * 4, s->cstride * 4);
 }
 
 static void dw_copy(float *to, int64_t tostride, const float *from, int64_t fromstride,
@@ -107,7 +106,8 @@ static void dw_walk(const dw_job *j, const dw_block *b, const dw_range *s, dw_me
             o.b = j->x + (k / OUTER_PANEL * j->tokens + s->t) * OUTER_PANEL;
             o.c = s->c + (n - b->n0) * s->cstride + k - b->k0;
             o.cstride = s->cstride;
-            dw_fetch(b, s, n, k);
+            outer_fetch next = dw_fetch(b, s, n, k);
+            o.fetch = next.lines > 0 ? &next : NULL;
             if (s->edges && nk % 16)
                 dw_edge(&o, nr, nk, mem->edge);
             else

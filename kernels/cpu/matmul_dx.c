@@ -65,25 +65,36 @@ static void dx_pack_w(const dx_job *j, const dx_block *b, dx_range s, dx_memory 
                    mem->b + (n - s.n) * OUTER_PANEL, (s.end - s.n) * OUTER_PANEL);
 }
 
-/* The i-th of `parts` shares of the rows that follow. */
-static void dx_fetch(const dx_job *j, const dx_block *b, dx_range s, int64_t i, int64_t parts) {
-    int64_t first = s.end, rows = cpu_min(s.end - s.n, j->a->w.shape[0] - first);
-    for (int64_t n = first + i * rows / parts; n < first + (i + 1) * rows / parts; n++) {
-        const char *end = dx_w(j, n, b->k1);
-        for (const char *p = dx_w(j, n, b->k0); p < end; p += 64)
-            __builtin_prefetch(p, 0, 2);
+/* The stretch after s, or the next block's first: what the tiles of this one fetch. */
+static void dx_next(const dx_job *j, const dx_block *b, dx_range s, outer_fetch *f) {
+    const weft_tensor *w = &j->a->w, *dy = &j->a->dy;
+    int64_t n = s.end, k = b->k0, wbytes = cpu_bytes(w->dtype), bytes = cpu_bytes(dy->dtype);
+    if (n == w->shape[0]) {
+        n = 0;
+        k = b->k1;
     }
+    int64_t rows = cpu_min(j->stretch, w->shape[0] - n),
+            columns = cpu_min(b->k1 - b->k0, j->columns - k);
+    f[0] = outer_rectangle(dx_w(j, n, k), columns > 0 ? rows : 0, columns * wbytes,
+                           w->stride[0] * wbytes);
+    f[1] = outer_rectangle(cpu_at(dy, b->t0 * dy->stride[0] + n), b->t1 - b->t0, rows * bytes,
+                           dy->stride[0] * bytes);
+    f[0].then = &f[1];
 }
 
 /* sum takes the products of one stretch. */
 static void dx_walk(const dx_job *j, const dx_block *b, dx_range s, int first, dx_memory *mem,
                     float *sum) {
-    int64_t width = j->column_block, at = 0;
-    int64_t parts = cpu_ceil(b->k1 - b->k0, OUTER_PANEL) * cpu_ceil(b->t1 - b->t0, OUTER_R);
-    outer_tile o = {.k = s.end - s.n, .cstride = width, .first = first, .b = mem->b};
+    int64_t width = j->column_block;
+    outer_fetch next[2];
+    dx_next(j, b, s, next);
+    outer_tile o = {.fetch = next[0].rows > 0 ? &next[0] : &next[1],
+                    .k = s.end - s.n,
+                    .cstride = width,
+                    .first = first,
+                    .b = mem->b};
     for (int64_t k = b->k0; k < b->k1; k += OUTER_PANEL, o.b += o.k * OUTER_PANEL)
         for (int64_t t = b->t0; t < b->t1; t += OUTER_R) {
-            dx_fetch(j, b, s, at++, parts);
             o.a = mem->a + (t - b->t0) * DX_PITCH;
             o.c = sum + (t - b->t0) * width + k - b->k0;
             outer_do(dx_tile, cpu_min(OUTER_R, b->t1 - t), cpu_min(OUTER_PANEL, b->k1 - k), &o);

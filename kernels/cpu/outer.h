@@ -8,19 +8,47 @@
 
 enum { OUTER_PANEL = 16 * OUTER_C };
 
+/* A rectangle of memory to fetch while tiles are worked on, a line a step of k; then the next. */
+typedef struct outer_fetch {
+    const char *at;
+    int64_t rows, lines; /* that are left; lines of 64 bytes in a row */
+    int64_t stride;      /* bytes from row to row */
+    int64_t done;        /* lines of the row at hand */
+    struct outer_fetch *then;
+} outer_fetch;
+
 typedef struct {
     const float *a, *b;
     float *c;
     int64_t k, cstride;
-    int first; /* start from +0 instead of c */
+    int first;          /* start from +0 instead of c */
+    outer_fetch *fetch; /* NULL: nothing */
 } outer_tile;
 
-typedef void outer_fn(const outer_tile *o);
+typedef void outer_fn(outer_tile *o);
+
+V16 outer_fetch outer_rectangle(const void *at, int64_t rows, int64_t bytes, int64_t stride) {
+    outer_fetch f = {at, rows, cpu_ceil(bytes, 64), stride, 0, NULL};
+    return f;
+}
+
+/* Fetches one line of *f, which moves on. */
+V16 void outer_fetch_line(outer_fetch **f) {
+    outer_fetch *now = *f;
+    __builtin_prefetch(now->at + now->done * 64, 0, 2);
+    if (++now->done < now->lines)
+        return;
+    now->done = 0;
+    now->at += now->stride;
+    if (--now->rows <= 0)
+        *f = now->then;
+}
 
 /* astride: between rows of a; astep: between steps of k. */
-V16 void outer_product(int64_t astride, int64_t astep, int nr, int nc, const outer_tile *o) {
+V16 void outer_product(int64_t astride, int64_t astep, int nr, int nc, outer_tile *o) {
     v16 acc[OUTER_R][OUTER_C], b[OUTER_C];
     const float *ap = o->a, *bp = o->b;
+    outer_fetch *fetch = o->fetch;
     WEFT_UNROLL
     for (int r = 0; r < nr; r++) {
         WEFT_UNROLL
@@ -28,6 +56,8 @@ V16 void outer_product(int64_t astride, int64_t astep, int nr, int nc, const out
             acc[r][c] = o->first ? v16_zero() : v16_load(o->c + r * o->cstride + c * 16);
     }
     for (int64_t k = 0; k < o->k; k++, ap += astep, bp += OUTER_PANEL) {
+        if (fetch)
+            outer_fetch_line(&fetch);
         WEFT_UNROLL
         for (int c = 0; c < nc; c++)
             b[c] = v16_load(bp + c * 16);
@@ -45,11 +75,12 @@ V16 void outer_product(int64_t astride, int64_t astep, int nr, int nc, const out
         for (int c = 0; c < nc; c++)
             v16_store(o->c + r * o->cstride + c * 16, acc[r][c]);
     }
+    o->fetch = fetch;
 }
 
 /* Every size of tile for one way that a may lie, and their table: [rows - 1][vectors - 1]. */
 #define OUTER_TILE(name, astride, astep, r, c) \
-    static void name##_##r##c(const outer_tile *o) { \
+    static void name##_##r##c(outer_tile *o) { \
         outer_product(astride, astep, r, c, o); \
     }
 #define OUTER_ENTRY(name, astride, astep, r, c) name##_##r##c,
@@ -57,7 +88,7 @@ V16 void outer_product(int64_t astride, int64_t astep, int nr, int nc, const out
     V16_OUTER(OUTER_TILE, name, astride, astep) \
     static outer_fn *const name[] = {V16_OUTER(OUTER_ENTRY, name, astride, astep)};
 
-V16 void outer_do(outer_fn *const *table, int64_t nr, int64_t columns, const outer_tile *o) {
+V16 void outer_do(outer_fn *const *table, int64_t nr, int64_t columns, outer_tile *o) {
     table[(nr - 1) * OUTER_C + (columns + 15) / 16 - 1](o);
 }
 
