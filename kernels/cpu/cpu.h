@@ -130,6 +130,11 @@ V16 void cpu_finish(const weft_tensor *y, const weft_tensor *bias, int act, cons
     v16_put(y->dtype, cpu_at(y, t * y->stride[0]), i, n, v);
 }
 
+/* Virtual shards of ops_train.h: equal runs of the rows that the shape has. */
+V16 int cpu_shards_ok(int shards, int64_t rows) {
+    return (shards == 1 || shards == 2 || shards == 4 || shards == 8) && rows % shards == 0;
+}
+
 /* Leaves by the fixed tree; s is used up. */
 V16 v16 cpu_tree(v16 *s, int leaves) {
     for (int n = leaves; n > 1; n /= 2)

@@ -11,7 +11,6 @@ enum {
     DW_COLUMNS = 192,
     DW_PITCH = DW_ROWS + 16, /* steps of k do not meet in one set of L1 */
     DW_DEPTH = 256,          /* tokens of a stretch */
-    DW_SHARDS = 8,
     DW_PLANE = DW_ROWS * DW_COLUMNS,
     DW_PLANES = 4, /* that the tree of the shards keeps at once */
 };
@@ -118,7 +117,9 @@ static void dw_walk(const dw_job *j, const dw_block *b, const dw_range *s, dw_me
 
 static void dw_shard(const dw_job *j, const dw_block *b, int64_t shard, dw_range s,
                      dw_memory *mem) {
-    int64_t begin = shard * j->shard, end = begin + j->shard;
+    int64_t begin = shard * j->shard, end = cpu_min(j->tokens, begin + j->shard);
+    if (begin >= end && s.first)
+        memset(s.c, 0, DW_PLANE * sizeof *s.c);
     for (s.t = begin; s.t < end; s.t += j->stretch, s.first = 0) {
         s.end = cpu_min(end, s.t + j->stretch);
         dw_walk(j, b, &s, mem);
@@ -169,10 +170,9 @@ static void dw_blocks(const void *ctx, int64_t begin, int64_t end, int worker) {
 
 CPU_OK(matmul_dw) {
     const weft_matmul_dw_args *a = &args->matmul_dw;
-    int shards = a->shards;
-    return (shards == 1 || shards == 2 || shards == 4 || shards == DW_SHARDS) && a->dy.ndim == 2 &&
-           a->x.ndim == 2 && a->dw.ndim == 2 && a->dw.dtype == WEFT_F32 && cpu_flat(&a->dy) &&
-           cpu_flat(&a->x) && cpu_flat(&a->dw);
+    return cpu_shards_ok(a->shards, a->dy.shape[0]) && a->dy.ndim == 2 && a->x.ndim == 2 &&
+           a->dw.ndim == 2 && a->dw.dtype == WEFT_F32 && cpu_flat(&a->dy) && cpu_flat(&a->x) &&
+           cpu_flat(&a->dw);
 }
 
 CPU_SCRATCH(matmul_dw) {
@@ -185,11 +185,11 @@ CPU_RUN(matmul_dw) {
     const weft_matmul_dw_args *a = &step->args.matmul_dw;
     dw_job j = {.a = a, .stream = stream, .rows = a->dw.shape[0], .columns = a->dw.shape[1]};
     j.tokens = cpu_true_rows(&a->rows, &a->dy);
-    j.shard = j.tokens / a->shards;
+    j.shard = a->dy.shape[0] / a->shards;
     j.x = step->scratch;
-    if (j.shard == 0 || j.rows == 0 || j.columns == 0)
+    if (j.tokens == 0 || j.rows == 0 || j.columns == 0)
         return;
-    j.stretch = outer_stretch(j.shard, DW_DEPTH);
+    j.stretch = outer_stretch(cpu_min(j.tokens, j.shard), DW_DEPTH);
     int64_t down = cpu_ceil(j.rows, DW_ROWS);
     int64_t panels = cpu_ceil(j.columns, OUTER_PANEL) * down / (4 * (int64_t)stream->threads);
     j.column_block = cpu_max(1, cpu_min(panels, DW_COLUMNS / OUTER_PANEL)) * OUTER_PANEL;
