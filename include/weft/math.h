@@ -101,6 +101,35 @@ WEFT_INLINE float weft_gelu_tanh(float x) {
     return 0.5f * c * (1.0f + weft_tanhf(u));
 }
 
+/* Derivatives of the activations, within 3e-7 absolute; relu's at 0 is 0. With s(x) the logistic
+ * function, 1 - s(x) is s(-x): no digits are lost to the 1. */
+WEFT_INLINE float weft_silu_slope(float x) {
+    float c = x < -110.0f ? -110.0f : x > 110.0f ? 110.0f : x;
+    float e = weft_expf(-fabsf(c)), large = 1.0f / (1.0f + e), small = e * large;
+    float s = c < 0 ? small : large, rest = c < 0 ? large : small;
+    return fmaf(s * c, rest, s);
+}
+
+WEFT_INLINE float weft_gelu_slope(float x) {
+    float c = x < -16.0f ? -16.0f : x > 16.0f ? 16.0f : x;
+    float density = 0.398942280f * weft_expf(-0.5f * c * c);
+    return fmaf(c, density, 0.5f * (1.0f + weft_erff(c * 0.707106781f)));
+}
+
+/* 1 + tanh u = 2 s(2u). */
+WEFT_INLINE float weft_gelu_tanh_slope(float x) {
+    float c = x < -16.0f ? -16.0f : x > 16.0f ? 16.0f : x;
+    float u = 0.797884561f * fmaf(0.044715f * c * c, c, c);
+    float e = weft_expf(-2.0f * fabsf(u)), large = 1.0f / (1.0f + e), small = e * large;
+    float s = c < 0 ? small : large;
+    float inner = 1.59576912f * fmaf(0.134145f * c, c, 1.0f);
+    return fmaf(large * small * c, inner, s);
+}
+
+WEFT_INLINE float weft_relu_slope(float x) {
+    return x > 0 ? 1.0f : x <= 0 ? 0.0f : x;
+}
+
 /* NaN stays NaN: x < 0 is false for it. */
 WEFT_INLINE float weft_relu(float x) {
     return x < 0 ? 0.0f : x;

@@ -26,15 +26,17 @@ V16 v16 norm_get(const norm_row *in, int64_t i, int n) {
 }
 
 /* One number a row: inv and mean are [T] or [T,heads]. */
-V16 void norm_put(const weft_tensor *t, int64_t row, float v) {
-    if (!weft_has(t))
-        return;
+V16 float *norm_scalar(const weft_tensor *t, int64_t row) {
     int64_t off = 0;
     for (int i = t->ndim - 1; i > 0; i--) {
         off += row % t->shape[i] * t->stride[i];
         row /= t->shape[i];
     }
-    *(float *)cpu_at(t, off + row * t->stride[0]) = v;
+    return (float *)cpu_at(t, off + row * t->stride[0]);
+}
+V16 void norm_put(const weft_tensor *t, int64_t row, float v) {
+    if (weft_has(t))
+        *norm_scalar(t, row) = v;
 }
 V16 int norm_scalar_ok(const weft_tensor *t) {
     return !weft_has(t) || t->dtype == WEFT_F32;

@@ -25,7 +25,24 @@
     X(quantize, n) \
     X(matmul_s8, n) \
     X(matmul_dx, n) \
-    X(matmul_dw, n)
+    X(matmul_dw, n) \
+    X(bias_db, n) \
+    X(rmsnorm_dx, n) \
+    X(rmsnorm_dg, n) \
+    X(layernorm_dx, n) \
+    X(layernorm_dg, n) \
+    X(rope_dx, n) \
+    X(glu_dx, n) \
+    X(activation_dx, n) \
+    X(embed_dw, n) \
+    X(cross_entropy, n) \
+    X(dropout, n) \
+    X(scale, n) \
+    X(accumulate, n) \
+    X(sum_squares, n) \
+    X(adamw, n) \
+    X(sgd, n) \
+    X(ema, n)
 
 #define CPU_DECLARE(op, n) \
     int weft_cpu_##op##_##n##_ok(const weft_args *args); \

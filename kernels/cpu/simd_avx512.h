@@ -74,6 +74,9 @@ V16 v16 v16_mul(v16 a, v16 b) {
 V16 v16 v16_div(v16 a, v16 b) {
     return _mm512_div_ps(a, b);
 }
+V16 v16 v16_sqrt(v16 a) {
+    return _mm512_sqrt_ps(a);
+}
 V16 v16 v16_fma(v16 a, v16 b, v16 c) {
     return _mm512_fmadd_ps(a, b, c);
 }

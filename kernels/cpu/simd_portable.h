@@ -66,6 +66,10 @@ V16 v16 v16_div(v16 a, v16 b) {
     V16_EACH a.f[l] /= b.f[l];
     return a;
 }
+V16 v16 v16_sqrt(v16 a) {
+    V16_EACH a.f[l] = sqrtf(a.f[l]);
+    return a;
+}
 V16 v16 v16_fma(v16 a, v16 b, v16 c) {
     V16_EACH a.f[l] = fmaf(a.f[l], b.f[l], c.f[l]);
     return a;

@@ -51,7 +51,24 @@
     ROW_(quantize, n, label, LANE16, level, NULL) \
     S8_ROW_(n, label, level) \
     ROW_(matmul_dx, n, label, LANE16, level, NULL) \
-    ROW_(matmul_dw, n, label, LANE16, level, SCRATCH_(matmul_dw, n))
+    ROW_(matmul_dw, n, label, LANE16, level, SCRATCH_(matmul_dw, n)) \
+    ROW_(bias_db, n, label, LANE16, level, NULL) \
+    ROW_(rmsnorm_dx, n, label, LANE16, level, NULL) \
+    ROW_(rmsnorm_dg, n, label, LANE16, level, NULL) \
+    ROW_(layernorm_dx, n, label, LANE16, level, NULL) \
+    ROW_(layernorm_dg, n, label, LANE16, level, NULL) \
+    ROW_(rope_dx, n, label, LANE16, level, NULL) \
+    ROW_(glu_dx, n, label, LANE16, level, NULL) \
+    ROW_(activation_dx, n, label, LANE16, level, NULL) \
+    ROW_(embed_dw, n, label, LANE16, level, NULL) \
+    ROW_(cross_entropy, n, label, LANE16, level, NULL) \
+    ROW_(dropout, n, label, NONE, level, NULL) \
+    ROW_(scale, n, label, NONE, level, NULL) \
+    ROW_(accumulate, n, label, NONE, level, NULL) \
+    ROW_(sum_squares, n, label, LANE16, level, NULL) \
+    ROW_(adamw, n, label, LANE16, level, NULL) \
+    ROW_(sgd, n, label, LANE16, level, NULL) \
+    ROW_(ema, n, label, LANE16, level, NULL)
 
 #if defined(__x86_64__)
 #define LEVELS_ \
