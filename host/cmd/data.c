@@ -152,15 +152,13 @@ static void put_counts(buf *b, const counts *c) {
                c->documents, c->tokens, c->val_tokens, c->shards, c->bytes);
 }
 
-static void print_json(const data_state *s, const prepare_result *r, buf *b) {
-    const shard_manifest *m = &r->manifest;
+static void put_json(buf *b, const char *dir, const shard_manifest *m) {
     counts all = count_all(m);
     buf_puts(b, "{\"folder\": ");
-    cmd_json_string(b, s->args->output, strlen(s->args->output));
-    buf_printf(b, ", \"vocab_size\": %d, ", (int)m->vocab);
+    cmd_json_string(b, dir, strlen(dir));
+    buf_printf(b, ", \"vocab_size\": %d, \"rows\": %s, ", (int)m->vocab,
+               m->own_rows ? "true" : "false");
     put_counts(b, &all);
-    buf_printf(b, ", \"shards_found\": %d, \"seconds\": ", r->found);
-    buf_json_double(b, s->seconds);
     buf_puts(b, ", \"sources\": [");
     for (int i = 0; i < m->n; i++) {
         counts c = count(&m->source[i]);
@@ -172,11 +170,10 @@ static void print_json(const data_state *s, const prepare_result *r, buf *b) {
         put_counts(b, &c);
         buf_putc(b, '}');
     }
-    buf_puts(b, "]}\n");
+    buf_putc(b, ']');
 }
 
-static void print_text(const data_state *s, const prepare_result *r, buf *b) {
-    const shard_manifest *m = &r->manifest;
+static void put_text(buf *b, const char *dir, const shard_manifest *m) {
     counts all = count_all(m);
     char size[CMD_SIZE_TEXT];
     buf_printf(b, "%-24s %12s %14s %14s %7s\n", "source", "documents", "tokens", "validation",
@@ -189,11 +186,42 @@ static void print_text(const data_state *s, const prepare_result *r, buf *b) {
             buf_printf(b, "  weight %g", m->source[i].weight);
         buf_putc(b, '\n');
     }
-    buf_printf(b, "%s: %" PRId64 " tokens to train on, %s in %d shards", s->args->output,
-               all.tokens, cmd_size(size, (double)all.bytes), all.shards);
-    if (r->found)
-        buf_printf(b, ", %d of them found there", r->found);
-    buf_printf(b, "; %.1f s\n", s->seconds);
+    buf_printf(b, "%s: %" PRId64 " tokens to train on, %s in %d shards", dir, all.tokens,
+               cmd_size(size, (double)all.bytes), all.shards);
+}
+
+static weft_status report(const data_state *s, const prepare_result *r) {
+    buf b;
+    buf_init(&b, SIZE_MAX);
+    (s->args->json ? put_json : put_text)(&b, s->args->output, &r->manifest);
+    if (s->args->json) {
+        buf_printf(&b, ", \"shards_found\": %d, \"seconds\": ", r->found);
+        buf_json_double(&b, s->seconds);
+        buf_puts(&b, "}\n");
+    } else {
+        if (r->found)
+            buf_printf(&b, ", %d of them found there", r->found);
+        buf_printf(&b, "; %.1f s\n", s->seconds);
+    }
+    weft_status st = cmd_flush(&b);
+    buf_fini(&b);
+    return st;
+}
+
+weft_status data_inspect(const char *dir, bool json) {
+    arena a = {0};
+    shard_manifest m;
+    weft_status st = shard_manifest_read(dir, &a, &m);
+    if (st == WEFT_OK) {
+        buf b;
+        buf_init(&b, SIZE_MAX);
+        (json ? put_json : put_text)(&b, dir, &m);
+        buf_puts(&b, json ? "}\n" : "\n");
+        st = cmd_flush(&b);
+        buf_fini(&b);
+    }
+    arena_fini(&a);
+    return st;
 }
 
 /* ---- The command ---- */
@@ -224,17 +252,13 @@ static weft_status write_shards(data_state *s) {
                          .progress = show,
                          .ctx = s};
     prepare_result r;
-    buf b;
     double started = clock_seconds();
     weft_status st = prepare(&o, &r);
     progress_end(&s->bar);
     s->seconds = clock_seconds() - started;
     if (st != WEFT_OK)
         return st;
-    buf_init(&b, SIZE_MAX);
-    (a->json ? print_json : print_text)(s, &r, &b);
-    st = cmd_flush(&b);
-    buf_fini(&b);
+    st = report(s, &r);
     arena_fini(&r.arena);
     return st;
 }

@@ -27,4 +27,5 @@ typedef struct {
     double seconds;
 } data_state;
 
-weft_status data_train_tokenizer(data_state *s); /* --train-tokenizer */
+weft_status data_inspect(const char *dir, bool json); /* a folder of shards, for weft inspect */
+weft_status data_train_tokenizer(data_state *s);      /* --train-tokenizer */

@@ -3,11 +3,12 @@
  * defaults. Only headers are read. A single .safetensors file shows its tensors. */
 #include "host/base/file.h"
 #include "host/base/mem.h"
-#include "host/cmd/cmd.h"
+#include "host/cmd/data.h"
 #include "host/model/rope.h"
 #include "host/model/safetensors.h"
 #include "host/model/tokenizer/tokenizer.h"
 #include "host/model/weights.h"
+#include "host/train/shard.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
@@ -476,7 +477,9 @@ static int run(int argc, char **argv) {
     inspect_args a = {.model = NULL};
     const char *model = NULL;
     weft_status s = cmd_parse_model(&cmd_inspect, argc, argv, &a, &model);
-    return cmd_fail(s == WEFT_OK ? work(&a, model) : s);
+    if (s == WEFT_OK)
+        s = shard_is_folder(model) ? data_inspect(model, a.json) : work(&a, model);
+    return cmd_fail(s);
 }
 
 const cmd_row cmd_inspect = {
@@ -484,8 +487,7 @@ const cmd_row cmd_inspect = {
     .usage = "MODEL [--tensors] [--json]",
     .summary = "show a model's shape, tensors and tokenizer",
     .notes = "Reads headers only, so that a model larger than memory is shown at once. MODEL may "
-             "also be one "
-             ".safetensors file.\n\n"
+             "also be one .safetensors file, or a folder of token shards.\n\n"
              "  weft inspect MODEL\n"
              "  weft inspect MODEL --tensors\n"
              "  weft inspect MODEL --json",

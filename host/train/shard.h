@@ -51,7 +51,8 @@ uint64_t shard_tokenizer_hash(const tokenizer *t);
 
 /* ---- Reading ---- */
 
-bool shard_is_folder(const char *dir); /* has a manifest, or inputs.json of one that is not done */
+/* Has a manifest, or the inputs.json of one that is not done, and is no model's checkpoint. */
+bool shard_is_folder(const char *dir);
 weft_status shard_manifest_read(const char *dir, arena *a, shard_manifest *out);
 /* Maps a shard and checks it all: header, sizes, offsets, hash, and that every id is below the
  * vocabulary. `map` holds what `out` points into. */
@@ -59,6 +60,9 @@ weft_status shard_map(const char *dir, const shard_manifest *m, const shard_entr
                       data_part *out);
 /* The header of a shard whose size fits it. */
 weft_status shard_head_read(const char *path, const file_map *map, shard_head *out);
+
+/* A shard in memory that starts at a multiple of 8: header, sizes, offsets and ids are checked. */
+weft_status shard_parse(const char *path, const file_map *map, shard_head *h, data_part *out);
 
 /* ---- Writing ---- */
 

@@ -37,8 +37,9 @@ uint64_t shard_tokenizer_hash(const tokenizer *t) {
 
 bool shard_is_folder(const char *dir) {
     arena a = {0};
-    bool is = file_is_dir(dir) && (file_exists(file_join(&a, dir, "manifest.json")) ||
-                                   file_exists(file_join(&a, dir, "inputs.json")));
+    bool is = file_is_dir(dir) && !file_exists(file_join(&a, dir, "config.json")) &&
+              (file_exists(file_join(&a, dir, "manifest.json")) ||
+               file_exists(file_join(&a, dir, "inputs.json")));
     arena_fini(&a);
     return is;
 }
@@ -248,9 +249,7 @@ static weft_status check_documents(const char *path, const shard_head *h, const 
 }
 
 static weft_status check_entry(const char *path, const shard_manifest *m, const shard_entry *e,
-                               const file_map *map, const shard_head *h) {
-    if (hash_xxh3(map->data, map->size) != e->xxh3)
-        return weft_fail(WEFT_BAD_FILE, "%s: its hash is not the manifest's; it is damaged", path);
+                               const shard_head *h) {
     if (h->vocab != (uint64_t)m->vocab || h->tokenizer != m->tokenizer)
         return weft_fail(WEFT_BAD_FILE, "%s: made with another tokenizer than the manifest's",
                          path);
@@ -259,23 +258,29 @@ static weft_status check_entry(const char *path, const shard_manifest *m, const 
     return WEFT_OK;
 }
 
+weft_status shard_parse(const char *path, const file_map *map, shard_head *h, data_part *out) {
+    WEFT_TRY(shard_head_read(path, map, h));
+    layout l = layout_of(h);
+    *out = (data_part){.ids = map->data + SHARD_HEADER,
+                       .mask = h->flags & SHARD_MASK ? (const uint8_t *)map->data + l.mask : NULL,
+                       .doc = (const uint64_t *)(const void *)(map->data + l.doc),
+                       .n_doc = (int64_t)h->documents,
+                       .n = (int64_t)h->tokens,
+                       .width = (int)h->width};
+    WEFT_TRY(check_documents(path, h, out->doc));
+    return check_ids(path, h, out);
+}
+
 static weft_status check_shard(const char *path, const shard_manifest *m, const shard_entry *e,
                                const file_map *map, data_part *out) {
     shard_head h;
     if (map->size != (uint64_t)e->bytes)
         return weft_fail(WEFT_BAD_FILE, "%s: %zu bytes; the manifest says %lld", path, map->size,
                          (long long)e->bytes);
-    WEFT_TRY(shard_head_read(path, map, &h));
-    WEFT_TRY(check_entry(path, m, e, map, &h));
-    layout l = layout_of(&h);
-    *out = (data_part){.ids = map->data + SHARD_HEADER,
-                       .mask = h.flags & SHARD_MASK ? (const uint8_t *)map->data + l.mask : NULL,
-                       .doc = (const uint64_t *)(const void *)(map->data + l.doc),
-                       .n_doc = (int64_t)h.documents,
-                       .n = (int64_t)h.tokens,
-                       .width = (int)h.width};
-    WEFT_TRY(check_documents(path, &h, out->doc));
-    return check_ids(path, &h, out);
+    if (hash_xxh3(map->data, map->size) != e->xxh3)
+        return weft_fail(WEFT_BAD_FILE, "%s: its hash is not the manifest's; it is damaged", path);
+    WEFT_TRY(shard_parse(path, map, &h, out));
+    return check_entry(path, m, e, &h);
 }
 
 weft_status shard_map(const char *dir, const shard_manifest *m, const shard_entry *e, file_map *map,

@@ -172,6 +172,21 @@ class Shards(Base):
             self.assertEqual(r.returncode, 2, (weights, r.stderr))
             self.assertIn(part, r.stderr)
 
+    def test_inspect_counts(self):
+        a, b = self.jsonl("a.jsonl", [text(i, 9) for i in range(90)]), self.jsonl("b.jsonl", ["z"])
+        made = json.loads(self.data(a, b, "--weights", "b=1,a=2", "--json", "--val", "0.2",
+                                    "--shard-tokens", "200"))
+        got = json.loads(weft("inspect", self.out(), "--json"))
+        self.assertEqual(got, {k: made[k] for k in got})
+        self.assertEqual(got["tokens"], sum(len(d[0]) for d in shards(self.out())))
+        self.assertEqual(got["validation_tokens"],
+                         sum(len(d[0]) for d in shards(self.out(), True)))
+        self.assertEqual((got["documents"], got["sources"][0]["weight"]), (91, 2))
+        self.assertIn(f"{got['tokens']} tokens to train on", weft("inspect", self.out()))
+        os.remove(os.path.join(self.out(), "manifest.json"))
+        r = run("inspect", self.out())
+        self.assertEqual((r.returncode, "not finished" in r.stderr), (3, True))
+
     def test_names_are_apart(self):
         a, b = self.jsonl("x/a b.jsonl", ["one"]), self.jsonl("y/a b.jsonl", ["two"])
         self.data(a, b)
