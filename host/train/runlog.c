@@ -126,7 +126,12 @@ static void add_option(run_log *l, arena *a, const char *key, json_kind kind, js
     l->option = grown(a, l->option, l->noption, sizeof *l->option);
     if (kind == JSON_STRING && raw.n >= 2)
         raw = (json_str){raw.s + 1, raw.n - 2};
-    l->option[l->noption++] = (run_option){key, json_dup(a, raw)};
+    char *value = json_dup(a, raw), *to = value;
+    for (const char *from = value; *from; from++) /* an array may be laid out over lines */
+        if (!strchr("\n\r\t", *from) && !(*from == ' ' && from > value && from[-1] == ' '))
+            *to++ = *from;
+    *to = 0;
+    l->option[l->noption++] = (run_option){key, value};
 }
 
 static void flatten(run_log *l, arena *a, json *j, const char *prefix) {
@@ -142,6 +147,20 @@ static void flatten(run_log *l, arena *a, json *j, const char *prefix) {
     }
 }
 
+/* The trainer's train.json is a checkpoint's state, of which "options" is a part. */
+static json_str options_in(arena *a, const char *path, json_str all) {
+    json j;
+    json_str part = all;
+    json_init(&j, path, all.s, all.n, a);
+    if (json_peek(&j) != JSON_OBJECT)
+        return all;
+    json_object(&j);
+    for (json_str key; json_key(&j, &key);)
+        if (json_is(key, "options") && json_peek(&j) == JSON_OBJECT)
+            part = json_raw(&j);
+    return json_done(&j) == WEFT_OK ? part : all;
+}
+
 static weft_status read_options(run_log *l, arena *a, const char *path, const char *file,
                                 const char *prefix) {
     const char *data;
@@ -152,7 +171,8 @@ static weft_status read_options(run_log *l, arena *a, const char *path, const ch
         return WEFT_OK;
     }
     WEFT_TRY(file_read(path, OPTION_MAX, a, &data, &n));
-    json_init(&j, path, data, n, a);
+    json_str part = options_in(a, path, (json_str){data, n});
+    json_init(&j, path, part.s, part.n, a);
     flatten(l, a, &j, prefix);
     return json_done(&j);
 }

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import statistics
+import struct
 import subprocess
 import tempfile
 import time
@@ -14,6 +15,7 @@ import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 WEFT = os.path.join(os.environ.get("WEFT_BUILD", os.path.join(ROOT, "build")), "weft")
+DEMO = os.path.join(ROOT, "bench", "models", "demo")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = ("</script><script>alert(1)</script>\n<img src=x onerror=alert(2)> & \"q\" "
            "\u202e\u0007<!--")
@@ -244,6 +246,106 @@ class Text(Case):
         self.assertNotIn("\x1b", out)
         self.assertNotIn("\u202e", out)
         self.assertNotIn("\x07", out)
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def masked(data):
+    crc = crc32c(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def fields(message):
+    """(number, value) of a protocol buffer's fields: ints, 8 or 4 bytes, or bytes."""
+    at = 0
+
+    def varint():
+        nonlocal at
+        value, shift = 0, 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(message):
+        key = varint()
+        size = {1: 8, 5: 4}.get(key & 7)
+        if key & 7 == 0:
+            yield key >> 3, varint()
+            continue
+        size = varint() if size is None else size
+        yield key >> 3, message[at : at + size]
+        at += size
+
+
+def scalars(path):
+    """{tag: [(step, value)]} of a TensorBoard event file, checksums checked."""
+    with open(path, "rb") as f:
+        raw = f.read()
+    at, out, events = 0, {}, []
+    while at < len(raw):
+        (n, crc) = struct.unpack_from("<QI", raw, at)
+        assert crc == masked(raw[at : at + 8])
+        event = raw[at + 12 : at + 12 + n]
+        assert struct.unpack_from("<I", raw, at + 12 + n) == (masked(event),)
+        events.append(dict(fields(event)))
+        at += n + 16
+    assert events[0][3] == b"brain.Event:2"
+    for event in events[1:]:
+        for _, value in fields(event[5]):
+            one = dict(fields(value))
+            tag = one[1].decode()
+            out.setdefault(tag, []).append((event[2], *struct.unpack("<f", one[2])))
+    return out
+
+
+class Trained(Case):
+    """The files of a run of the trainer itself."""
+
+    def test_every_file_says_the_same(self):
+        text = os.path.join(self.dir, "text.txt")
+        with open(text, "w", encoding="utf-8") as f:
+            f.write("\n\n".join(f"The sea was dark and the ship sailed on, day {i}."
+                                for i in range(60)))
+        run = os.path.join(self.dir, "run")
+        subprocess.run([WEFT, "train", DEMO, "--data", text, "-o", run, "--steps", "6",
+                        "--batch-size", "2", "--seq-len", "24", "--val", "0.2", "--val-every", "3",
+                        "--sample-prompt", "The sea", "--sample-tokens", "4", "--csv",
+                        "--tensorboard"], check=True, capture_output=True, timeout=120)
+        with open(os.path.join(run, "metrics.jsonl"), encoding="utf-8") as f:
+            log = [json.loads(line) for line in f]
+        self.assertEqual([r["step"] for r in log], list(range(1, 7)))
+        self.assertEqual([r["step"] for r in log if "val_loss" in r], [3, 6])
+        with open(os.path.join(run, "metrics.csv"), encoding="utf-8") as f:
+            head, *rows = [line.rstrip("\n").split(",") for line in f]
+        for row, want in zip(rows, log, strict=True):
+            self.assertEqual({k: float(v) for k, v in zip(head, row) if v}, want)
+        events = scalars(os.path.join(run, "events.out.tfevents.weft"))
+        for tag, key in (("loss/train", "loss"), ("loss/validation", "val_loss"), ("lr", "lr"),
+                         ("grad_norm", "grad_norm"), ("tokens", "tokens")):
+            want = [(r["step"], r[key]) for r in log if key in r]
+            self.assertEqual([s for s, _ in events[tag]], [s for s, _ in want])
+            for (_, x), (_, y) in zip(events[tag], want):
+                self.assertAlmostEqual(x, y, delta=1e-7 * abs(y))
+        page, data = self.page(run)
+        self.assertEqual(data["runs"][0]["val"]["x"], [3, 6])
+        for x, r in zip(data["runs"][0]["loss"]["y"], log, strict=True):
+            self.assertAlmostEqual(x, r["loss"], places=5)
+        self.assertIn("train.seed", page.texts)
+        self.assertIn('[ "LlamaForCausalLM" ]', page.texts)
+        self.assertNotIn("train.tokens", page.texts)  # a state, not an option
+        self.assertIn("The sea", page.texts)
+        self.assertEqual(self.err, "")
 
 
 class Refusals(Case):
