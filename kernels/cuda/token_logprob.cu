@@ -3,33 +3,12 @@
  * pass over the row, a block of 8 or 32 warps by its width: thread i takes chunks i, i + threads,
  * ... and scales its sum whenever its largest element grows; then the fixed tree. Bound by memory:
  * one read of the logits. Measured: nowhere yet. */
-#include "kernels/lib/hold.cuh"
-#include "kernels/lib/reduce.cuh"
+#include "kernels/lib/log_sum.cuh"
 #include "kernels/lib/tile.h"
 
 namespace WEFT_CU_NS {
 
 template <int WARPS> struct logprob_smem { float most[WARPS], sum[WARPS]; };
-
-/* Sum of e^(x - most) over what a thread has seen. */
-struct log_sum {
-    float most, sum;
-
-    __device__ __forceinline__ void add(const float (&v)[CHUNK], int n) {
-        float top = most, part[CHUNK];
-#pragma unroll
-        for (int j = 0; j < CHUNK; j++)
-            top = j < n ? op_max::of(top, v[j]) : top;
-        if (top == -INFINITY)
-            return;
-#pragma unroll
-        for (int j = 0; j < CHUNK; j++)
-            part[j] = j < n ? weft_expf(v[j] - top) : 0.0f;
-        float low = (part[0] + part[1]) + (part[2] + part[3]);
-        sum = sum * weft_expf(most - top) + (low + ((part[4] + part[5]) + (part[6] + part[7])));
-        most = top;
-    }
-};
 
 template <class T, int WARPS>
 __global__ void __launch_bounds__(WARPS * 32)
