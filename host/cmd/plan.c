@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * `weft plan`: what a run would do and take, without doing or taking it. */
 #include "host/cmd/cmd.h"
+#include "host/cmd/plan_train.h"
 #include "host/cmd/roofline.h"
 #include "host/model/engine.h"
 
 typedef struct {
     cmd_engine_args engine;
+    plan_train_args train;
     int64_t max_seqs;
     bool json, predict;
 } plan_args;
@@ -18,6 +20,7 @@ static const arg_spec specs[] = {
      AT(max_seqs)},
     {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print one JSON object", AT(json)},
     CMD_ENGINE_SPECS(plan_args, engine),
+    PLAN_TRAIN_SPECS(plan_args, train),
 };
 
 /* ---- What the machine allows ---- */
@@ -90,6 +93,8 @@ static weft_status print(const plan_args *a, const weft_engine *e) {
 
 static weft_status open_and_print(const plan_args *a, const char *model) {
     weft_engine *e = NULL;
+    if (a->train.train)
+        return plan_train(&a->train, &a->engine, model, a->json);
     weft_engine_options opt = cmd_engine_options(&a->engine);
     opt.max_seqs = (int)a->max_seqs;
     WEFT_TRY(engine_open_dry(model, &opt, &e));
@@ -107,13 +112,14 @@ static int run(int argc, char **argv) {
 
 const cmd_row cmd_plan = {
     .name = "plan",
-    .usage = "MODEL [--json] [--predict] [options]",
+    .usage = "MODEL [--train] [--json] [--predict] [options]",
     .summary = "steps, kernels, bytes and memory of a run, without running it",
     .notes =
         "Reads config.json only: no weights, and no memory is taken for them. The run uses exactly "
         "the bytes shown. Name a --cpu-level and the text is the same on every machine.\n\n"
         "  weft plan MODEL --tp 4 --dtype bf16\n"
-        "  weft plan MODEL --cpu-level avx2 > plan.txt",
+        "  weft plan MODEL --cpu-level avx2 > plan.txt\n"
+        "  weft plan --train --from-scratch config.json --batch-size 32 --seq-len 1024",
     .specs = specs,
     .nspec = CMD_COUNT(specs),
     .run = run,

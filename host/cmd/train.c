@@ -16,7 +16,7 @@
 
 typedef struct {
     const char *device, *dtype, *cpu_level, *output, *log, *resume, *schedule, *optimizer,
-        *recompute, *order, *dump_grads, *lora_from, *sample_prompt, *on_nan, *on_spike;
+        *recompute, *order, *dump_grads, *lora_from, *tokenizer, *sample_prompt, *on_nan, *on_spike;
     arg_list data, freeze, lora_targets, weights;
     int64_t threads, steps, warmup, decay_steps, batch, micro, seq_len, shards, seed, lora_r, keep,
         save_every, val_every, patience, sample_tokens;
@@ -32,8 +32,10 @@ static const arg_spec specs[] = {
      "what to train on: a folder of `weft data`, text, JSONL of text, messages or input_ids; may "
      "be repeated",
      AT(data)},
-    {"weight", "", NULL, ARG_LIST, "X", 0, 0, NULL,
+    {"weights", "", NULL, ARG_LIST, "X,...", 0, 0, NULL,
      "share of the rows of each --data, in order; none: by size", AT(weights)},
+    {"tokenizer", "", NULL, ARG_STRING, "DIR", 0, 0, NULL,
+     "folder with the tokenizer and chat template; none: the model's", AT(tokenizer)},
     {"output", "o", NULL, ARG_STRING, "DIR", 0, 0, NULL, "the run's folder", AT(output)},
     {"steps", "", NULL, ARG_INT, "N", 1, BIG, NULL, "optimizer steps in all", AT(steps)},
     {"from-scratch", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
@@ -174,6 +176,7 @@ static void split_list(arena *a, const arg_list *from, const char *const **out, 
 
 static train_options train_of(const train_args *a, const char *model, arena *mem) {
     train_options o = {.model = model,
+                       .tokenizer = a->tokenizer,
                        .from_scratch = a->from_scratch,
                        .device = a->device,
                        .cpu_level = a->cpu_level,
@@ -211,19 +214,20 @@ static train_options train_of(const train_args *a, const char *model, arena *mem
 }
 
 static weft_status weights_of(const train_args *a, arena *mem, const double **out) {
+    const char *const *item;
+    int n;
     *out = NULL;
-    if (a->weights.n == 0)
+    split_list(mem, &a->weights, &item, &n);
+    if (n == 0)
         return WEFT_OK;
-    if (a->weights.n != a->data.n)
-        return weft_fail(WEFT_USAGE, "--weight: %d for %d of --data; give one each", a->weights.n,
-                         a->data.n);
-    double *w = ARENA_NEW(mem, double, a->weights.n);
-    for (int i = 0; i < a->weights.n; i++) {
+    if (n != a->data.n)
+        return weft_fail(WEFT_USAGE, "--weights: %d for %d of --data; give one each", n, a->data.n);
+    double *w = ARENA_NEW(mem, double, n);
+    for (int i = 0; i < n; i++) {
         char *end;
-        w[i] = strtod(a->weights.item[i], &end);
-        if (end == a->weights.item[i] || *end || !(w[i] > 0) || !isfinite(w[i]))
-            return weft_fail(WEFT_USAGE, "--weight: \"%s\" is not a number above 0",
-                             a->weights.item[i]);
+        w[i] = strtod(item[i], &end);
+        if (end == item[i] || *end || !(w[i] > 0) || !isfinite(w[i]))
+            return weft_fail(WEFT_USAGE, "--weights: \"%s\" is not a number above 0", item[i]);
     }
     *out = w;
     return WEFT_OK;
@@ -325,6 +329,8 @@ static void print_end(const train_args *a, const loop_result *r) {
         buf_json_double(&b, r->loss);
         buf_puts(&b, ",\"best_val\":");
         buf_json_double(&b, r->best_val);
+        buf_printf(&b, ",\"planned_bytes\":%" PRIu64 ",\"taken_bytes\":%" PRIu64, r->planned,
+                   r->taken);
         buf_printf(&b, ",\"best_step\":%" PRId64 ",\"early\":%s,\"seconds\":%.3f,\"output\":",
                    r->best_step, r->early ? "true" : "false", r->seconds);
         cmd_json_string(&b, a->output, strlen(a->output));
@@ -377,7 +383,6 @@ static weft_status work(const train_args *a, const char *model, arena *mem, loop
                             .file_order = strcmp(a->order, "file") == 0,
                             .pack = a->pack,
                             .val_fraction = a->val_fraction,
-                            .model_dir = model,
                             .sft = a->sft,
                             .append_eos = a->append_eos,
                             .threads = (int)a->threads};

@@ -210,17 +210,8 @@ static weft_status open_ranks(weft_engine *e, const weft_engine_options *o) {
     return e->dry ? WEFT_OK : sched_team_open(tp, &e->team);
 }
 
-static bool has_tokenizer(const char *dir, arena *a) {
-    static const char *const files[] = {"tokenizer.json", "tokenizer.model", "spiece.model",
-                                        "vocab.json", "encoder.json"};
-    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
-        if (file_exists(file_join(a, dir, files[i])))
-            return true;
-    return false;
-}
-
 static weft_status open_tokenizer(weft_engine *e, const char *path) {
-    if (!has_tokenizer(path, &e->mem))
+    if (!tokenizer_exists(path))
         return WEFT_OK;
     WEFT_TRY(tokenizer_open(path, &e->tok));
     if (tokenizer_vocab_size(e->tok) > e->config.vocab)

@@ -483,13 +483,18 @@ static uint64_t blank_bytes(const weft_tensor *t) {
     return ((uint64_t)weft_dtype_bytes(t->dtype, weft_tensor_count(t)) + 63) / 64 * 64;
 }
 
+uint64_t weights_blank_bytes(const weights *w) {
+    uint64_t n = 0;
+    for (int64_t i = 0; i < (w->config->n_layers + 1) * WEIGHT_SLOTS; i++)
+        n += w->tensor[i].ndim ? blank_bytes(&w->tensor[i]) : 0;
+    return n;
+}
+
 weft_status weights_blank(const model_config *c, device *dev, int dtype, weights *out) {
     weights w;
     WEFT_TRY(weights_describe(c, dtype, 1, 0, &w));
-    uint64_t at = 0;
     int64_t n = (c->n_layers + 1) * WEIGHT_SLOTS;
-    for (int64_t i = 0; i < n; i++)
-        at += w.tensor[i].ndim ? blank_bytes(&w.tensor[i]) : 0;
+    uint64_t at = weights_blank_bytes(&w);
     w.dev = dev;
     weft_status s = dev->alloc(dev, at, "weights", &w.block);
     if (s != WEFT_OK) {

@@ -92,6 +92,7 @@ weft_status weights_open(const model_config *c, const safetensors *st, device *d
 /* Device memory for every tensor of weights_describe, contents unspecified: what training writes.
  */
 weft_status weights_blank(const model_config *c, device *dev, int dtype, weights *out);
+uint64_t weights_blank_bytes(const weights *w); /* what weights_blank takes for such */
 void weights_close(weights *w);
 /* layer -1 for model slots. A tied head is the embedding. */
 weft_tensor weights_get(const weights *w, int slot, int layer);

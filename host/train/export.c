@@ -135,10 +135,11 @@ static weft_status copy_file(const char *from, const char *to) {
 }
 
 static weft_status copy_sidecars(const trainer *t, const char *dir, arena *a) {
-    DIR *d = file_is_dir(t->o.model) ? opendir(t->o.model) : NULL;
+    const char *folder = trainer_folder(&t->o, a);
+    DIR *d = opendir(folder);
     weft_status s = WEFT_OK;
     for (const struct dirent *e; d && s == WEFT_OK && (e = readdir(d));) {
-        const char *from = file_join(a, t->o.model, e->d_name);
+        const char *from = file_join(a, folder, e->d_name);
         if (is_sidecar(e->d_name) && !file_is_dir(from))
             s = copy_file(from, file_join(a, dir, e->d_name));
     }

@@ -3,6 +3,7 @@
 #include "host/train/loop.h"
 #include "host/base/clock.h"
 #include "host/base/err.h"
+#include "host/model/tokenizer/tokenizer.h"
 #include "host/run/ceiling.h"
 #include "host/train/export.h"
 #include "host/train/lora.h"
@@ -13,7 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { RECENT = 100, SAVE_FAILURES = 3 };
+enum { RECENT = 100, SAVE_FAILURES = 3, DEFAULT_TOKENS = 1024 };
 
 typedef struct {
     const loop_options *o;
@@ -57,8 +58,25 @@ static void take_rows(run *r, bool validation, int64_t step) {
               x->len);
 }
 
+/* Sources that are no rows need a length: the context, within reason. */
 static weft_status open_data(run *r) {
-    WEFT_TRY(data_open(&r->o->data, &r->data));
+    const train_options *t = &r->o->train;
+    data_options o = r->o->data;
+    model_config c;
+    arena a = {0};
+    weft_status s = trainer_config(t, &a, &c, NULL, NULL);
+    if (s == WEFT_OK) {
+        o.vocab = (int32_t)c.vocab;
+        o.model_dir = trainer_folder(t, &a);
+        o.model_dir = tokenizer_exists(o.model_dir) ? o.model_dir : NULL;
+        s = data_open(&o, &r->data);
+        if (s == WEFT_USAGE && o.seq_len == 0) {
+            o.seq_len = (int)(c.max_ctx < DEFAULT_TOKENS ? c.max_ctx : DEFAULT_TOKENS);
+            s = data_open(&o, &r->data);
+        }
+    }
+    arena_fini(&a);
+    WEFT_TRY(s);
     if (data_seq_len(r->data) < 1)
         return weft_fail(WEFT_USAGE, "--seq-len: is 0");
     return WEFT_OK;
@@ -331,6 +349,10 @@ weft_status loop_run(const loop_options *o, loop_result *out) {
     out->best_val = r.at.best_val;
     out->best_step = r.at.best_step;
     out->seconds = r.began > 0 ? clock_seconds() - r.began : 0;
+    train_memory m = trainer_memory(&r.t);
+    out->planned = m.weights + m.master + m.adapters + m.gradients + m.moments + m.activations +
+                   m.scratch + m.feed + m.results;
+    out->taken = r.t.dev ? r.t.dev->peak : 0;
     close_run(&r);
     return s;
 }

@@ -43,6 +43,7 @@ typedef struct {
     double loss, best_val; /* of the last step; NAN: never measured */
     int64_t best_step;     /* -1: none */
     double seconds;
+    uint64_t planned, taken; /* device memory: as trainer_memory adds up; at most held */
     bool early; /* ended by patience */
     int signal; /* ended by it; 0: not */
 } loop_result;

@@ -10,7 +10,8 @@ typedef enum { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE, SCHEDULE_WSD
 typedef enum { OPTIM_ADAMW, OPTIM_SGD } optim_kind;
 
 typedef struct {
-    const char *model; /* a model folder, or with from_scratch a config.json or its folder */
+    const char *model;     /* a model folder, or with from_scratch a config.json or its folder */
+    const char *tokenizer; /* folder whose tokenizer and templates go with it; NULL: the model's */
     bool from_scratch;
     const char *device, *cpu_level, *dtype;
     int threads;

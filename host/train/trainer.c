@@ -10,22 +10,33 @@ enum { CONFIG_BYTES = 16 << 20 };
 
 /* ---- Config and weights ---- */
 
-static const char *config_path(trainer *t) {
-    const char *m = t->o.model;
-    return file_is_dir(m) ? file_join(&t->mem, m, "config.json") : m;
+const char *trainer_folder(const train_options *o, arena *a) {
+    if (o->tokenizer)
+        return o->tokenizer;
+    if (file_is_dir(o->model))
+        return o->model;
+    const char *slash = strrchr(o->model, '/');
+    return slash ? arena_copy(a, o->model, (size_t)(slash - o->model)) : ".";
 }
 
-static weft_status read_config(trainer *t) {
-    const char *path = config_path(t);
-    WEFT_TRY(file_read(path, CONFIG_BYTES, &t->mem, &t->config_text, &t->config_bytes));
-    if (!t->o.from_scratch && !file_is_dir(t->o.model))
+weft_status trainer_config(const train_options *o, arena *a, model_config *out, const char **text,
+                           size_t *n) {
+    bool folder = file_is_dir(o->model);
+    const char *path = folder ? file_join(a, o->model, "config.json") : o->model, *has;
+    size_t bytes;
+    WEFT_TRY(file_read(path, CONFIG_BYTES, a, &has, &bytes));
+    if (text) {
+        *text = has;
+        *n = bytes;
+    }
+    if (!o->from_scratch && !folder)
         return weft_fail(WEFT_USAGE,
                          "%s: is a file; give a model folder, or --from-scratch to "
                          "begin with random weights",
-                         t->o.model);
-    if (!t->o.from_scratch)
-        return config_read(t->o.model, &t->mem, &t->config);
-    return config_parse(path, t->config_text, t->config_bytes, NULL, 0, &t->mem, &t->config);
+                         o->model);
+    if (!o->from_scratch)
+        return config_read(o->model, a, out);
+    return config_parse(path, has, bytes, NULL, 0, a, out);
 }
 
 static weft_status choose_dtype(trainer *t) {
@@ -214,7 +225,7 @@ static weft_status check_length(const trainer *t, int row_tokens) {
 static weft_status open_trainer(trainer *t, int row_tokens) {
     const train_options *o = &t->o;
     WEFT_TRY((t->dry ? device_open_dry : device_open)(o->device, o->cpu_level, &t->dev));
-    WEFT_TRY(read_config(t));
+    WEFT_TRY(trainer_config(o, &t->mem, &t->config, &t->config_text, &t->config_bytes));
     WEFT_TRY(choose_dtype(t));
     WEFT_TRY(check_length(t, row_tokens));
     WEFT_TRY(graph_shape_of(o, t->dev, &t->config, row_tokens, &t->g.shape));
@@ -282,10 +293,18 @@ void trainer_close(trainer *t) {
     *t = (trainer){.dry = false};
 }
 
+/* What open_weights takes, or, dry, would take. Views into mapped files are no memory of ours, but
+ * are what has to be resident. */
+static uint64_t weights_taken(const trainer *t, const weights *w) {
+    bool copies = t->master.tensor != NULL;
+    bool blank = w == &t->w ? copies || t->o.from_scratch : t->o.from_scratch;
+    return blank && w->tensor ? weights_blank_bytes(w) : w->bytes;
+}
+
 train_memory trainer_memory(const trainer *t) {
     const uint64_t *b = t->g.bytes;
-    return (train_memory){.weights = t->w.owned ? t->w.owned : t->w.bytes,
-                          .master = t->master.owned ? t->master.owned : t->master.bytes,
+    return (train_memory){.weights = weights_taken(t, &t->w),
+                          .master = weights_taken(t, &t->master),
                           .adapters = t->adapter_bytes,
                           .gradients = b[WEFT_SPACE_GRAD],
                           .moments = b[WEFT_SPACE_STATE],

@@ -42,6 +42,12 @@ typedef struct {
     bool finite;                /* loss and norm; if not, nothing was updated */
 } train_result;
 
+/* The model's config: of the folder, or of the file that from_scratch names. *text and *n, unless
+ * NULL: what was read. All in the arena. */
+weft_status trainer_config(const train_options *o, arena *a, model_config *out, const char **text,
+                           size_t *n);
+/* The folder of the tokenizer and what else goes with the model. In the arena. */
+const char *trainer_folder(const train_options *o, arena *a);
 /* row_tokens: of the data's rows. Everything is planned, then taken; dry: planned only. Closed by
  * trainer_close, which takes a zeroed one as well. */
 weft_status trainer_open(const train_options *o, int row_tokens, bool dry, trainer *out);

@@ -386,6 +386,50 @@ class Bits(Folder):
                 self.assertAlmostEqual(line["loss"], score["nll"], delta=1e-6 * score["nll"])
 
 
+class Plan(Folder):
+    """`weft plan --train` says the bytes that a run then takes."""
+
+    def check(self, config, *more, model=None):
+        with open(self.path("config.json"), "w", encoding="utf-8") as f:
+            json.dump(config, f)
+        random_rows(self.path("rows.jsonl"), 8, 1)
+        shape = ("--batch-size", "4", "--seq-len", "24", *more)
+        start = (model,) if model else ("--from-scratch", self.path("config.json"))
+        plan = json.loads(weft("plan", "--train", *start, *shape, "--json"))
+        done = json.loads(
+            weft(
+                *("train", *start, "--data", self.path("rows.jsonl"), "-o", self.path("out")),
+                *("--steps", "1", *shape, "--json"),
+            )
+        )
+        self.assertEqual(plan["memory"]["total"], done["planned_bytes"])
+        self.assertEqual(done["planned_bytes"], done["taken_bytes"])
+        return plan
+
+    def test_memory(self):
+        odd = {**TINY, "vocab_size": 101, "hidden_size": 40, "intermediate_size": 50}
+        for more in (
+            ("--dtype", "fp32"),
+            ("--dtype", "bf16", "--micro-batch", "1"),
+            ("--dtype", "fp32", "--recompute", "layer"),
+            ("--dtype", "bf16", "--optimizer", "sgd", "--ema", "0.9"),
+        ):
+            with self.subTest(more=more):
+                self.check(odd, *more)
+                shutil.rmtree(self.path("out"))
+
+    @unittest.skipUnless(os.path.isdir(GOLDEN), "fixtures/golden is not there")
+    def test_memory_of_a_model(self):
+        for name in ("llama-gqa", "gpt2"):
+            self.check(TINY, "--dtype", "bf16", model=os.path.join(GOLDEN, name))
+            shutil.rmtree(self.path("out"))
+
+    def test_recompute_keeps_less(self):
+        kept = self.check({**TINY, "num_hidden_layers": 6}, "--dtype", "fp32")["activations"]
+        self.assertGreater(kept["none"], kept["attn"])
+        self.assertGreater(kept["attn"], kept["layer"])
+
+
 class Options(Folder):
     def setUp(self):
         super().setUp()
@@ -417,8 +461,8 @@ class Options(Folder):
         self.refuse(2, "--lora-r", *whole, "--lora-r", "4")
         self.refuse(2, "int8", *whole, "--dtype", "int8")
         self.refuse(2, "fp16", *whole, "--dtype", "fp16")
-        self.refuse(2, "--weight", *whole, "--weight", "1", "--weight", "2")
-        self.refuse(2, "--weight", *whole, "--weight", "-1")
+        self.refuse(2, "--weights", *whole, "--weights", "1,2")
+        self.refuse(2, "--weights", *whole, "--weights=-1")
         self.refuse(2, "--patience", *whole, "--patience", "2")
         self.refuse(3, "no such file", "--from-scratch", self.path("none"), *whole[2:])
         self.refuse(3, "adapter_config.json", *whole, "--lora", self.dir)

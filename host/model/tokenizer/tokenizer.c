@@ -162,6 +162,17 @@ static weft_status read_folder(tokenizer *t, arena *a, const char *folder) {
                      folder);
 }
 
+bool tokenizer_exists(const char *folder) {
+    static const char *const files[] = {"tokenizer.json", "tokenizer.model", "spiece.model",
+                                        "vocab.json", "encoder.json"};
+    arena a = {0};
+    bool there = false;
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
+        there |= file_exists(file_join(&a, folder, files[i]));
+    arena_fini(&a);
+    return there;
+}
+
 weft_status tokenizer_open(const char *path, tokenizer **out) {
     arena scratch = {0};
     tokenizer *t = tokenizer_new();

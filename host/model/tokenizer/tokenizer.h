@@ -27,6 +27,7 @@ void tok_ids_fini(tok_ids *ids);
  * tokenizer_config.json beside it says whether BOS and EOS are added and names special tokens.
  * WEFT_BAD_FILE names file and key; WEFT_UNSUPPORTED names the component that is not known. */
 weft_status tokenizer_open(const char *path, tokenizer **out);
+bool tokenizer_exists(const char *folder); /* whether it has files of one */
 
 /* The same for one file in memory, which may be freed afterwards; `name` is for messages and, in
  * the form NAME.tiktoken, for the pattern. TOK_FILE_AUTO looks at the first bytes. */
