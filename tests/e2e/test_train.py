@@ -386,6 +386,91 @@ class Bits(Folder):
                 self.assertAlmostEqual(line["loss"], score["nll"], delta=1e-6 * score["nll"])
 
 
+class Faults(Folder):
+    """Killed, or out of disk, at any write, fsync, rename, link, unlink or mkdir of a run."""
+
+    STEPS = 6
+
+    def setUp(self):
+        super().setUp()
+        with open(self.path("config.json"), "w", encoding="utf-8") as f:
+            json.dump({**TINY, "num_hidden_layers": 1}, f)
+        random_rows(self.path("rows.jsonl"), 16, 1)
+        self.preload = self.path("io.so")
+        subprocess.run(
+            [
+                *(os.environ.get("CC", "cc"), "-shared", "-fPIC", "-O1", "-o", self.preload),
+                *(os.path.join(ROOT, "tests", "fault", "io.c"), "-ldl"),
+            ],
+            check=True,
+        )
+
+    def train(self, name, kind="kill", at=0):
+        env = {
+            **os.environ,
+            "LD_PRELOAD": self.preload,
+            "FAULT_DIR": self.path(name),
+            "FAULT_KIND": kind,
+            "FAULT_AT": str(at),
+            "FAULT_COUNT": self.path("count"),
+            "ASAN_OPTIONS": "verify_asan_link_order=0:" + os.environ.get("ASAN_OPTIONS", ""),
+        }
+        return run(
+            *("train", "--from-scratch", self.path("config.json"), "--seed", "3", "--lr", "1e-2"),
+            *("--data", self.path("rows.jsonl"), "-o", self.path(name), "--threads", "1"),
+            *("--steps", str(self.STEPS), "--seq-len", "24", "--save-every", "2", "--keep", "2"),
+            *("--resume", "auto"),
+            env=env,
+        )
+
+    def count(self, name):
+        r = self.train(name)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        with open(self.path("count"), encoding="utf-8") as f:
+            return int(f.read())
+
+    def test_killed_at_every_call(self):
+        calls = self.count("base")
+        base = digest(self.path("base"))
+        self.assertGreater(calls, 100)
+        first = random.Random(calls).randrange(1, 20)
+        for at in range(1, calls + 1) if LONG else range(first, calls + 1, 20):
+            with self.subTest(at=at):
+                r = self.train("k", at=at)
+                self.assertEqual(r.returncode, -signal.SIGKILL, r.stderr)
+                r = self.train("k")
+                self.assertEqual(r.returncode, 0, r.stderr)
+                self.assertEqual(base, digest(self.path("k")))
+                shutil.rmtree(self.path("k"))
+
+    def test_disk_full_for_a_moment(self):
+        calls = self.count("base")
+        base = read_tensors(self.path("base", "model.safetensors"))
+        warned = 0
+        for at in range(2, calls - 20, 1 if LONG else 23):
+            r = self.train("d", "enospc_once", at)
+            if r.returncode == 0:
+                warned += "No space left" in r.stderr
+                self.assertEqual(base, read_tensors(self.path("d", "model.safetensors")))
+            else:  # the last save, or before the run had begun
+                self.assertEqual(r.returncode, 5, r.stderr)
+                self.assertIn("No space left", r.stderr.splitlines()[-1])
+            shutil.rmtree(self.path("d"))
+        self.assertGreater(warned, 0)
+
+    def test_disk_full_for_good(self):
+        calls = self.count("base")
+        r = self.train("d", "enospc", calls // 2)
+        self.assertEqual(r.returncode, 5, r.stderr)
+        self.assertIn("warning", r.stderr)
+        whole = os.listdir(self.path("d", "checkpoints"))
+        self.assertTrue(all(name.startswith("step-") for name in whole), whole)
+        self.assertIn("step-00000002", whole)
+        r = self.train("d")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertEqual(digest(self.path("base")), digest(self.path("d")))
+
+
 class Plan(Folder):
     """`weft plan --train` says the bytes that a run then takes."""
 
