@@ -4,7 +4,7 @@
 #include "host/base/err.h"
 #include "host/train/lora.h"
 #include <dirent.h>
-#include <fcntl.h>
+#include <fnmatch.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -99,26 +99,43 @@ weft_status export_from_device(void *ctx, int index, char what, float *out) {
     return trainer_read(ctx, index, what, out);
 }
 
+/* The mean begins at 0: divided by the share of it that is weights (Kingma and Ba, 2015). */
+weft_status export_mean(void *ctx, int index, char what, float *out) {
+    trainer *t = ctx;
+    const param *p = &t->params.param[index];
+    (void)what;
+    WEFT_TRY(trainer_read(t, index, p->trained ? 'e' : 'p', out));
+    double left = 1;
+    for (int64_t i = 0; i < t->done; i++)
+        left *= t->o.ema;
+    for (int64_t i = 0; p->trained && t->done > 0 && i < param_count(p); i++)
+        out[i] = (float)((double)out[i] / (1 - left));
+    return WEFT_OK;
+}
+
 const char *export_weights_name(const trainer *t) {
     return t->o.lora_rank > 0 ? "adapter_model.safetensors" : "model.safetensors";
 }
 
 /* ---- What lies beside ---- */
 
-static bool ends_in(const char *s, const char *end) {
-    size_t n = strlen(s), k = strlen(end);
-    return n >= k && strcmp(s + n - k, end) == 0;
-}
-
-/* Tokenizers, templates and settings: small texts and SentencePiece models. */
+/* Tokenizers, templates and settings, by the names they have in Hugging Face's folders. */
 static bool is_sidecar(const char *name) {
-    static const char *const ends[] = {".json", ".txt", ".model", ".jinja", ".tiktoken"};
-    if (strcmp(name, "config.json") == 0 || ends_in(name, ".index.json") ||
-        strncmp(name, "adapter_", 8) == 0 || strcmp(name, "manifest.json") == 0 ||
-        strncmp(name, "train", 5) == 0 || strncmp(name, "best", 4) == 0)
-        return false;
-    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
-        if (ends_in(name, ends[i]))
+    static const char *const patterns[] = {"tokenizer*.json",
+                                           "tokenizer.model",
+                                           "spiece.model",
+                                           "*.tiktoken",
+                                           "vocab.json",
+                                           "vocab.txt",
+                                           "merges.txt",
+                                           "added_tokens.json",
+                                           "encoder.json",
+                                           "chat_template.*",
+                                           "special_tokens_map.json",
+                                           "vocab.bpe",
+                                           "generation_config.json"};
+    for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++)
+        if (fnmatch(patterns[i], name, 0) == 0)
             return true;
     return false;
 }

@@ -13,6 +13,8 @@ weft_status export_file(const trainer *t, const char *path, char what, int dtype
                         void *ctx);
 /* trainer_read as an export_read; ctx is the trainer. */
 weft_status export_from_device(void *ctx, int index, char what, float *out);
+/* The same of the running mean; a frozen weight is its own. */
+weft_status export_mean(void *ctx, int index, char what, float *out);
 /* config.json, or adapter_config.json, and what lies beside the model and is not weights
  * (tokenizer, templates, generation_config.json), into folder dir, which exists. */
 weft_status export_sidecars(const trainer *t, const char *dir);

@@ -5,6 +5,7 @@
 #include "host/base/err.h"
 #include "host/model/tokenizer/tokenizer.h"
 #include "host/run/ceiling.h"
+#include "host/train/checkpoint_files.h"
 #include "host/train/export.h"
 #include "host/train/lora.h"
 #include "host/train/metrics.h"
@@ -323,10 +324,25 @@ static weft_status open_run(run *r) {
     return WEFT_OK;
 }
 
+/* The running mean of the weights as a model of its own. */
+static weft_status publish_mean(run *r) {
+    arena a = {0};
+    const char *dir = file_join(&a, r->o->out, "ema");
+    weft_status s = r->t.g.ema < 0 ? WEFT_OK : checkpoint_make_dir(dir);
+    if (r->t.g.ema >= 0 && s == WEFT_OK)
+        s = export_sidecars(&r->t, dir);
+    if (r->t.g.ema >= 0 && s == WEFT_OK)
+        s = export_file(&r->t, file_join(&a, dir, export_weights_name(&r->t)), 'e',
+                        r->t.o.lora_rank > 0 ? WEFT_F32 : r->t.g.dtype, export_mean, &r->t);
+    arena_fini(&a);
+    return s;
+}
+
 static weft_status finish(run *r) {
     WEFT_TRY(save(r, true));
     WEFT_TRY(checkpoint_wait(r->save));
-    return checkpoint_publish(r->save);
+    WEFT_TRY(checkpoint_publish(r->save));
+    return publish_mean(r);
 }
 
 static void close_run(run *r) {

@@ -44,8 +44,8 @@ typedef struct {
     int64_t best_step;     /* -1: none */
     double seconds;
     uint64_t planned, taken; /* device memory: as trainer_memory adds up; at most held */
-    bool early; /* ended by patience */
-    int signal; /* ended by it; 0: not */
+    bool early;              /* ended by patience */
+    int signal;              /* ended by it; 0: not */
 } loop_result;
 
 /* Steps that were done before the end, whatever ended it, are in the folder's checkpoints, and
