@@ -48,8 +48,9 @@ weft_status trainer_config(const train_options *o, arena *a, model_config *out, 
                            size_t *n);
 /* The folder of the tokenizer and what else goes with the model. In the arena. */
 const char *trainer_folder(const train_options *o, arena *a);
-/* row_tokens: of the data's rows. Everything is planned, then taken; dry: planned only. Closed by
- * trainer_close, which takes a zeroed one as well. */
+/* row_tokens: of the data's rows. Everything is planned, then taken; dry: planned only. It
+ * points into itself: it must not be moved. Closed by trainer_close, which takes a zeroed one as
+ * well. */
 weft_status trainer_open(const train_options *o, int row_tokens, bool dry, trainer *out);
 void trainer_close(trainer *t);
 /* What is held, by class, in bytes as planned; equal to what the device gave. */

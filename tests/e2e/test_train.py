@@ -386,6 +386,36 @@ class Bits(Folder):
                 self.assertAlmostEqual(line["loss"], score["nll"], delta=1e-6 * score["nll"])
 
 
+class Emulated(Folder):
+    """The kernels of a GPU, on the emulator."""
+
+    def train(self, name, device, dtype):
+        out = self.path(name)
+        weft(
+            *("train", "--from-scratch", self.path("config.json"), "--seed", "3"),
+            *("--data", self.path("rows.jsonl"), "-o", out, "--steps", "20", "--lr", "1e-2"),
+            *("--seq-len", "16", "--batch-size", "2", "--device", device, "--dtype", dtype),
+        )
+        return read_lines(os.path.join(out, "metrics.jsonl"))
+
+    def test_twenty_steps(self):
+        with open(self.path("config.json"), "w", encoding="utf-8") as f:
+            json.dump(TINY, f)
+        random_rows(self.path("rows.jsonl"), 8, 1, high=16)
+        for dtype, delta in (("fp32", 2e-4), ("bf16", 4e-2)):
+            with self.subTest(dtype=dtype):
+                lines = self.train("emu-" + dtype, "emu", dtype)
+                truth = self.train("ref-" + dtype, "ref", dtype)
+                self.assertEqual(lines, self.train("again-" + dtype, "emu", dtype))
+                self.assertEqual(
+                    digest(self.path("emu-" + dtype)), digest(self.path("again-" + dtype))
+                )
+                self.assertEqual(len(lines), 20)
+                for a, b in zip(lines, truth):
+                    self.assertAlmostEqual(a["loss"], b["loss"], delta=delta * b["loss"])
+                self.assertLess(lines[-1]["loss"], 0.9 * lines[0]["loss"])
+
+
 class Faults(Folder):
     """Killed, or out of disk, at any write, fsync, rename, link, unlink or mkdir of a run."""
 
