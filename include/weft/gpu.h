@@ -80,7 +80,8 @@ typedef struct {
     X(kv_append) X(layernorm) X(leaf_sum) X(matmul) X(matmul_mma) X(matmul_s8) X(matmul_simt) \
     X(matmul_simt_tiled) X(matmul_skinny) X(matmul_tiled) X(matmul_w8) X(quantize) X(rmsnorm) \
     X(rope) X(sample) X(softmax) X(token_logprob) \
-    X(adamw) X(column_sum) X(cross_entropy) X(dropout) X(embed_dw) X(glu_dx) X(norm_dx) X(rope_dx)
+    X(adamw) X(attention_dx) X(column_sum) X(cross_entropy) X(dropout) X(embed_dw) X(glu_dx) \
+    X(matmul_dx_mma) X(matmul_dx_simt) X(norm_dx) X(rope_dx)
 /* clang-format on */
 #define WEFT_CU_DECLARE_(file) extern const weft_kernel weft_cuda_##file[], weft_emu_##file[];
 WEFT_CU_FILES(WEFT_CU_DECLARE_)

@@ -352,8 +352,8 @@ static void invariants(check_state *k, const check_set *s) {
 
 static const char *const shapes[] = {"S=1,H=1,D=16,keys=1",          "S=3,H=2,D=64,keys=33",
                                      "S=2,H=4,group=2,D=33,keys=40", "S=4,H=4,group=4,D=16,keys=20",
-                                     "S=2,H=6,group=3,D=80,keys=20", "S=1,H=2,D=128,keys=67",
-                                     "S=4,H=3,D=40,Dv=24,keys=63",   "S=2,H=2,D=8,Dv=20,keys=17",
+                                     "S=2,H=6,group=3,D=80,keys=20", "S=1,H=2,D=128,keys=37",
+                                     "S=4,H=3,D=40,Dv=24,keys=33",   "S=2,H=2,D=8,Dv=20,keys=17",
                                      "S=1,H=5,group=5,D=1,keys=17",  NULL};
 static const char *const variants[] = {"",
                                        "slack=5,pad=3",
