@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(DX_THREADS)
 
 /* ---- dq ---- */
 
-__global__ void __launch_bounds__(DX_THREADS)
+__global__ void __launch_bounds__(DX_THREADS, 6)
     dx_query_k(const __grid_constant__ weft_attention_dx_args a, const float *delta) {
     WEFT_SMEM(dx_smem, s);
     int64_t row = blockIdx.x, head = blockIdx.y, kv = (head + a.head0) / a.group;
@@ -192,7 +192,7 @@ __device__ __forceinline__ void dx_queries(const weft_attention_dx_args &a, dx_s
     dx_sum(s.p, a.dy, dx_head(a.dy, u.row + i0, head), a.dy.stride[0], 0, n, dv);
 }
 
-__global__ void __launch_bounds__(DX_THREADS)
+__global__ void __launch_bounds__(DX_THREADS, 6)
     dx_key_k(const __grid_constant__ weft_attention_dx_args a, const float *delta) {
     WEFT_SMEM(dx_smem, s);
     int64_t row = blockIdx.x, kv = blockIdx.y, head = kv * a.group - a.head0;
