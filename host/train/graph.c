@@ -344,9 +344,9 @@ static weft_status build_validate(graph *g, weft_plan **out) {
 /* ---- Folds, norms, optimizer ---- */
 
 static weft_tensor flat_grad(build *u, int level) {
-    int64_t n = u->g->params->grad_bytes / 4;
-    return plan_fixed(&u->b, WEFT_SPACE_GRAD, "gradients", level * u->g->params->grad_bytes,
-                      weft_tensor_make(WEFT_F32, 1, &n));
+    int64_t bytes = u->g->params->grad_bytes, shape[2] = {bytes / 4 / PARAMS_ROW, PARAMS_ROW};
+    return plan_fixed(&u->b, WEFT_SPACE_GRAD, "gradients", level * bytes,
+                      weft_tensor_make(WEFT_F32, 2, shape));
 }
 
 static weft_status build_fold(graph *g, int level, weft_plan **out) {

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, BUFFER = PARAMS_ROW * 4 };
 
 static bool is_embedding(int slot) {
     return slot == WEIGHT_EMBED || slot == WEIGHT_POSITION;
@@ -127,11 +127,12 @@ static void place_all(params *p) {
             p->bytes += padded(param_count(&p->param[i]) * 4);
             p->trained += param_count(&p->param[i]);
         }
+    p->bytes = (p->bytes + BUFFER - 1) / BUFFER * BUFFER; /* whole rows for folds */
     p->grad_bytes = p->bytes;
     const param *embed = params_find(p, PARAM_WEIGHT, WEIGHT_EMBED, -1);
     if (p->c->tied && embed->trained) {
         p->lookups = p->bytes;
-        p->grad_bytes += padded(param_count(embed) * 4);
+        p->grad_bytes += (param_count(embed) * 4 + BUFFER - 1) / BUFFER * BUFFER;
     }
 }
 
@@ -176,19 +177,32 @@ static void normal_pair(weft_philox r, double std, float out[2]) {
     out[1] = (float)(radius * s);
 }
 
-static void fill_normal(uint64_t seed, uint64_t stream, double std, int64_t n, float *out) {
-    for (int64_t i = 0; i < n; i += 2) {
+/* One parameter's beginning, element by element. */
+typedef struct {
+    uint64_t seed, stream;
+    double size; /* standard deviation, or half the width */
+    int64_t n;
+    float *out;
+} start;
+
+enum { START_GRAIN = 1 << 14 };
+
+static void normal_range(const void *ctx, int64_t begin, int64_t end, int worker) {
+    const start *s = ctx;
+    (void)worker;
+    for (int64_t i = begin; i < end; i++) {
         float pair[2];
-        normal_pair(weft_philox4x32(seed, stream, (uint64_t)i / 2), std, pair);
-        memcpy(out + i, pair, sizeof(float) * (size_t)(n - i < 2 ? 1 : 2));
+        normal_pair(weft_philox4x32(s->seed, s->stream, (uint64_t)i), s->size, pair);
+        memcpy(s->out + 2 * i, pair, sizeof(float) * (size_t)(s->n - 2 * i < 2 ? 1 : 2));
     }
 }
 
-/* Kaiming uniform with a = sqrt 5, as peft begins A: within 1 / sqrt(inputs). */
-static void fill_uniform(uint64_t seed, uint64_t stream, double bound, int64_t n, float *out) {
-    for (int64_t i = 0; i < n; i++) {
-        double u = (double)weft_philox4x32(seed, stream, (uint64_t)i).v[0] / 4294967296.0;
-        out[i] = (float)((2 * u - 1) * bound);
+static void uniform_range(const void *ctx, int64_t begin, int64_t end, int worker) {
+    const start *s = ctx;
+    (void)worker;
+    for (int64_t i = begin; i < end; i++) {
+        double u = (double)weft_philox4x32(s->seed, s->stream, (uint64_t)i).v[0] / 4294967296.0;
+        s->out[i] = (float)((2 * u - 1) * s->size);
     }
 }
 
@@ -202,18 +216,22 @@ static bool is_gain(int slot) {
            slot == WEIGHT_Q_NORM || slot == WEIGHT_K_NORM;
 }
 
-void param_start(const params *p, int index, uint64_t seed, double std, float *out) {
+void param_start(const params *p, int index, uint64_t seed, double std, weft_stream *s,
+                 float *out) {
     const param *x = &p->param[index];
     int64_t n = param_count(x);
-    uint64_t stream = (uint64_t)1 << 32 | (uint64_t)index; /* apart from those of dropout */
-    if (x->kind == PARAM_LORA_B)
-        fill_value(0, n, out);
-    else if (x->kind == PARAM_LORA_A)
-        fill_uniform(seed, stream, 1 / sqrt((double)x->cols), n, out);
-    else if (x->cols == 0)
-        fill_value(is_gain(x->slot) ? (float)(1 - p->c->norm_offset) : 0.0f, n, out);
-    else if (x->slot == WEIGHT_O || x->slot == WEIGHT_DOWN)
-        fill_normal(seed, stream, std / sqrt(2.0 * (double)p->c->n_layers), n, out);
-    else
-        fill_normal(seed, stream, std, n, out);
+    /* The streams are apart from those of dropout. */
+    start b = {seed, (uint64_t)1 << 32 | (uint64_t)index, std, n, out};
+    bool to_residual = x->slot == WEIGHT_O || x->slot == WEIGHT_DOWN;
+    if (x->kind == PARAM_LORA_B || (x->kind == PARAM_WEIGHT && x->cols == 0)) {
+        bool gain = x->kind == PARAM_WEIGHT && is_gain(x->slot);
+        fill_value(gain ? (float)(1 - p->c->norm_offset) : 0.0f, n, out);
+    } else if (x->kind == PARAM_LORA_A) {
+        /* Kaiming uniform with a = sqrt 5, as peft: within 1 / sqrt(inputs). */
+        b.size = 1 / sqrt((double)x->cols);
+        weft_parallel(s, n, START_GRAIN, uniform_range, &b);
+    } else {
+        b.size = to_residual ? std / sqrt(2.0 * (double)p->c->n_layers) : std;
+        weft_parallel(s, (n + 1) / 2, START_GRAIN, normal_range, &b);
+    }
 }

@@ -5,6 +5,7 @@
 #pragma once
 #include "host/model/weights.h"
 #include "host/train/options.h"
+#include "weft/stream.h"
 
 typedef enum { PARAM_WEIGHT, PARAM_LORA_A, PARAM_LORA_B } param_kind;
 
@@ -20,6 +21,8 @@ typedef struct {
     weft_tensor w; /* what the model computes with */
     weft_tensor p; /* its fp32 numbers: w itself where that is fp32 */
 } param;
+
+enum { PARAMS_ROW = 4096 }; /* a gradient buffer is whole rows of so many numbers */
 
 typedef struct {
     const model_config *c;
@@ -46,5 +49,6 @@ static inline int64_t param_count(const param *p) {
 weft_tensor param_layout(const param *p);
 /* What training from scratch begins with: gains 1, biases 0, matrices normal with `std` (those that
  * write to the residual stream std / sqrt(2 n_layers), as GPT-2), B of an adapter 0, A uniform as
- * peft. A function of (seed, parameter's index, element). out f32[param_count]. */
-void param_start(const params *p, int index, uint64_t seed, double std, float *out);
+ * peft. A function of (seed, parameter's index, element). out f32[param_count]; s: the threads that
+ * fill it. */
+void param_start(const params *p, int index, uint64_t seed, double std, weft_stream *s, float *out);

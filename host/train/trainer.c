@@ -126,18 +126,26 @@ static weft_status bind_params(trainer *t) {
     return WEFT_OK;
 }
 
-static weft_status start_params(trainer *t) {
+static weft_status start_with(trainer *t, weft_stream *pool) {
     for (int i = 0; i < t->params.n; i++) {
         const param *p = &t->params.param[i];
         if (p->kind == PARAM_WEIGHT && !t->o.from_scratch)
             continue;
         float *x = mem_alloc(sizeof(float) * (size_t)param_count(p));
-        param_start(&t->params, i, t->o.seed, t->o.init_std, x);
+        param_start(&t->params, i, t->o.seed, t->o.init_std, pool, x);
         weft_status s = trainer_write(t, i, 'p', x);
         mem_free(x);
         WEFT_TRY(s);
     }
     return trainer_refresh(t);
+}
+
+static weft_status start_params(trainer *t) {
+    weft_stream *pool;
+    WEFT_TRY(thread_pool_open(thread_cores(), &pool));
+    weft_status s = start_with(t, pool);
+    thread_pool_close(pool);
+    return s;
 }
 
 /* ---- Memory ---- */

@@ -38,6 +38,7 @@
     X(cross_entropy, n) \
     X(dropout, n) \
     X(scale, n) \
+    X(fill, n) \
     X(accumulate, n) \
     X(sum_squares, n) \
     X(adamw, n) \

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * scale, accumulate and sum_squares: one pass, bound by memory. */
+ * scale, fill, accumulate and sum_squares: one pass, bound by memory. */
 #include "cpu.h"
 
 CPU_OK(scale) {
@@ -46,6 +46,27 @@ CPU_RUN(accumulate) {
     const weft_accumulate_args *a = &step->args.accumulate;
     int64_t width = cpu_max(1, cpu_width(&a->y));
     cpu_each_row(stream, weft_tensor_count(&a->y) / width, width, accumulate_rows, a);
+}
+
+CPU_OK(fill) {
+    return args->fill.y.dtype == WEFT_F32 && cpu_flat(&args->fill.y);
+}
+
+static void fill_rows(const void *ctx, int64_t begin, int64_t end, int worker) {
+    const weft_fill_args *a = ctx;
+    (void)worker;
+    for (int64_t r = begin; r < end; r++) {
+        float *y = cpu_row(&a->y, r);
+        CPU_EACH16(i, n, cpu_width(&a->y)) {
+            v16_put(WEFT_F32, y, i, (int)n, v16_set1(a->value));
+        }
+    }
+}
+
+CPU_RUN(fill) {
+    const weft_fill_args *a = &step->args.fill;
+    int64_t width = cpu_max(1, cpu_width(&a->y));
+    cpu_each_row(stream, weft_tensor_count(&a->y) / width, width, fill_rows, a);
 }
 
 CPU_OK(sum_squares) {

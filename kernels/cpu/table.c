@@ -64,6 +64,7 @@
     ROW_(cross_entropy, n, label, LANE16, level, NULL) \
     ROW_(dropout, n, label, NONE, level, NULL) \
     ROW_(scale, n, label, NONE, level, NULL) \
+    ROW_(fill, n, label, NONE, level, NULL) \
     ROW_(accumulate, n, label, NONE, level, NULL) \
     ROW_(sum_squares, n, label, LANE16, level, NULL) \
     ROW_(adamw, n, label, LANE16, level, NULL) \

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * dropout: y = x / (1 - p) where the element's number of Philox says so, else 0; scale: y = s x;
- * accumulate: y += x. A thread per eight elements. Bound by memory, dropout by integer products.
+ * fill: y = value; accumulate: y += x. A thread per eight elements. Bound by memory, dropout by integer products.
  * Measured: nowhere yet. */
 #include "kernels/lib/rows.cuh"
 #include "weft/rng.h"
@@ -72,6 +72,29 @@ static void scale_run(const weft_step *step, weft_stream *stream) {
 }
 
 __global__ void __launch_bounds__(CHUNK_THREADS)
+    fill_k(const __grid_constant__ weft_fill_args a) {
+    chunk c = chunk_at(bucket_rows(a.y), width_of(a.y));
+    float y[CHUNK];
+    if (!c.n)
+        return;
+#pragma unroll
+    for (int i = 0; i < CHUNK; i++)
+        y[i] = a.value;
+    store8_as((float *)a.y.data + row_of(a.y, c.row) + c.i, c.n, y);
+}
+
+static int fill_ok(const weft_args *args) {
+    return is_flat(args->fill.y) && args->fill.y.dtype == WEFT_F32;
+}
+
+static void fill_run(const weft_step *step, weft_stream *stream) {
+    const weft_fill_args *a = &step->args.fill;
+    int64_t blocks = chunk_blocks(bucket_rows(a->y), width_of(a->y));
+    if (blocks)
+        WEFT_LAUNCH(step, stream, fill_k, (unsigned)blocks, CHUNK_THREADS, 0, *a);
+}
+
+__global__ void __launch_bounds__(CHUNK_THREADS)
     accumulate_k(const __grid_constant__ weft_accumulate_args a) {
     chunk c = chunk_at(bucket_rows(a.x), width_of(a.x));
     float x[CHUNK], y[CHUNK];
@@ -100,10 +123,12 @@ static void accumulate_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(dropout) = {WEFT_ROW(dropout, "simt", NONE, 1, NULL),
                       WEFT_ROW(scale, "simt", NONE, 1, NULL),
+                      WEFT_ROW(fill, "simt", NONE, 1, NULL),
                       WEFT_ROW(accumulate, "simt", NONE, 1, NULL), WEFT_ROWS_END};
 
 WEFT_CLAIMS(dropout) = {{"dropout_k", CHUNK_THREADS, 4, 0, "LDG.128 STG.128"},
                         {"scale_k", CHUNK_THREADS, 6, 0, "LDG.128 STG.128"},
+                        {"fill_k", CHUNK_THREADS, 6, 0, "STG.128"},
                         {"accumulate_k", CHUNK_THREADS, 6, 0, "LDG.128x4 STG.128x2"},
                         WEFT_CLAIMS_END};
 

@@ -20,11 +20,13 @@
     X(leaf_sum) \
     X(kv_append) \
     X(attention) \
-    X(glu) X(activation) X(add_) X(softmax) X(argmax) X(token_logprob) X(gather) X(cast) \
-        X(quantize) X(sample) X(matmul_dx) X(matmul_dw) X(bias_db) X(rmsnorm_dx) X(rmsnorm_dg) \
-        X(layernorm_dx) X(layernorm_dg) X(rope_dx) X(glu_dx) X(activation_dx) X(attention_dx) \
-        X(embed_dw) X(cross_entropy) X(dropout) X(scale) X(accumulate) X(sum_squares) X(adamw) \
-        X(sgd) X(ema)
+    X(glu) \
+    X(activation) \
+    X(add_) X(softmax) X(argmax) X(token_logprob) X(gather) X(cast) X(quantize) X(sample) \
+        X(matmul_dx) X(matmul_dw) X(bias_db) X(rmsnorm_dx) X(rmsnorm_dg) X(layernorm_dx) \
+            X(layernorm_dg) X(rope_dx) X(glu_dx) X(activation_dx) X(attention_dx) X(embed_dw) \
+                X(cross_entropy) X(dropout) X(scale) X(fill_) X(accumulate) X(sum_squares) X(adamw) \
+                    X(sgd) X(ema)
 #define DECLARE_(op) extern const check_op check_##op;
 #define LIST_(op) &check_##op,
 CHECK_OPS(DECLARE_)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Cases of scale, accumulate and sum_squares. */
+ * Cases of scale, fill, accumulate and sum_squares. */
 #include "tests/check/check.h"
 #include <math.h>
 
@@ -48,6 +48,38 @@ const check_op check_scale = {.op = WEFT_OP_scale,
                               .build = build,
                               .invariants = invariants};
 
+/* ---- fill ---------------------------------------------------------------------------------- */
+
+static void build_fill(check_set *s) {
+    const check_case *c = &s->c;
+    check_spec y = {WEFT_F32, 2, {check_get(c, "N"), check_get(c, "K")}, .row = 0};
+    y.pad = check_get(c, "pad");
+    s->args.fill.value = (float)check_get(c, "value") / 4.0f;
+    check_add(s, &s->args.fill.y, y);
+}
+
+static void invariants_fill(check_state *k, const check_set *s) {
+    const check_operand *y = check_find(s, &s->args.fill.y);
+    int64_t i[WEFT_DIMS] = {0};
+    do
+        if (check_load(y, k->base->image[y - s->operand], i) != (double)s->args.fill.value)
+            check_fail(k, "an element is not %g", (double)s->args.fill.value);
+    while (check_next(y->at->shape, i));
+}
+
+static const char *const matrices[] = {"N=1,K=1",   "N=1,K=33",   "N=9,K=16",  "N=40,K=64",
+                                       "N=5,K=515", "N=3,K=4099", "N=70,K=24", NULL};
+static const char *const values[] = {"value=0", "value=3", "value=0,pad=3", "value=7,pad=4", NULL};
+static const check_group groups_fill[] = {{"fp32", matrices, values, false}, {.dtypes = NULL}};
+static const char *const bench_fill[] = {"fp32:N=4096,K=4096", NULL};
+
+const check_op check_fill_ = {.op = WEFT_OP_fill,
+                              .keys = "N! K! value pad",
+                              .groups = groups_fill,
+                              .bench = bench_fill,
+                              .build = build_fill,
+                              .invariants = invariants_fill};
+
 /* ---- accumulate ----------------------------------------------------------------------------- */
 
 static void build_accumulate(check_set *s) {
@@ -73,8 +105,6 @@ static void invariants_accumulate(check_state *k, const check_set *s) {
     } while (check_next(x->at->shape, i));
 }
 
-static const char *const matrices[] = {"N=1,K=1",   "N=1,K=33",   "N=9,K=16",  "N=40,K=64",
-                                       "N=5,K=515", "N=3,K=4099", "N=70,K=24", NULL};
 static const char *const layouts[] = {"",       "pad=3",  "xpad=1", "pad=4,xpad=8", "flat=1",
                                       "fill=1", "fill=2", "fill=3", "fill=4",       NULL};
 static const check_group groups_accumulate[] = {{"fp32", matrices, layouts, false},
