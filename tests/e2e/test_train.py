@@ -545,6 +545,89 @@ class Plan(Folder):
         self.assertGreater(kept["attn"], kept["layer"])
 
 
+class BadCheckpoints(Folder):
+    """A checkpoint that is not what its manifest says is named, and not used."""
+
+    def setUp(self):
+        super().setUp()
+        with open(self.path("config.json"), "w", encoding="utf-8") as f:
+            json.dump({**TINY, "num_hidden_layers": 1}, f)
+        random_rows(self.path("rows.jsonl"), 8, 1)
+        weft("train", *self.args(), "--steps", "1")
+        (self.one,) = glob.glob(self.path("out", "checkpoints", "*"))
+
+    def args(self):
+        return (
+            *("--from-scratch", self.path("config.json"), "--data", self.path("rows.jsonl")),
+            *("-o", self.path("out"), "--seq-len", "24", "--resume", "auto"),
+        )
+
+    def refuse(self, words):
+        r = run("train", *self.args(), "--steps", "2")
+        self.assertEqual(r.returncode, 6, r.stderr)
+        *notes, last = r.stderr.splitlines()
+        self.assertTrue(all(x.startswith("weft: warning: ") for x in notes), r.stderr)
+        self.assertIn(words, notes[-1])
+        self.assertIn("none of its 1 checkpoints is whole", last)
+
+    def rewrite(self, name, change):
+        path = os.path.join(self.one, name)
+        with open(path, "rb") as f:
+            data = f.read()
+        with open(path, "wb") as f:
+            f.write(change(data))
+
+    def check(self, name, change, words):
+        kept = self.path("kept")
+        shutil.copytree(self.one, kept)
+        self.rewrite(name, change)
+        with self.subTest(words=words):
+            self.refuse(words)
+        shutil.rmtree(self.one)
+        os.rename(kept, self.one)
+
+    def manifest(self, change):
+        def edit(data):
+            m = json.loads(data)
+            change(m)
+            return json.dumps(m).encode()
+
+        return edit
+
+    def test_manifest(self):
+        name = "manifest.json"
+        self.check(name, lambda b: b[: len(b) // 2], "manifest.json")
+        self.check(name, lambda b: b"", "manifest.json")
+        self.check(name, lambda b: b"[]", "manifest.json")
+        self.check(name, lambda b: b"{}", "too few files")
+        self.check(name, self.manifest(lambda m: m.update(step=7)), "is not of step 1")
+        self.check(name, self.manifest(lambda m: m.update(files=[])), "too few files")
+        self.check(name, self.manifest(lambda m: m.update(step=-1)), "manifest.json")
+        for key, value, words in (
+            ("name", "../config.json", "no plain name"),
+            ("name", "", "no plain name"),
+            ("name", "absent.bin", "absent.bin"),
+            ("bytes", 1, "manifest.json says 1"),
+            ("bytes", -1, "manifest.json"),
+            ("xxh3", "0" * 16, "is damaged"),
+            ("xxh3", "zz", "hexadecimal"),
+        ):
+            self.check(
+                name, self.manifest(lambda m, k=key, v=value: m["files"][0].update({k: v})), words
+            )
+
+    def test_files(self):
+        for name in ("model.safetensors", "optimizer.safetensors", "train.json", "config.json"):
+            self.check(name, lambda b: b[:-1], "manifest.json says")
+            self.check(name, lambda b: b + b" ", "manifest.json says")
+            self.check(name, lambda b: bytes([b[0] ^ 1]) + b[1:], "is damaged")
+
+    def test_another_model(self):
+        with open(self.path("config.json"), "w", encoding="utf-8") as f:
+            json.dump({**TINY, "num_hidden_layers": 1, "intermediate_size": 96}, f)
+        self.refuse("is missing or of another shape")
+
+
 class Options(Folder):
     def setUp(self):
         super().setUp()
