@@ -109,6 +109,51 @@ CASE(forward_of_the_golden_models) {
     }
 }
 
+/* On the CPU the reference does for what is done once a step or a run. */
+static bool is_small(weft_op op) {
+    return op == WEFT_OP_rope_table || op == WEFT_OP_cast;
+}
+
+/* No step of training falls back to another backend's row, which a real GPU could not run. */
+static void expect_rows_of(const weft_plan *p, const char *backend) {
+    for (int i = 0; p && i < p->nstep; i++)
+        if (strcmp(p->step[i].kernel->backend, backend) != 0 &&
+            (strcmp(backend, "cpu") != 0 || !is_small(p->step[i].kernel->op)))
+            fail_msg("step %s runs on %s", p->step[i].tag, p->step[i].kernel->backend);
+}
+
+static void check_rows(const char *name, const char *backend, const char *dtype) {
+    char path[512];
+    trainer t;
+    train_options o = options(model_path(path, name), backend, dtype);
+    o.batch = 4;
+    o.micro_batch = 1;
+    o.dropout = 0.1;
+    o.ema = 0.9;
+    assert_int_equal(trainer_open(&o, TOKENS, true, &t), WEFT_OK);
+    for (int i = 0; i < t.g.shape.levels; i++) {
+        expect_rows_of(t.g.micro[i], backend);
+        expect_rows_of(t.g.fold[i], backend);
+    }
+    expect_rows_of(t.g.finish, backend);
+    expect_rows_of(t.g.update, backend);
+    expect_rows_of(t.g.validate, backend);
+    expect_rows_of(t.g.refresh, backend);
+    trainer_close(&t);
+}
+
+CASE(every_step_has_a_row_of_its_backend) {
+    char path[512];
+    check_rows("demo", "emu", "fp32");
+    check_rows("demo", "emu", "bf16");
+    check_rows("demo", "cpu", "fp32");
+    check_rows("demo", "cpu", "bf16");
+    if (!file_is_dir(model_path(path, "gpt2")))
+        return;
+    check_rows("gpt2", "emu", "bf16");
+    check_rows("qwen3", "emu", "fp32");
+}
+
 /* ---- Gradients ---- */
 
 static double loss_at(trainer *t, int index, int64_t at, float value) {
@@ -248,6 +293,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward_has_the_bits_of_serving),
         cmocka_unit_test(forward_of_the_golden_models),
+        cmocka_unit_test(every_step_has_a_row_of_its_backend),
         cmocka_unit_test(gradients_are_slopes_of_the_loss),
         cmocka_unit_test(packed_documents_do_not_meet),
         cmocka_unit_test(schedules),
