@@ -8,7 +8,7 @@
  * Keys of a page side by side (the device's layout) are read as they lie, others are packed so.
  * Rows of an item share each block: the outer products below are bound by the fma units in prefill
  * and by reading K and V in decode. (Dao et al., "FlashAttention", 2022) */
-#include "cpu.h"
+#include "score.h"
 
 enum {
     ATT_BLOCK = 64,
@@ -130,16 +130,6 @@ static void att_do(int dtype, int64_t nc, int64_t nr, const att_outer *o) {
 
 /* ---- where keys are ---- */
 
-static int32_t att_int(const weft_tensor *t, int64_t i) {
-    return ((const int32_t *)t->data)[i * t->stride[0]];
-}
-
-static float att_float(const weft_tensor *t, int64_t element) {
-    float f[16];
-    v16_store(f, v16_get(t->dtype, t->data, element, 1));
-    return f[0];
-}
-
 static att_keys att_find(const weft_attention_args *a, const weft_tensor *t, int64_t seq,
                          int64_t head) {
     int64_t bytes = t->dtype == WEFT_F32 ? 4 : 2;
@@ -225,34 +215,6 @@ static void att_scores(const att_item *it, const att_block *b, int64_t r, int64_
     }
 }
 
-static v16 att_bias(const weft_attention_args *a, int64_t head, int64_t distance) {
-    float f[16];
-    int64_t most = (a->bias.shape[1] - 1) / 2;
-    for (int64_t l = 0; l < 16; l++) {
-        int64_t near = cpu_max(-most, cpu_min(most, distance + l));
-        f[l] = att_float(&a->bias, head * a->bias.stride[0] + (near + most) * a->bias.stride[1]);
-    }
-    return v16_load(f);
-}
-
-/* What follows the dot product, for sixteen keys from j. */
-static v16 att_finish_score(const weft_attention_args *a, const att_row *row, int64_t j, v16 s) {
-    static const float lane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    s = v16_mul(s, v16_set1(a->scale));
-    if (a->softcap > 0) {
-        v16 cap = v16_set1(a->softcap);
-        s = v16_mul(cap, cpu_tanh(v16_div(s, cap)));
-    }
-    if (weft_has(&a->slopes)) {
-        v16 distance = v16_add(v16_load(lane), v16_set1((float)(j - row->pos)));
-        float slope = att_float(&a->slopes, row->head * a->slopes.stride[0]);
-        s = v16_fma(v16_set1(slope), distance, s);
-    }
-    if (weft_has(&a->bias))
-        s = v16_add(s, att_bias(a, row->head, j - row->pos));
-    return s;
-}
-
 /* The exponent's zero: a row whose every score is -infinity has weights 0, not NaN. */
 static float att_zero(float m) {
     return m == -INFINITY ? 0.0f : m;
@@ -269,11 +231,12 @@ static void att_rescale(att_row *row, int64_t width, float m) {
 /* Scores to weights, for the keys [lo, hi) of the block that the row sees. */
 static void att_weights(const att_item *it, att_row *row, int64_t j0, int64_t lo, int64_t hi,
                         float *s) {
-    v16 most = v16_set1(-INFINITY), score[ATT_BLOCK / 16];
+    v16 most = v16_set1(-INFINITY), score[ATT_BLOCK / 16], tanh;
+    att_score a = {&it->a->slopes, &it->a->bias, it->a->scale, it->a->softcap};
     int64_t g0 = (lo - j0) / 16, g1 = cpu_ceil(hi - j0, 16);
     for (int64_t g = g0; g < g1; g++) {
         int64_t j = j0 + g * 16;
-        v16 v = att_finish_score(it->a, row, j, v16_load(s + g * 16));
+        v16 v = att_score_of(&a, row->head, j - row->pos, v16_load(s + g * 16), &tanh);
         score[g] = v16_pick((int)cpu_max(0, lo - j), (int)cpu_min(16, hi - j), v,
                             v16_set1(-INFINITY));
         most = v16_max(score[g], most);

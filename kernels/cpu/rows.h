@@ -34,6 +34,7 @@
     X(rope_dx, n) \
     X(glu_dx, n) \
     X(activation_dx, n) \
+    X(attention_dx, n) \
     X(embed_dw, n) \
     X(cross_entropy, n) \
     X(dropout, n) \
@@ -59,7 +60,8 @@ CPU_DECLARE(matmul_s8, 3)
 #define CPU_SIZES(n) \
     CPU_SIZE(matmul, n) \
     CPU_SIZE(matmul_s8, n) \
-    CPU_SIZE(matmul_dw, n)
+    CPU_SIZE(matmul_dw, n) \
+    CPU_SIZE(attention_dx, n)
 
 CPU_SIZES(0)
 CPU_SIZES(1)

@@ -60,6 +60,7 @@
     ROW_(rope_dx, n, label, LANE16, level, NULL) \
     ROW_(glu_dx, n, label, LANE16, level, NULL) \
     ROW_(activation_dx, n, label, LANE16, level, NULL) \
+    ROW_(attention_dx, n, label, LANE16, level, SCRATCH_(attention_dx, n)) \
     ROW_(embed_dw, n, label, LANE16, level, NULL) \
     ROW_(cross_entropy, n, label, LANE16, level, NULL) \
     ROW_(dropout, n, label, NONE, level, NULL) \
