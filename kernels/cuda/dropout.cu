@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * dropout: y = x / (1 - p) where the element's number of Philox says so, else 0; scale: y = s x;
- * fill: y = value; accumulate: y += x. A thread per eight elements. Bound by memory, dropout by integer products.
- * Measured: nowhere yet. */
+ * fill: y = value; accumulate: y += x. A thread per eight elements. Bound by memory, dropout by
+ * integer products. Measured: nowhere yet. */
 #include "kernels/lib/rows.cuh"
 #include "weft/rng.h"
 

@@ -258,12 +258,10 @@ class Bits(Folder):
 
     def test_shards_are_chains(self):
         """Two shards of four rows in micro-batches that are parts of a shard."""
-        base = self.train("base", "--shards", "2", "--dropout", "0.1")
+        two = ("--shards", "2", "--dropout", "0.1")
+        base = self.train("base", *two)
         for micro in ("1", "3"):
-            self.assertEqual(
-                base,
-                self.train("m" + micro, "--shards", "2", "--dropout", "0.1", "--micro-batch", micro),
-            )
+            self.assertEqual(base, self.train("m" + micro, *two, "--micro-batch", micro))
         self.assertNotEqual(base, self.train("other", "--shards", "8", "--dropout", "0.1"))
 
     def test_packed_rows_are_the_rows(self):
