@@ -79,3 +79,6 @@ int64_t config_parameters(const model_config *c); /* counted from the shapes, ti
 /* Frequencies of rotary embedding in double: inv[dims / 2]; *mscale multiplies cos and sin.
  * llama3: Meta's frequency bands; yarn: Peng et al., 2023; as transformers' modeling_rope_utils. */
 void rope_frequencies(const rope_config *r, int64_t max_ctx, double *inv, double *mscale);
+/* The same as float pairs [dims / 2, 2], high part and low part: cos and sin need the frequencies
+ * in twice the precision of a float. In the arena. */
+float *rope_split_frequencies(const rope_config *r, int64_t max_ctx, arena *a, double *mscale);

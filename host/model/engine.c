@@ -24,16 +24,14 @@ static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-/* Rows of logits of a scoring step: bounded, since chunking does not change a bit. */
-/* A GPU packs a tile's queries with the heads of a group as rows. */
-static int query_tile(const weft_engine *e) {
-    const model_config *c = &e->config;
+int engine_query_tile(const device *d, const model_config *c) {
     int group = c->n_kv_heads ? (int)(c->n_heads / c->n_kv_heads) : 1;
-    if (e->dev->host_memory)
+    if (d->host_memory)
         return ENGINE_QUERY_TILE;
     return group < ENGINE_GPU_ROWS ? ENGINE_GPU_ROWS / group : 1;
 }
 
+/* Rows of logits of a scoring step: bounded, since chunking does not change a bit. */
 static int score_rows(const weft_engine *e, const engine_shape *s) {
     int64_t fit = SCORE_LOGITS_BYTES / (s->vocab_padded * 4);
     return !e->score ? 0 : (int)smaller(s->T, fit < 1 ? 1 : fit);
@@ -62,7 +60,7 @@ static weft_status set_shape(weft_engine *e, const weft_engine_options *o) {
                         .T = (int)T,
                         .slots = (int)slots,
                         .S = (int)smaller(slots, T),
-                        .query_tile = query_tile(e),
+                        .query_tile = engine_query_tile(e->dev, c),
                         .P = (int)P,
                         .pages = (int32_t)((tokens + KV_PAGE - 1) / KV_PAGE),
                         .R = (int)smaller(slots, T),
@@ -136,18 +134,9 @@ static const char *space_words(int space) {
     return words[space];
 }
 
-/* cos and sin need the frequencies in twice the precision of a float: high part, low part. */
 static void set_frequencies(weft_engine *e) {
-    int64_t n = e->config.rope.dims / 2;
-    if (e->config.position != POSITION_ROPE)
-        return;
-    double *inv = ARENA_NEW(&e->mem, double, n);
-    e->freq = ARENA_NEW(&e->mem, float, 2 * n);
-    rope_frequencies(&e->config.rope, e->config.max_ctx, inv, &e->mscale);
-    for (int64_t i = 0; i < n; i++) {
-        e->freq[2 * i] = (float)inv[i];
-        e->freq[2 * i + 1] = (float)(inv[i] - (double)e->freq[2 * i]);
-    }
+    if (e->config.position == POSITION_ROPE)
+        e->freq = rope_split_frequencies(&e->config.rope, e->config.max_ctx, &e->mem, &e->mscale);
 }
 
 static weft_status upload_frequencies(weft_engine *e, engine_rank *r) {

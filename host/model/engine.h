@@ -73,6 +73,10 @@ struct weft_engine {
     weft_seq *seq; /* [slots] */
 };
 
+/* Most queries of an item of attention's work list. A GPU packs a tile's queries with the heads of
+ * a group as rows. */
+int engine_query_tile(const device *d, const model_config *c);
+
 /* As weft_engine_open, but reads no weights and allocates nothing on the device: for plans. */
 weft_status engine_open_dry(const char *path, const weft_engine_options *opt, weft_engine **out);
 

@@ -265,3 +265,15 @@ weft_status rope_resolve(const char *name, const rope_spec *spec, int64_t head_d
     *out = r;
     return WEFT_OK;
 }
+
+float *rope_split_frequencies(const rope_config *r, int64_t max_ctx, arena *a, double *mscale) {
+    int64_t n = r->dims / 2;
+    double *inv = ARENA_NEW(a, double, n);
+    float *freq = ARENA_NEW(a, float, 2 * n);
+    rope_frequencies(r, max_ctx, inv, mscale);
+    for (int64_t i = 0; i < n; i++) {
+        freq[2 * i] = (float)inv[i];
+        freq[2 * i + 1] = (float)(inv[i] - (double)freq[2 * i]);
+    }
+    return freq;
+}

@@ -35,13 +35,6 @@ static int unit_of(int micro, int shard_rows, int shards) {
     return n;
 }
 
-static int query_tile(const device *dev, const model_config *c) {
-    int group = (int)(c->n_heads / c->n_kv_heads);
-    if (dev->host_memory)
-        return ENGINE_QUERY_TILE;
-    return group < ENGINE_GPU_ROWS ? ENGINE_GPU_ROWS / group : 1;
-}
-
 static int chunk_of(const graph_shape *s, const model_config *c) {
     int most = s->tokens / s->unit_shards, n = (int)(CHUNK_NUMBERS / c->vocab);
     n = n < CHUNK_LEAST ? CHUNK_LEAST : n / GRANULE * GRANULE;
@@ -73,7 +66,7 @@ weft_status graph_shape_of(const train_options *o, const device *dev, const mode
                          s.rows, s.stride, 1 << 24);
     s.tokens = s.rows * s.stride;
     s.chunk = chunk_of(&s, c);
-    s.query_tile = query_tile(dev, c);
+    s.query_tile = engine_query_tile(dev, c);
     *out = s;
     return WEFT_OK;
 }

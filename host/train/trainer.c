@@ -150,19 +150,10 @@ static weft_status start_params(trainer *t) {
 
 /* ---- Memory ---- */
 
-/* cos and sin need the frequencies in twice the precision of a float: high part, low part. */
 static void set_frequencies(trainer *t) {
-    const rope_config *r = &t->config.rope;
-    int64_t n = r->dims / 2;
-    if (t->config.position != POSITION_ROPE)
-        return;
-    double *inv = ARENA_NEW(&t->mem, double, n);
-    t->freq = ARENA_NEW(&t->mem, float, 2 * n);
-    rope_frequencies(r, t->config.max_ctx, inv, &t->g.io.mscale);
-    for (int64_t i = 0; i < n; i++) {
-        t->freq[2 * i] = (float)inv[i];
-        t->freq[2 * i + 1] = (float)(inv[i] - (double)t->freq[2 * i]);
-    }
+    const model_config *c = &t->config;
+    if (c->position == POSITION_ROPE)
+        t->freq = rope_split_frequencies(&c->rope, c->max_ctx, &t->mem, &t->g.io.mscale);
 }
 
 static weft_status send_frequencies(trainer *t) {
