@@ -86,6 +86,6 @@ static void embed_dw_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(embed_dw) = {WEFT_ROW(embed_dw, "simt", SIMT, 1, NULL), WEFT_ROWS_END};
 
-WEFT_CLAIMS(embed_dw) = {{"embed_dw_k", EMBED_THREADS, 8, 0, "LDG.128x2 STG.128"}, WEFT_CLAIMS_END};
+WEFT_CLAIMS(embed_dw) = {{"embed_dw_k", EMBED_THREADS, 6, 0, "LDG.128x2 STG.128"}, WEFT_CLAIMS_END};
 
 } // namespace WEFT_CU_NS

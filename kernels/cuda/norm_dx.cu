@@ -34,19 +34,28 @@ template <int WARPS, class A> struct norm_dx_row {
         return true;
     }
 
-    /* f(i, n, d, r) for this thread's chunks; past the end of the row d is 0. */
-    template <class F> __device__ __forceinline__ void each(float offset, F f) const {
-        for (int64_t i = first; i < width; i += STRIDE) {
-            int n = width - i < CHUNK ? (int)(width - i) : (int)CHUNK;
-            float d[CHUNK], v[CHUNK], g[CHUNK];
-            load8(a.dy, dy + i, n, d);
-            load8(a.r, r + i, n, v);
-            load8(a.g, i, n, g);
+    /* The chunk at i: d and r, 0 past the end of the row. */
+    template <class F> __device__ __forceinline__ void look(int64_t i, float offset, F f) const {
+        int n = width - i < CHUNK ? (int)(width - i) : (int)CHUNK;
+        float d[CHUNK], v[CHUNK], g[CHUNK];
+        load8(a.dy, dy + i, n, d);
+        load8(a.r, r + i, n, v);
+        load8(a.g, i, n, g);
 #pragma unroll
-            for (int j = 0; j < CHUNK; j++)
-                d[j] = d[j] * (g[j] + offset);
-            f(i, n, d, v);
-        }
+        for (int j = 0; j < CHUNK; j++)
+            d[j] = d[j] * (g[j] + offset);
+        f(i, n, d, v);
+    }
+
+    /* f(i, n, d, r) for this thread's chunks. Rows up to 4096 wide need no loop: in one the
+     * compiler takes wide stores apart. */
+    template <class F> __device__ __forceinline__ void each(float offset, F f) const {
+#pragma unroll
+        for (int k = 0; k < 2; k++)
+            if (first + k * STRIDE < width)
+                look(first + k * STRIDE, offset, f);
+        for (int64_t i = first + 2 * STRIDE; WARPS == 8 && i < width; i += STRIDE)
+            look(i, offset, f);
     }
 
     /* dx, with what else reaches r. */

@@ -24,7 +24,7 @@
 CHECK_OPS(DECLARE_)
 const check_op *const check_ops[] = {CHECK_OPS(LIST_) NULL};
 
-enum { QUICK_CASES = 60, QUICK_SECONDS = 70, LONG_GIB = 14, PASSES = 16 };
+enum { QUICK_CASES = 60, QUICK_SECONDS = 120, LONG_GIB = 14, PASSES = 16 };
 
 typedef struct {
     const char *op, *backend, *one, *row, *shard;
@@ -55,7 +55,7 @@ static const arg_spec specs[] = {
     {"threads", "", NULL, ARG_INT, "N", 1, CHECK_THREADS, "3", "most threads to compare",
      OPT(threads)},
     {"quick", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
-     "a sample of the cases, some 20 seconds; stops after 70", OPT(quick)},
+     "a sample of the cases, some 40 seconds; stops after 120", OPT(quick)},
     {"long", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "also the cases that need gigabytes",
      OPT(all_long)},
     {"list", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
