@@ -4,6 +4,8 @@
 #include "host/base/hash.h"
 #include "host/train/doc.h"
 
+enum { PIECE_BYTES = 1 << 20 };
+
 /* As the files of these models spell them: tokenizer.json's engine is Oniguruma. */
 const char *const bpe_pattern[] = {
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+",
@@ -106,8 +108,10 @@ static weft_status add_document(bpe_words *w, const doc *d) {
     const char *text;
     size_t n;
     weft_status s = doc_text(d, &a, &text, &n);
-    if (s == WEFT_OK) {
-        s = bpe_words_add(w, text, n);
+    /* No word of either split reaches over such a line break. */
+    for (size_t at = 0, cut; s == WEFT_OK && at < n; at += cut) {
+        cut = doc_line_cut(text + at, n - at, PIECE_BYTES);
+        s = bpe_words_add(w, text + at, cut);
         if (s != WEFT_OK)
             s = err_prefix(s, "%s", d->path);
     }

@@ -24,6 +24,8 @@ typedef struct {
     size_t n;
     const char *path; /* as long as the reader */
     int64_t line;     /* from 1; 0: the whole file */
+    size_t at;        /* a piece of a long text: bytes before it, */
+    bool more;        /* and whether another follows */
 } doc;
 
 typedef struct {
@@ -72,7 +74,14 @@ weft_status doc_row(const doc *d, doc_tokens *out);
 /* A conversation as its template writes it; under `sft` with labels on the assistant's spans. */
 weft_status doc_conversation(const doc_encoder *e, const doc *d, doc_tokens *out);
 
-/* Documents in order, encoded by `threads` threads (0: every core), a batch at a time. */
+/* Where a text may be cut at or behind `from` without changing its ids: at the start of a line,
+ * which the tokenizer is seen to start a word with; n: nowhere. */
+size_t doc_cut(const tokenizer *t, const char *s, size_t n, size_t from);
+/* A line that starts with a letter behind one that ends in no white space; n: none. */
+size_t doc_line_cut(const char *s, size_t n, size_t from);
+
+/* Documents in order, long texts in pieces, encoded by `threads` threads (0: every core), a batch
+ * at a time. */
 /* `take` gets every document's tokens in order and may refuse; skip (may be NULL) says which
  * documents are passed over unread. `number` counts the reader's documents from 0. */
 typedef weft_status doc_take_fn(void *ctx, int64_t number, const doc *d, const doc_tokens *t);

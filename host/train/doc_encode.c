@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* Documents of one batch: enough for every thread, little enough to hold. */
-enum { BATCH_DOCS = 4096, BATCH_BYTES = 32 << 20 };
+enum { BATCH_DOCS = 4096, BATCH_BYTES = 32 << 20, PIECE_BYTES = 1 << 18 };
 
 void doc_tokens_fini(doc_tokens *t) {
     tok_ids_fini(&t->ids);
@@ -107,7 +107,8 @@ weft_status doc_text(const doc *d, arena *a, const char **s, size_t *n) {
     }
     size_t bad = utf8_invalid_at(text.s, text.n);
     if (bad < text.n)
-        return weft_fail(WEFT_BAD_FILE, "%s: not UTF-8 (byte %zu of the text)", d->path, bad);
+        return weft_fail(WEFT_BAD_FILE, "%s: not UTF-8 (byte %zu of the text)", d->path,
+                         d->at + bad);
     *s = text.s;
     *n = text.n;
     return WEFT_OK;
@@ -122,10 +123,11 @@ static weft_status encode_text(const doc_encoder *e, const doc *d, doc_tokens *o
                          d->path);
     weft_status s = doc_text(d, &a, &text, &n);
     if (s == WEFT_OK)
-        s = tokenizer_encode(e->tok, text, n, TOK_SPECIAL, &out->ids);
+        s = tokenizer_encode(e->tok, text, n, d->at ? 0 : TOK_SPECIAL, &out->ids);
     arena_fini(&a);
     int32_t eos = tokenizer_eos(e->tok);
-    if (s == WEFT_OK && e->append_eos && (out->ids.n == 0 || out->ids.v[out->ids.n - 1] != eos))
+    if (s == WEFT_OK && e->append_eos && !d->more &&
+        (out->ids.n == 0 || out->ids.v[out->ids.n - 1] != eos))
         tok_ids_add(&out->ids, eos);
     return s;
 }
@@ -166,10 +168,18 @@ void doc_encode(const doc_encoder *e, const doc *d, doc_tokens *out) {
 
 typedef struct {
     const doc_encoder *e;
+    doc_reader *r;
+    doc_skip_fn *skip;
+    doc_take_fn *take;
+    void *ctx;
     doc *d;
     doc_tokens *t;
     bool *skipped;
     int n;
+    doc rest;            /* of a long text, not yet in a batch */
+    bool skip_rest;      /* it belongs to a document that is passed over */
+    int64_t read, taken; /* documents begun, and handed over */
+    tok_ids joined;      /* of the pieces so far */
 } batch;
 
 static void encode_range(const void *ctx, int64_t begin, int64_t end, int worker) {
@@ -180,52 +190,99 @@ static void encode_range(const void *ctx, int64_t begin, int64_t end, int worker
             doc_encode(b->e, &b->d[i], &b->t[i]);
 }
 
-static weft_status fill(batch *b, doc_reader *r, doc_skip_fn *skip, void *ctx, int64_t number) {
+/* The next document, or the next piece of a long text. */
+static weft_status next_piece(batch *b, doc *d) {
+    if (b->rest.kind == DOC_NONE) {
+        WEFT_TRY(doc_next(b->r, &b->rest));
+        b->skip_rest = b->rest.kind != DOC_NONE && b->skip && b->skip(b->ctx, b->read, &b->rest);
+        b->read++;
+    }
+    *d = b->rest;
+    b->rest.kind = DOC_NONE;
+    if (d->kind != DOC_TEXT || d->n < 2 * PIECE_BYTES || b->skip_rest || !b->e->tok)
+        return WEFT_OK;
+    size_t cut = doc_cut(b->e->tok, d->s, d->n, PIECE_BYTES);
+    if (cut == d->n)
+        return WEFT_OK;
+    b->rest = *d;
+    b->rest.s += cut;
+    b->rest.n -= cut;
+    b->rest.at += cut;
+    d->n = cut;
+    d->more = true;
+    return WEFT_OK;
+}
+
+static weft_status fill(batch *b) {
     size_t bytes = 0;
     for (b->n = 0; b->n < BATCH_DOCS && bytes < BATCH_BYTES; b->n++) {
-        WEFT_TRY(doc_next(r, &b->d[b->n]));
-        if (b->d[b->n].kind == DOC_NONE)
+        doc *d = &b->d[b->n];
+        WEFT_TRY(next_piece(b, d));
+        if (d->kind == DOC_NONE)
             break;
         b->t[b->n] = (doc_tokens){0};
-        b->skipped[b->n] = skip && skip(ctx, number + b->n, &b->d[b->n]);
-        bytes += b->skipped[b->n] ? 0 : b->d[b->n].n;
+        b->skipped[b->n] = b->skip_rest;
+        bytes += b->skip_rest ? 0 : d->n;
     }
     return WEFT_OK;
 }
 
-static weft_status hand_over(batch *b, doc_take_fn *take, void *ctx, int64_t number) {
+/* A document whole: the pieces before the last wait in `joined`. */
+static weft_status hand_over(batch *b, int i) {
+    doc_tokens *t = &b->t[i];
+    if (b->d[i].more || b->joined.n) {
+        for (size_t k = 0; k < t->ids.n; k++)
+            tok_ids_add(&b->joined, t->ids.v[k]);
+        if (b->d[i].more)
+            return WEFT_OK;
+        tok_ids_fini(&t->ids);
+        t->ids = b->joined;
+        b->joined = (tok_ids){0};
+    }
+    int64_t number = b->taken++;
+    return b->skipped[i] ? WEFT_OK : b->take(b->ctx, number, &b->d[i], t);
+}
+
+static weft_status hand_over_all(batch *b) {
     weft_status s = WEFT_OK;
     for (int i = 0; i < b->n; i++) {
         if (s == WEFT_OK && b->t[i].status != WEFT_OK) {
             err_set_message(b->t[i].message);
             s = b->t[i].status;
         }
-        if (s == WEFT_OK && !b->skipped[i])
-            s = take(ctx, number + i, &b->d[i], &b->t[i]);
+        if (s == WEFT_OK)
+            s = hand_over(b, i);
         doc_tokens_fini(&b->t[i]);
     }
     return s;
 }
 
+static weft_status run_batches(batch *b, weft_stream *pool) {
+    do {
+        WEFT_TRY(fill(b));
+        weft_parallel(pool, b->n, 1, encode_range, b);
+        WEFT_TRY(hand_over_all(b));
+        if (b->rest.kind == DOC_NONE)
+            doc_release(b->r);
+    } while (b->n > 0);
+    return WEFT_OK;
+}
+
 weft_status doc_run(doc_reader *r, const doc_encoder *e, int threads, doc_skip_fn *skip,
                     doc_take_fn *take, void *ctx) {
     weft_stream *pool;
-    WEFT_TRY(thread_pool_open(threads ? threads : thread_cores(), &pool));
+    int cores = thread_cores();
+    WEFT_TRY(thread_pool_open(threads                    ? threads
+                              : cores > WEFT_MAX_THREADS ? WEFT_MAX_THREADS
+                                                         : cores,
+                              &pool));
     arena a = {0};
-    batch b = {
-        .e = e, .d = ARENA_NEW(&a, doc, BATCH_DOCS), .t = ARENA_NEW(&a, doc_tokens, BATCH_DOCS)};
+    batch b = {.e = e, .r = r, .skip = skip, .take = take, .ctx = ctx};
+    b.d = ARENA_NEW(&a, doc, BATCH_DOCS);
+    b.t = ARENA_NEW(&a, doc_tokens, BATCH_DOCS);
     b.skipped = ARENA_NEW(&a, bool, BATCH_DOCS);
-    weft_status s = WEFT_OK;
-    int64_t number = 0;
-    do {
-        s = fill(&b, r, skip, ctx, number);
-        if (s == WEFT_OK) {
-            weft_parallel(pool, b.n, 1, encode_range, &b);
-            s = hand_over(&b, take, ctx, number);
-        }
-        number += b.n;
-        doc_release(r);
-    } while (s == WEFT_OK && b.n > 0);
+    weft_status s = run_batches(&b, pool);
+    tok_ids_fini(&b.joined);
     arena_fini(&a);
     thread_pool_close(pool);
     return s;

@@ -4,6 +4,7 @@
 #include "host/base/file.h"
 #include "host/base/hash.h"
 #include "host/train/data.h"
+#include "host/train/doc.h"
 #include "host/train/prepare.h"
 #include "tests/unit/unit.h"
 #include <stdio.h>
@@ -162,6 +163,73 @@ CASE(text_packed_is_in_pieces_of_a_row) {
             assert_int_equal(r.labels[k], pos[i][k] ? want[i][k] : DATA_IGNORED);
     }
     data_close(d);
+}
+
+/* Lines of words, some long, some with what no cut may separate. */
+static buf long_text(size_t bytes) {
+    buf b;
+    uint64_t seed = 9;
+    buf_init(&b, SIZE_MAX);
+    while (b.len < bytes) {
+        static const char *const part[] = {"river ", "\n",    " \n", "\n\n",
+                                           "mill, ", "1897",  ":;",  "\xc3\xa9t\xc3\xa9 ",
+                                           "<b>",    "It's\n"};
+        buf_puts(&b, part[next_random(&seed) % (sizeof part / sizeof *part)]);
+    }
+    return b;
+}
+
+CASE(long_texts_are_cut_where_the_tokenizer_cuts) {
+    tokenizer *tok;
+    assert_int_equal(tokenizer_open(model, &tok), WEFT_OK);
+    buf b = long_text(1 << 21);
+    const char *path = put("long.txt", b.data, b.len);
+    tok_ids want = {0};
+    assert_int_equal(tokenizer_encode(tok, b.data, b.len, TOK_SPECIAL, &want), WEFT_OK);
+    tok_ids_add(&want, END);
+    size_t cut = doc_cut(tok, b.data, b.len, 1000);
+    assert_in_range(cut, 1000, 2000);
+    assert_true(b.data[cut - 1] == '\n' && b.data[cut - 2] > ' ' && b.data[cut] >= 'A');
+    for (int threads = 1; threads < 4; threads++) {
+        dataset *d = open_one(
+            path, (data_options){
+                      .seq_len = 64, .file_order = true, .threads = threads, .append_eos = true});
+        assert_int_equal(data_tokens(d), want.n);
+        for (size_t i = 0; i < want.n / 64; i++)
+            assert_memory_equal(take(d, false, (int64_t)i).ids, want.v + 64 * i, 64 * 4);
+        data_close(d);
+    }
+    /* A byte that is wrong is named by its place in the whole text. */
+    b.data[1500000] = (char)0xff;
+    expect_refused(put("long.txt", b.data, b.len),
+                   (data_options){.seq_len = 64, .model_dir = model}, WEFT_BAD_FILE,
+                   "not UTF-8 (byte 1500000");
+    tok_ids_fini(&want);
+    tokenizer_close(tok);
+    buf_fini(&b);
+}
+
+CASE(texts_stay_whole_where_a_cut_would_show) {
+    /* A space before every text: a piece would have one of its own. */
+    const char *dir = in(folder, "spaced");
+    size_t n;
+    const char *data;
+    assert_int_equal(mkdir(dir, 0700), 0);
+    assert_int_equal(file_read(in(model, "tokenizer.json"), 1 << 20, &names, &data, &n), WEFT_OK);
+    char *text = arena_copy(&names, data, n), *at = strstr(text, "\"add_prefix_space\": false");
+    assert_non_null(at);
+    memcpy(at, "\"add_prefix_space\": true ", 25);
+    assert_int_equal(file_write_atomic(in(dir, "tokenizer.json"), text, n), WEFT_OK);
+    tokenizer *tok;
+    assert_int_equal(tokenizer_open(dir, &tok), WEFT_OK);
+    buf b = long_text(1 << 20);
+    assert_int_equal(doc_cut(tok, b.data, b.len, 1000), b.len);
+    tokenizer_close(tok);
+    const char *path = put("long.txt", b.data, b.len);
+    dataset *d = open_one(path, (data_options){.seq_len = 64, .model_dir = dir});
+    assert_true(data_tokens(d) > 0);
+    data_close(d);
+    buf_fini(&b);
 }
 
 CASE(threads_and_eos) {
@@ -539,6 +607,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(text_is_one_stream),
         cmocka_unit_test(text_packed_is_in_pieces_of_a_row),
+        cmocka_unit_test(long_texts_are_cut_where_the_tokenizer_cuts),
+        cmocka_unit_test(texts_stay_whole_where_a_cut_would_show),
         cmocka_unit_test(threads_and_eos),
         cmocka_unit_test(loss_is_on_what_the_assistant_says),
         cmocka_unit_test(conversations_that_cannot_be_learned_from_are_named),
