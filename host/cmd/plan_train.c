@@ -115,7 +115,7 @@ static void memory_text(const sheet *s, buf *b) {
     buf_printf(b, "  %-16s %16" PRIu64 "  %s, %.1f bytes a parameter", "total", s->total,
                cmd_size(size, (double)s->total), (double)s->total / (double)s->t.params.count);
     buf_printf(b, " (the rule of 24 GB a billion: %.1f)\n", 24.0);
-    buf_puts(b, "  a save copies weights and state to host memory once more\n");
+    buf_puts(b, "  a save while it trains copies weights and state to host memory once more\n");
     buf_puts(b, "activations by --recompute\n");
     for (int i = 0; i < 3; i++)
         buf_printf(b, "  %-16s %16" PRIu64 "  %s\n", recompute_names[i], s->kept[i],

@@ -144,8 +144,11 @@ static const float *copied(const checkpointer *c, int index, char what) {
     return c->copy + c->at[k * c->t->params.n + index];
 }
 
-static weft_status read_copy(void *ctx, int index, char what, float *out) {
+/* From the copy, or, where nothing trains meanwhile, from the device. */
+static weft_status read_number(void *ctx, int index, char what, float *out) {
     const checkpointer *c = ctx;
+    if (!c->copied)
+        return trainer_read(c->t, index, what, out);
     memcpy(out, copied(c, index, what),
            sizeof(float) * (size_t)param_count(&c->t->params.param[index]));
     return WEFT_OK;
@@ -164,11 +167,22 @@ bool checkpoint_in_state(const trainer *t, const param *p, char what) {
     return checkpoint_has(t, p, what);
 }
 
-static weft_status write_state(const checkpointer *c, const char *path) {
-    const trainer *t = c->t;
-    int most = CHECKPOINT_KINDS * t->params.n, n = 0;
-    arena a = {0};
-    st_tensor *out = ARENA_NEW(&a, st_tensor, most);
+/* optimizer.safetensors: whose numbers its tensors are. */
+typedef struct {
+    checkpointer *c;
+    int *param;
+    char *what;
+    float *buffer; /* of the largest */
+} state_file;
+
+static weft_status produce_state(void *ctx, int i, const void **data) {
+    state_file *f = ctx;
+    *data = f->buffer;
+    return read_number(f->c, f->param[i], f->what[i], f->buffer);
+}
+
+static int list_state(const trainer *t, state_file *f, st_tensor *out, arena *a) {
+    int n = 0;
     for (int k = 0; k < CHECKPOINT_KINDS; k++)
         for (int i = 0; i < t->params.n; i++) {
             const param *p = &t->params.param[i];
@@ -176,14 +190,32 @@ static weft_status write_state(const checkpointer *c, const char *path) {
             if (!checkpoint_in_state(t, p, kinds[k]))
                 continue;
             checkpoint_state_name(p, i, kinds[k], name);
-            out[n++] = (st_tensor){.name = arena_copy(&a, name, strlen(name)),
+            f->param[n] = i;
+            f->what[n] = kinds[k];
+            out[n++] = (st_tensor){.name = arena_copy(a, name, strlen(name)),
                                    .dtype = WEFT_F32,
                                    .ndim = 1,
                                    .shape = {param_count(p)},
-                                   .bytes = sizeof(float) * (uint64_t)param_count(p),
-                                   .data = copied(c, i, kinds[k])};
+                                   .bytes = sizeof(float) * (uint64_t)param_count(p)};
         }
-    weft_status s = safetensors_write(path, out, n);
+    return n;
+}
+
+static weft_status write_state(checkpointer *c, const char *path) {
+    const trainer *t = c->t;
+    int most = CHECKPOINT_KINDS * t->params.n;
+    int64_t largest = 0;
+    arena a = {0};
+    st_tensor *out = ARENA_NEW(&a, st_tensor, most);
+    state_file f = {c, ARENA_NEW(&a, int, most), ARENA_NEW(&a, char, most), NULL};
+    int n = list_state(t, &f, out, &a);
+    for (int i = 0; i < n; i++)
+        largest = out[i].shape[0] > largest ? out[i].shape[0] : largest;
+    f.buffer = malloc(sizeof(float) * (size_t)largest + 1);
+    weft_status s = f.buffer
+                        ? safetensors_write_from(path, out, n, produce_state, &f)
+                        : weft_fail(WEFT_NO_MEMORY, "%s: no memory for its largest tensor", path);
+    free(f.buffer);
     arena_fini(&a);
     return s;
 }
@@ -257,7 +289,7 @@ static weft_status write_files(checkpointer *c, const char *dir, arena *a) {
     WEFT_TRY(checkpoint_make_dir(dir));
     WEFT_TRY(export_sidecars(t, dir));
     int dtype = t->o.lora_rank > 0 ? WEFT_F32 : t->g.dtype;
-    WEFT_TRY(export_file(t, file_join(a, dir, export_weights_name(t)), 'p', dtype, read_copy, c));
+    WEFT_TRY(export_file(t, file_join(a, dir, export_weights_name(t)), 'p', dtype, read_number, c));
     WEFT_TRY(write_state(c, file_join(a, dir, "optimizer.safetensors")));
     WEFT_TRY(write_train(c, file_join(a, dir, "train.json")));
     WEFT_TRY(write_manifest(c, dir));
@@ -324,17 +356,17 @@ weft_status checkpoint_wait(checkpointer *c) {
 
 weft_status checkpoint_save(checkpointer *c, const train_progress *p, bool wait) {
     weft_status before = checkpoint_wait(c);
-    WEFT_TRY(take_copy(c));
+    c->copied = !wait;
+    if (!wait)
+        WEFT_TRY(take_copy(c));
     c->progress = *p;
-    if (pthread_create(&c->thread, NULL, writer, c) == 0) {
+    if (!wait && pthread_create(&c->thread, NULL, writer, c) == 0) {
         c->busy = true;
     } else {
         writer(c);
         c->last_step = c->status == WEFT_OK ? p->step : c->last_step;
         return c->status;
     }
-    if (wait)
-        return checkpoint_wait(c);
     return before;
 }
 

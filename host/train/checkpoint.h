@@ -30,7 +30,8 @@ weft_status checkpoint_open(trainer *t, const char *dir, int keep, checkpointer 
 /* Waits for the save under way. */
 void checkpoint_close(checkpointer *c);
 /* Takes a copy and begins to write it; waits for the save before, whose failure it returns (its
- * files are gone, older checkpoints stay). `wait` ends only when this one is on disk. */
+ * files are gone, older checkpoints stay). `wait`: no copy is taken, and it ends when this one is
+ * on disk, with its own failure. */
 weft_status checkpoint_save(checkpointer *c, const train_progress *p, bool wait);
 /* Ends the save under way, if there is one; its failure. */
 weft_status checkpoint_wait(checkpointer *c);

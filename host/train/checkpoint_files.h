@@ -14,6 +14,7 @@ struct checkpointer {
     int keep;
     options_facts facts;
     float *copy;  /* of everything a checkpoint holds; taken at the first save */
+    bool copied;  /* the save under way is of the copy */
     uint64_t *at; /* [kinds][params] where in the copy, in numbers */
     train_progress progress;
     int64_t last_step; /* of the newest that is whole; -1: none */

@@ -273,7 +273,8 @@ static weft_status steps(run *r) {
         WEFT_TRY(look(r, &is_best));
         if (r->o->line)
             r->o->line(r->o->user, &r->line);
-        if (is_best || is_due(r->o->save_every, r->t.done, r->o->train.steps))
+        bool last = r->t.done >= r->o->train.steps; /* finish saves, and needs no copy */
+        if (!last && (is_best || is_due(r->o->save_every, r->t.done, r->o->train.steps)))
             WEFT_TRY(save(r, false));
     }
     return WEFT_OK;

@@ -488,7 +488,7 @@ class Faults(Folder):
 
     def test_disk_full_for_good(self):
         calls = self.count("base")
-        r = self.train("d", "enospc", calls // 2)
+        r = self.train("d", "enospc", 2 * calls // 5)
         self.assertEqual(r.returncode, 5, r.stderr)
         self.assertIn("warning", r.stderr)
         whole = os.listdir(self.path("d", "checkpoints"))
