@@ -340,8 +340,8 @@ static weft_status publish_mean(run *r) {
 }
 
 static weft_status finish(run *r) {
+    WEFT_TRY(bear(r, checkpoint_wait(r->save)));
     WEFT_TRY(save(r, true));
-    WEFT_TRY(checkpoint_wait(r->save));
     WEFT_TRY(checkpoint_publish(r->save));
     return publish_mean(r);
 }
