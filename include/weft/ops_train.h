@@ -9,7 +9,8 @@
  * shapes into `shards` (1, 2, 4 or 8, a divisor of T) equal runs of consecutive rows; rows past the
  * true number are no part of them. Each run is one chain of fp32 sums in ascending t. shards 1: the
  * chain goes on from what the gradient holds, so that rows given in one call or in several, in the
- * same order, give the same bits (class MMA: each call but the last in whole granules of 16 rows).
+ * same order, give the same bits (class MMA: each call but the last in whole granules of 16 rows,
+ * BF16DOT: of 2).
  * More: each chain begins at zero, the fixed tree combines them and one addition adds the result to
  * what the gradient holds; buffers of one shard each, summed by `accumulate` as the tree does, give
  * the same. Leading rows of zeros change nothing. */

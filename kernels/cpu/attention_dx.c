@@ -8,7 +8,7 @@
  * so every element is one chain whatever the sizes of blocks and tiles. dq waits in scratch, dk and
  * dv in the worker's memory. What no query of a tile sees is left out; ds and p of other masked
  * keys are 0. Bound by the fma units. (Dao et al., "FlashAttention", 2022) */
-#include "outer.h"
+#include "outer_fma.h"
 #include "score.h"
 
 enum {
@@ -54,6 +54,11 @@ typedef struct {
 typedef struct {
     int64_t j0, j1, h, i0, i1;
 } adx_tile;
+
+/* Whole vectors. */
+V16 int64_t adx_padded(int64_t width) {
+    return cpu_ceil(width, 16) * 16;
+}
 
 static const void *adx_at(const weft_tensor *t, int64_t row, int64_t head) {
     return cpu_at(t, row * t->stride[0] + head * t->stride[1]);
@@ -240,8 +245,10 @@ static void adx_begin(const adx_item *it) {
 
 static void adx_block(const adx_item *it, adx_tile b) {
     adx_memory *mem = it->mem;
-    memset(mem->dk, 0, sizeof mem->dk);
-    memset(mem->dv, 0, sizeof mem->dv);
+    for (int64_t j = 0; j < b.j1 - b.j0; j++) {
+        memset(mem->dk + j * ADX_WIDTH, 0, (size_t)adx_padded(it->a->q.shape[2]) * sizeof *mem->dk);
+        memset(mem->dv + j * ADX_WIDTH, 0, (size_t)adx_padded(it->a->v.shape[2]) * sizeof *mem->dv);
+    }
     adx_pack_keys(it, &b);
     for (b.h = it->h0; b.h < it->h1; b.h++)
         for (b.i0 = 0; b.i0 < it->queries; b.i0 = b.i1) {
@@ -307,19 +314,16 @@ CPU_OK(attention_dx) {
            (!weft_has(&a->bias) || cpu_is_float(&a->bias)) && a->group > 0;
 }
 
-V16 int64_t adx_padded(const weft_attention_dx_args *a) {
-    return cpu_ceil(a->q.shape[2], 16) * 16;
-}
-
 CPU_SCRATCH(attention_dx) {
     const weft_attention_dx_args *a = &args->attention_dx;
-    return (size_t)(a->q.shape[0] * a->q.shape[1] * (adx_padded(a) + 1)) * sizeof(float);
+    return (size_t)(a->q.shape[0] * a->q.shape[1] * (adx_padded(a->q.shape[2]) + 1)) *
+           sizeof(float);
 }
 
 CPU_RUN(attention_dx) {
     const weft_attention_dx_args *a = &step->args.attention_dx;
     int64_t sequences = a->kvlen.shape[0];
-    adx_job j = {.a = a, .stream = stream, .dq = step->scratch, .width = adx_padded(a)};
+    adx_job j = {.a = a, .stream = stream, .dq = step->scratch, .width = adx_padded(a->q.shape[2])};
     j.delta = j.dq + a->q.shape[0] * a->q.shape[1] * j.width;
     adx_zero(&a->dq, &a->qstart, sequences);
     adx_zero(&a->dk, &a->qstart, sequences);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The outer product of matmul's gradients: c[R,C] += a[R,K] b[K,C], each element one chain of fma
- * in ascending k. b is packed into panels of OUTER_PANEL columns, a row of a panel after the other;
- * a tile of OUTER_R rows by a panel stays in registers while k passes. Tiles, blocks of k (c waits
- * in memory) and threads only choose when an element's next product is added, never which. */
+ * The outer product of matmul's gradients: c[R,C] += a[R,K] b[K,C], each element one chain in
+ * ascending k. b is packed into panels of OUTER_PANEL columns, a row of a panel after the other; a
+ * tile of OUTER_R rows by a panel stays in registers while k passes. Tiles, blocks of k (c waits in
+ * memory) and threads only choose when an element's next product is added, never which.
+ *
+ * A step of k is what outer_fma.h or outer_pairs.h, either of which includes this file, makes of
+ * it: OUTER_K elements of k in a slot of 32 bits. */
 #pragma once
-#include "cpu.h"
 
 enum { OUTER_PANEL = 16 * OUTER_C };
 
@@ -18,9 +20,9 @@ typedef struct outer_fetch {
 } outer_fetch;
 
 typedef struct {
-    const float *a, *b;
+    const float *a, *b; /* slots */
     float *c;
-    int64_t k, cstride;
+    int64_t k, cstride; /* steps; floats */
     int first;          /* start from +0 instead of c */
     outer_fetch *fetch; /* NULL: nothing */
 } outer_tile;
@@ -66,7 +68,7 @@ V16 void outer_product(int64_t astride, int64_t astep, int nr, int nc, outer_til
             v16 factor = v16_set1(ap[r * astride]);
             WEFT_UNROLL
             for (int c = 0; c < nc; c++)
-                acc[r][c] = v16_fma(factor, b[c], acc[r][c]);
+                acc[r][c] = outer_mul(factor, b[c], acc[r][c]);
         }
     }
     WEFT_UNROLL
@@ -92,24 +94,13 @@ V16 void outer_do(outer_fn *const *table, int64_t nr, int64_t columns, outer_til
     table[(nr - 1) * OUTER_C + (columns + 15) / 16 - 1](o);
 }
 
-/* A row of b, `pitch` floats from panel to panel; what is missing of the last sixteen is +0. */
-V16 void outer_pack_as(int dtype, const void *from, int64_t columns, float *to, int64_t pitch) {
-    for (int64_t at = 0; at < columns; at += OUTER_PANEL, to += pitch)
-        CPU_EACH16(i, n, cpu_min(OUTER_PANEL, columns - at)) {
-            v16_store(to + i, v16_get(dtype, from, at + i, (int)n));
-        }
+/* Steps that k elements take. */
+V16 int64_t outer_steps(int64_t k) {
+    return cpu_ceil(k, OUTER_K);
 }
 
-static void outer_pack(int dtype, const void *from, int64_t columns, float *to, int64_t pitch) {
-    switch (dtype) {
-    case WEFT_F32: outer_pack_as(WEFT_F32, from, columns, to, pitch); return;
-    case WEFT_BF16: outer_pack_as(WEFT_BF16, from, columns, to, pitch); return;
-    case WEFT_I8: outer_pack_as(WEFT_I8, from, columns, to, pitch); return;
-    default: outer_pack_as(WEFT_F16, from, columns, to, pitch);
-    }
-}
-
-/* Equal stretches of k, at most `most` long. */
+/* Equal stretches of k, at most `most` long and whole steps. */
 V16 int64_t outer_stretch(int64_t k, int64_t most) {
-    return cpu_max(1, cpu_ceil(k, cpu_max(1, cpu_ceil(k, most))));
+    int64_t len = cpu_ceil(k, cpu_max(1, cpu_ceil(k, most)));
+    return cpu_max(1, outer_steps(len)) * OUTER_K;
 }

@@ -5,28 +5,29 @@
 #include "cpu.h"
 #include "weft/rng.h"
 
-enum { CPU_WORDS = 64 };
+enum { CPU_WORDS = 128 };
 
-/* The words of elements [first, first + 64), four to a block; first is a multiple of 4. */
+/* The words of elements [first, first + CPU_WORDS), four to a block; first is a multiple of 4. */
 static inline void cpu_random(uint64_t seed, uint32_t stream, uint64_t first,
                               uint32_t word[CPU_WORDS]) {
-    uint32_t c0[16], c1[16], c2[16], c3[16];
+    enum { BLOCKS = CPU_WORDS / 4 };
+    uint32_t c0[BLOCKS], c1[BLOCKS], c2[BLOCKS], c3[BLOCKS];
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-    for (int l = 0; l < 16; l++) {
+    for (int l = 0; l < BLOCKS; l++) {
         c0[l] = (uint32_t)(first / 4 + (uint64_t)l);
         c1[l] = (uint32_t)((first / 4 + (uint64_t)l) >> 32);
         c2[l] = stream;
         c3[l] = 0;
     }
     for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
-        for (int l = 0; l < 16; l++) {
+        for (int l = 0; l < BLOCKS; l++) {
             uint64_t p0 = (uint64_t)0xD2511F53u * c0[l], p1 = (uint64_t)0xCD9E8D57u * c2[l];
             c0[l] = (uint32_t)(p1 >> 32) ^ c1[l] ^ k0;
             c2[l] = (uint32_t)(p0 >> 32) ^ c3[l] ^ k1;
             c1[l] = (uint32_t)p1;
             c3[l] = (uint32_t)p0;
         }
-    for (int l = 0; l < 16; l++) {
+    for (int l = 0; l < BLOCKS; l++) {
         word[4 * l] = c0[l];
         word[4 * l + 1] = c1[l];
         word[4 * l + 2] = c2[l];

@@ -55,6 +55,8 @@ CPU_OPS(CPU_DECLARE, 1)
 CPU_OPS(CPU_DECLARE, 2)
 CPU_DECLARE(matmul, 3)
 CPU_DECLARE(matmul_s8, 3)
+CPU_DECLARE(matmul_dx, 3)
+CPU_DECLARE(matmul_dw, 3)
 
 #define CPU_SIZE(op, n) size_t weft_cpu_##op##_##n##_scratch(const weft_args *args);
 #define CPU_SIZES(n) \
@@ -68,3 +70,4 @@ CPU_SIZES(1)
 CPU_SIZES(2)
 CPU_SIZE(matmul, 3)
 CPU_SIZE(matmul_s8, 3)
+CPU_SIZE(matmul_dw, 3)

@@ -83,6 +83,12 @@ V16 v16 v16_min(v16 x, v16 y) {
     return v16_of(_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b));
 }
 
+/* x where a >= b, else +0. */
+V16 v16 v16_where(v16 a, v16 b, v16 x) {
+    return v16_of(_mm256_and_ps(_mm256_cmp_ps(a.a, b.a, _CMP_GE_OQ), x.a),
+                  _mm256_and_ps(_mm256_cmp_ps(a.b, b.b, _CMP_GE_OQ), x.b));
+}
+
 V16 __m256 v16_pick_half(int lo, int hi, __m256 x, __m256 y) {
     __m256i lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
     __m256i below = _mm256_cmpgt_epi32(_mm256_set1_epi32(hi), lane);

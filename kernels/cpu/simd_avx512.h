@@ -88,6 +88,11 @@ V16 v16 v16_min(v16 a, v16 b) {
     return _mm512_min_ps(a, b);
 }
 
+/* x where a >= b, else +0. */
+V16 v16 v16_where(v16 a, v16 b, v16 x) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_GE_OQ), x);
+}
+
 /* Lanes [lo, hi) of a, the others of b. */
 V16 v16 v16_pick(int lo, int hi, v16 a, v16 b) {
     return _mm512_mask_blend_ps(v16_mask(hi) & (__mmask16)~v16_mask(lo), b, a);

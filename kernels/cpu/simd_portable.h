@@ -83,6 +83,12 @@ V16 v16 v16_min(v16 a, v16 b) {
     V16_EACH a.f[l] = a.f[l] < b.f[l] ? a.f[l] : b.f[l];
     return a;
 }
+/* x where a >= b, else +0. */
+V16 v16 v16_where(v16 a, v16 b, v16 x) {
+    V16_EACH x.f[l] = a.f[l] >= b.f[l] ? x.f[l] : 0.0f;
+    return x;
+}
+
 /* Lanes [lo, hi) of a, the others of b. */
 V16 v16 v16_pick(int lo, int hi, v16 a, v16 b) {
     V16_EACH a.f[l] = l >= lo && l < hi ? a.f[l] : b.f[l];

@@ -78,6 +78,8 @@
     LEVEL_(1, "avx2", WEFT_CPU_AVX2) \
     LEVEL_(2, "avx512", WEFT_CPU_AVX512) \
     PAIR_ROW_(matmul, 3, "avx512bf16", BF16DOT, WEFT_CPU_AVX512BF16, SCRATCH_(matmul, 3)) \
+    PAIR_ROW_(matmul_dx, 3, "avx512bf16", BF16DOT, WEFT_CPU_AVX512BF16, NULL) \
+    PAIR_ROW_(matmul_dw, 3, "avx512bf16", BF16DOT, WEFT_CPU_AVX512BF16, SCRATCH_(matmul_dw, 3)) \
     S8_ROW_(3, "avx512vnni", WEFT_CPU_AVX512BF16)
 #else
 #define LEVELS_ LEVEL_(0, "portable", WEFT_CPU_PORTABLE)

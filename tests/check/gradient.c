@@ -326,7 +326,9 @@ void check_token_sum(check_state *k, const check_set *s, const weft_tensor *dy,
     memcpy(&u.shards, (const char *)&s->args + f->off, sizeof u.shards);
     u.n = s->rows >= 0 && s->rows < u.n ? s->rows : u.n;
     int64_t *row = mem_alloc((size_t)(u.n + 1) * sizeof *row);
-    int64_t grain = k->row->arith == WEFT_ARITH_MMA ? GRANULE : 1;
+    int64_t grain = k->row->arith == WEFT_ARITH_MMA       ? GRANULE
+                    : k->row->arith == WEFT_ARITH_BF16DOT ? 2
+                                                          : 1;
     for (int64_t i = 0; i < u.n; i++)
         row[i] = i;
     int64_t cut = grain * (1 + (int64_t)(s->seed % (uint64_t)(u.n / grain + 1)));
