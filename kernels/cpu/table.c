@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The fast CPU backend's rows. Levels of one op give the same bits (class LANE16): the machine
  * takes the highest it has. AVX512-BF16's pair products are a class of their own, for bf16 by bf16,
- * and taken only where asked for (WEFT_KERNEL='matmul=avx512bf16'): the fp32 units are as fast or
- * faster on the machines measured, and LANE16 has the same bits on every machine. */
+ * and taken only where asked for (WEFT_KERNEL='matmul=avx512bf16'): their rate beside fma differs
+ * from machine to machine, and LANE16 has the same bits on every one. */
 #include "rows.h"
 
 #define SCRATCH_(stem, n) weft_cpu_##stem##_##n##_scratch
