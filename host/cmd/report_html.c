@@ -220,12 +220,7 @@ static void samples(const report *r, buf *out) {
     }
 }
 
-static void options(const report *r, buf *out) {
-    arena a = {0};
-    int n;
-    const char **keys = report_keys(r, &a, &n);
-    if (n == 0)
-        return;
+static void options_table(const report *r, const char **keys, int n, buf *out) {
     buf_puts(out, "<h2>Options</h2>\n");
     if (r->n > 1)
         buf_puts(out, "<label><input type=\"checkbox\" id=\"only\" checked>only those that "
@@ -249,6 +244,14 @@ static void options(const report *r, buf *out) {
         buf_puts(out, "</td></tr>\n");
     }
     buf_puts(out, "</tbody></table></div>\n");
+}
+
+static void options(const report *r, buf *out) {
+    arena a = {0};
+    int n;
+    const char **keys = report_keys(r, &a, &n);
+    if (n)
+        options_table(r, keys, n, out);
     arena_fini(&a);
 }
 

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FILE_MAX = 1 << 30, OPTION_MAX = 1 << 20, MAX_OPTIONS = 4096 };
+enum { FILE_MAX = 1 << 30, OPTION_MAX = 1 << 20, MAX_OPTIONS = 1000 };
 
 static void note(run_log *l, arena *a, const char *file, const char *what) {
     if (l->nnote < RUN_MAX_NOTES)
