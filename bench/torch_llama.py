@@ -3,8 +3,9 @@
 """PyTorch as the opponent of `weft bench` on a GPU: the same Llama shapes with random weights, the
 same tests (pp512: a prompt of 512; tg128: 128 tokens one by one; tg128x16: for 16 sequences).
 
-The decoder is written out in plain torch with fused qkv and gate-up matrices and a static cache, and
-decode is replayed as one CUDA graph: what a careful user of the library gets without another engine.
+The decoder is written out in plain torch with fused qkv and gate-up matrices and a static cache,
+and decode is replayed as one CUDA graph: what a careful user of the library gets without another
+engine.
 
     bench/torch_llama.py CONFIG.json [-p 512] [-n 128] [--batch 16] [--dtype bf16] [-r 5]
 
@@ -26,8 +27,8 @@ class Llama:
         self.h, self.layers = cfg["hidden_size"], cfg["num_hidden_layers"]
         self.heads, self.kv = cfg["num_attention_heads"], cfg["num_key_value_heads"]
         self.d = cfg.get("head_dim") or self.h // self.heads
-        self.ff, self.vocab, self.eps = cfg["intermediate_size"], cfg["vocab_size"], cfg["rms_norm_eps"]
-        self.dtype, self.ctx = dtype, ctx
+        self.ff, self.vocab = cfg["intermediate_size"], cfg["vocab_size"]
+        self.eps, self.dtype, self.ctx = cfg["rms_norm_eps"], dtype, ctx
 
         def weight(rows, cols):
             return torch.empty(rows, cols, device="cuda", dtype=dtype).normal_(0, 0.02)
@@ -44,7 +45,8 @@ class Llama:
                  v=torch.zeros(batch, self.kv, ctx, self.d, device="cuda", dtype=dtype))
             for _ in range(self.layers)
         ]
-        inv = cfg.get("rope_theta", 10000.0) ** (-torch.arange(0, self.d, 2, device="cuda") / self.d)
+        exponent = -torch.arange(0, self.d, 2, device="cuda") / self.d
+        inv = cfg.get("rope_theta", 10000.0) ** exponent
         angle = torch.arange(ctx, device="cuda")[:, None] * inv[None]
         self.cos, self.sin = angle.cos().to(dtype), angle.sin().to(dtype)
 
@@ -71,7 +73,8 @@ class Llama:
                 (self.heads, self.kv, self.kv), 1)
             w["k"].index_copy_(2, pos, self.rotate(k, cos, sin))
             w["v"].index_copy_(2, pos, v)
-            y = self.attend(self.rotate(q, cos, sin), w["k"][:, :, :keys], w["v"][:, :, :keys], mask)
+            k, v = w["k"][:, :, :keys], w["v"][:, :, :keys]
+            y = self.attend(self.rotate(q, cos, sin), k, v, mask)
             x = x + F.linear(y.transpose(1, 2).reshape(b, t, -1), w["o"])
             g, u = F.linear(F.rms_norm(x, (self.h,), w["n2"], self.eps), w["up"]).chunk(2, -1)
             x = x + F.linear(F.silu(g) * u, w["down"])
@@ -102,7 +105,8 @@ def prefill(cfg, args, dtype):
         m.forward(ids, pos, args.prompt)
 
     run(), run()
-    return row(f"pp{args.prompt}", args.dtype, args.prompt, [seconds(run) for _ in range(args.r)], "eager")
+    took = [seconds(run) for _ in range(args.r)]
+    return row(f"pp{args.prompt}", args.dtype, args.prompt, took, "eager")
 
 
 def decode(cfg, args, dtype, batch):
@@ -128,7 +132,8 @@ def decode(cfg, args, dtype, batch):
 
     run()
     name = f"tg{args.n}" + (f"x{batch}" if batch > 1 else "")
-    return row(name, args.dtype, args.n * batch, [seconds(run) for _ in range(args.r)], "CUDA graph")
+    took = [seconds(run) for _ in range(args.r)]
+    return row(name, args.dtype, args.n * batch, took, "CUDA graph")
 
 
 def main():

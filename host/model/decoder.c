@@ -64,8 +64,8 @@ static const char *step_tag(forward *f, const char *what) {
     plan_push((f)->b, WEFT_OP_##op_, &(weft_args){.op_ = {__VA_ARGS__}}, \
               (f)->layer < 0 ? 0 : (f)->layer, "%s", step_tag((f), what))
 
-/* What matrices of the layers read: x as it is, or as int8 with a number for each token and leaf.
- */
+/* What matrices of the layers read: x as it is, or as int8 with a number for each token and
+ * leaf. */
 typedef struct {
     weft_tensor x, scale;
 } operand;

@@ -25,5 +25,5 @@ extern const weft_kernel *registry_tables[];
  * process. registry_find does it; who walks the tables calls it first. WEFT_USAGE: no such object,
  * none with rows, or rows for another ABI. */
 weft_status registry_load(void);
-void registry_add(const weft_kernel *rows); /* the one table from outside; once */
+void registry_add(const weft_kernel *rows);      /* the one table from outside; once */
 const char *registry_arith_name(uint32_t arith); /* "lane16" */

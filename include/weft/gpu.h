@@ -71,8 +71,8 @@ typedef struct {
     const char *needs;  /* instructions that must be there, everywhere: "HMMA LDSM LDG.128x2" */
 } weft_claim;
 
-/* Files of kernels/cuda and kernels/sm90. Each exports its rows once per build: weft_cuda_<file> for
- * the GPU, weft_emu_<file> for the emulator, ended by a row whose name is NULL. */
+/* Files of kernels/cuda and kernels/sm90. Each exports its rows once per build: weft_cuda_<file>
+ * for the GPU, weft_emu_<file> for the emulator, ended by a row whose name is NULL. */
 /* clang-format off */
 #define WEFT_CU_FILES(X) \
     X(matmul_wgmma) \

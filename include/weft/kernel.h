@@ -26,8 +26,8 @@ typedef enum {
 /* `cap` of rows on a CPU: what the machine must have. */
 typedef enum {
     WEFT_CPU_PORTABLE,
-    WEFT_CPU_AVX2,   /* AVX2, FMA, F16C */
-    WEFT_CPU_AVX512, /* F, BW, DQ, VL */
+    WEFT_CPU_AVX2,       /* AVX2, FMA, F16C */
+    WEFT_CPU_AVX512,     /* F, BW, DQ, VL */
     WEFT_CPU_AVX512BF16, /* and VNNI, which came before it */
     WEFT_CPU_LEVELS
 } weft_cpu_level;

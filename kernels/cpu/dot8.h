@@ -5,8 +5,8 @@
 #include "simd.h"
 
 #if WEFT_CPU_LEVEL == 3
-/* VPDPBUSD multiplies unsigned by signed: w + 128 is unsigned, and 128 sum(x) is taken off again.
- */
+/* VPDPBUSD multiplies unsigned by signed: w + 128 is unsigned, and 128 sum(x) is taken off
+ * again. */
 enum { DOT8_STEP = 64, DOT8_BIAS = 128 };
 typedef __m512i dot8;
 

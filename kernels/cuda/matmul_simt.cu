@@ -118,7 +118,7 @@ static void matmul_run(const weft_step *step, weft_stream *stream) {
 
 WEFT_ROWS(matmul_simt) = {WEFT_ROW(matmul, "simt", SIMT, 1, NULL), WEFT_ROWS_END};
 
-WEFT_CLAIMS(matmul_simt) = {
-    {"matmul_simt_k", SIMT_THREADS, 4, sizeof(simt_smem), "FFMA LDS.128"}, WEFT_CLAIMS_END};
+WEFT_CLAIMS(matmul_simt) = {{"matmul_simt_k", SIMT_THREADS, 4, sizeof(simt_smem), "FFMA LDS.128"},
+                            WEFT_CLAIMS_END};
 
 } // namespace WEFT_CU_NS

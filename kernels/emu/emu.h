@@ -345,7 +345,9 @@ inline void atomic_access(const void *p, size_t n, site at) {
 }
 
 /* What nvcc would not compile does not compile here. */
-template <class T> struct is_whole { enum { value = T(3) / T(2) == T(1) }; };
+template <class T> struct is_whole {
+    enum { value = T(3) / T(2) == T(1) };
+};
 template <class T> inline void whole_only() {
     static_assert(is_whole<T>::value, "CUDA has this atomic for integers alone");
 }

@@ -100,8 +100,8 @@ struct copy {
     site at;
 };
 
-/* A wgmma on its way, and the accumulators of one: what they are, while the thread's own hold NaN.
- */
+/* A wgmma on its way, and the accumulators of one: what they are, while the thread's own hold
+ * NaN. */
 struct product {
     uint64_t a, b;
     float *d;

@@ -22,8 +22,8 @@ typedef struct {
 } emu_fault;
 void emu_fault_set(emu_fault f);
 const char *emu_fault_struck(void); /* the call that it hit, "emu_cuda_malloc"; NULL: none yet */
-int64_t emu_calls(void); /* since emu_fault_set */
-int64_t emu_live(void);  /* allocations, streams and graphs that are not yet released */
+int64_t emu_calls(void);            /* since emu_fault_set */
+int64_t emu_live(void);             /* allocations, streams and graphs that are not yet released */
 
 /* Of emu.cc: whether a launch is to run now. If not, it was recorded for a graph. */
 int emu_queue_runs(weft_emu_stream *s, const weft_step *step);

@@ -11,8 +11,8 @@ enum mma_kind { MMA_BF16, MMA_F16, MMA_TF32, MMA_S8 };
 void mma(mma_kind kind, void *d, const uint32_t *a, const uint32_t *b, const void *c, site at);
 /* What the hardware adds in one step of depth 16 (tf32: 8), for eight columns: products and
  * accumulator are aligned to the largest exponent among them, cut towards zero to 25 fraction bits,
- * added exactly and rounded once, to nearest even. Fits every result of an H200 (bench/probe.cu).
- */
+ * added exactly and rounded once, to nearest even. Fits every result of an H200
+ * (bench/probe.cu). */
 void mma_row(mma_kind kind, const float *a, const float (*b)[8], float c[8], int depth);
 void ldmatrix(uint32_t *r, const void *row, int matrices, bool trans, site at);
 /* wgmma m64nNk16 with both operands in shared memory; d: the thread's n accumulators, added to if

@@ -105,12 +105,12 @@ enum { WGMMA_COST_128X256 = 100, WGMMA_COST_128X128 = 62, WGMMA_COST_64X64 = 25 
 enum { SIMT_TILE = 32, SIMT_K = 32, SIMT_THREADS = 256 };
 
 /* Attention: keys of a split, part of the arithmetic (docs/NUMERICS.md): long enough that combining
- * is nothing beside reading 512 keys, short enough that 8k of context fill the SMs with 8 kv heads.
- */
+ * is nothing beside reading 512 keys, short enough that 8k of context fill the SMs with 8 kv
+ * heads. */
 enum { ATT_SPLIT = 512 };
 
-/* Keys of a block by the padded width of a head, part of the arithmetic too: 16 KiB of K at most.
- */
+/* Keys of a block by the padded width of a head, part of the arithmetic too: 16 KiB of K at
+ * most. */
 __host__ __device__ constexpr int att_key_block(int width) {
     return width > 128 ? 32 : 64;
 }

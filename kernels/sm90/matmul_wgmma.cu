@@ -17,8 +17,8 @@
 
 namespace WEFT_CU_NS {
 
-/* Warpgroups along rows of w, tokens, k of a stage, stages, blocks of an SM, whether leaves meet.
- */
+/* Warpgroups along rows of w, tokens, k of a stage, stages, blocks of an SM, whether leaves
+ * meet. */
 template <int GROUPS_, int TOKENS_, int K_, int STAGES_, int BLOCKS_, bool TREE_> struct wg_tiling {
     enum {
         TOKENS = TOKENS_,
@@ -53,8 +53,8 @@ template <class L> struct wg_smem {
 
 /* ---- copies --------------------------------------------------------------------------------- */
 
-/* Where 16-byte chunk c of a row lies: its address bits from 4 on, turned over by those from 7 on.
- */
+/* Where 16-byte chunk c of a row lies: its address bits from 4 on, turned over by those from 7
+ * on. */
 template <class L> __device__ __forceinline__ int wg_place(int row, int c) {
     return (c ^ (row / (64 / L::K) & (L::K / CHUNK - 1))) * CHUNK;
 }

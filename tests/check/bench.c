@@ -126,7 +126,8 @@ static int contenders(const bench *b, const check_set *s, const char *glob, cont
             bool rescue = ours && strcmp(r->backend, "cpu") == 0 && r->cap == WEFT_CPU_PORTABLE &&
                           b->b->device->level > WEFT_CPU_PORTABLE; /* emulates fma: takes minutes */
             if (r->op != s->c.op->op || !ours || rescue || fnmatch(glob, r->backend, 0) ||
-                n == MOST_ROWS || !weft_kernel_fits(r, b->b->device->level) || (r->ok && !r->ok(&s->args)))
+                n == MOST_ROWS || !weft_kernel_fits(r, b->b->device->level) ||
+                (r->ok && !r->ok(&s->args)))
                 continue;
             size_t need = r->scratch ? r->scratch(&s->args) : 0;
             *scratch = need > *scratch ? need : *scratch;

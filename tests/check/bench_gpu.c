@@ -25,7 +25,7 @@ typedef struct {
     gpu *g;
     vendor *lt;
     gpu_ceilings top;
-    void *numbers[3]; /* PERIOD normal numbers of each float type, on the device */
+    void *numbers[3];        /* PERIOD normal numbers of each float type, on the device */
     bool json, first, usage; /* usage: a case that is none was asked for */
 } bench;
 

@@ -260,8 +260,8 @@ template <int BUG> static bool pipe_once() {
     return right;
 }
 
-/* ---- the last block to finish adds up what all have left; counted in shared, then in global ----
- */
+/* ---- the last block to finish adds up what all have left; counted in shared, then in global
+ * ---- */
 
 enum last_bug {
     LAST_RIGHT,

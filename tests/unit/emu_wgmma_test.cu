@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The emulator's wgmma: products have the bits of a chain of the hardware's sums of 16, from operands swizzled
- * as the PTX ISA's "Matrix Descriptor Format" says; and a correct kernel, broken in one way at a
- * time, is accused or gives a wrong result. */
+ * The emulator's wgmma: products have the bits of a chain of the hardware's sums of 16, from
+ * operands swizzled as the PTX ISA's "Matrix Descriptor Format" says; and a correct kernel, broken
+ * in one way at a time, is accused or gives a wrong result. */
 #include "bench/probe_model.h"
 #include "tests/unit/emu.h"
 #include <ptx_sm90.cuh>
