@@ -147,6 +147,15 @@ def in_flight(code):
     return most
 
 
+DESCRIPTOR = re.compile(r"\bdesc\[UR(\d*[13579])\]")
+
+
+def odd_descriptors(code):
+    """Accesses whose descriptor, a pair of uniform registers, begins at an odd one: the hardware
+    knows no such instruction, and nothing but a compiler's mistake writes it."""
+    return sum(bool(DESCRIPTOR.search(rest)) for _, _, _, rest in code)
+
+
 def summary_of(cubin, usage):
     text = output(tool("nvdisasm"), "-c", cubin)
     code = instructions(text)
@@ -159,7 +168,8 @@ def summary_of(cubin, usage):
         out[names[mangled]] = {
             "registers": regs, "stack": stack, "shared": shared, "local": local,
             "instructions": len(body), "ops": histogram(body),
-            "loops": loops(body), "in_flight": in_flight(body)}
+            "loops": loops(body), "in_flight": in_flight(body),
+            "odd_descriptors": odd_descriptors(body)}
     return out
 
 

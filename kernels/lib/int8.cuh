@@ -142,16 +142,12 @@ template <class S> __device__ __forceinline__ int int8_place(int row, int c) {
 
 /* ---- copies ---- */
 
-/* 16 bytes at byte k of a row of a leaf, `left` of them there; what is outside is zero. `once`: no
- * other block will want them. */
+/* 16 bytes at byte k of a row of a leaf, `left` of them there; what is outside is zero. */
 template <bool WIDE>
-__device__ __forceinline__ void int8_load16(char *to, const char *from, int64_t left, bool once) {
+__device__ __forceinline__ void int8_load16(char *to, const char *from, int64_t left) {
     int n = left <= 0 ? 0 : left < 16 ? (int)left : 16;
     if constexpr (WIDE) {
-        if (once)
-            cp_async16_once(to, from, n);
-        else
-            cp_async16(to, from, n);
+        cp_async16(to, from, n); /* not cp_async16_once: its comment says why */
     } else {
         uint32_t q[4] = {0, 0, 0, 0};
 #pragma unroll
@@ -173,7 +169,7 @@ __device__ __forceinline__ void int8_fill_w(char *to, const weft_matmul_args &a,
         left = n < b.end_n ? left : 0;
         const char *from = (const char *)a.w.data;
         from += left > 0 ? n * a.w.stride[0] + r / b.rows * b.width + k : 0;
-        int8_load16<WIDE>(to + int8_place<S>(r, c), from, left, S::TILES == 1);
+        int8_load16<WIDE>(to + int8_place<S>(r, c), from, left);
     }
 }
 
@@ -187,7 +183,7 @@ __device__ __forceinline__ void int8_fill_x(char *to, const weft_matmul_args &a,
         left = t < b.end_t ? left : 0;
         const char *from = (const char *)a.x.data;
         from += left > 0 ? (t * a.x.stride[0] + r / b.tokens * b.width) * X + k : 0;
-        int8_load16<WIDE>(to + r * S::XPITCH + c * 16, from, left, false);
+        int8_load16<WIDE>(to + r * S::XPITCH + c * 16, from, left);
     }
 }
 
@@ -353,11 +349,7 @@ inline bool int8_scale_ok(const weft_tensor &t) {
     return weft_has(&t) && t.dtype == WEFT_F32 && t.stride[t.ndim - 1] == 1;
 }
 
-/* On an H200 these kernels end in an illegal instruction that no emulated GPU shows; until the
- * cause is known no plan of a real one gets them. */
 inline int int8_takes(const weft_matmul_args &a) {
-    if (strcmp(WEFT_CU_BACKEND, "emu") != 0)
-        return 0;
     bool tree = a.leaves == 1 || a.leaves == 2 || a.leaves == 4 || a.leaves == 8;
     bool plain = a.y.dtype == WEFT_F32 && !weft_has(&a.bias) && !weft_has(&a.res) && !a.act;
     return tree && a.x.shape[1] % a.leaves == 0 && a.w.shape[1] == a.x.shape[1] &&

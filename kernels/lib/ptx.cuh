@@ -112,7 +112,9 @@ __device__ __forceinline__ void cp_async16(void *dst, const void *src, int n = 1
                  "l"(src), "r"(n)
                  : "memory");
 }
-/* The same for what is read once: the first to leave L2. */
+/* The same for what is read once: the first to leave L2. Where dst is a register plus the uniform
+ * base of shared memory, ptxas 13.0 encodes for sm_90 a form with a descriptor in UR1, an odd
+ * register that nothing wrote: an illegal instruction. scripts/sass-gate looks for it. */
 __device__ __forceinline__ void cp_async16_once(void *dst, const void *src, int n = 16) {
     uint64_t policy;
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));

@@ -84,3 +84,17 @@ __global__ void __launch_bounds__(256) generic_k(const float *x, float *y, int f
     const float *p = from_shared ? s : x;
     y[threadIdx.x] = p[255 - threadIdx.x];
 }
+
+/* ptxas 13.0 for sm_90: a cache policy and the uniform base of shared memory want one register. */
+__global__ void __launch_bounds__(256) illegal_k(const char *x, float *y) {
+    extern __shared__ char bytes[];
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    asm volatile(
+        "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;\n"
+        "cp.async.wait_all;" ::"r"((uint32_t)__cvta_generic_to_shared(bytes + threadIdx.x * 16)),
+        "l"(x + threadIdx.x * 16), "l"(policy)
+        : "memory");
+    __syncthreads();
+    y[threadIdx.x] = bytes[threadIdx.x];
+}
