@@ -151,7 +151,7 @@ __device__ static void simt_one(const weft_attention_args &a, simt_smem &s, cons
 }
 
 /* blockIdx.x is the item, its rows are shared by gridDim.y blocks. */
-__global__ void __launch_bounds__(ATT_SIMT_WARPS * 32)
+__global__ void __launch_bounds__(ATT_SIMT_WARPS * 32, 8)
     attention_simt_k(const __grid_constant__ weft_attention_args a) {
     WEFT_SMEM(simt_smem, s);
     if (blockIdx.x >= lead_rows(a.nwork, a.work.shape[0]))

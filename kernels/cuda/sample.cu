@@ -94,51 +94,76 @@ __global__ void __launch_bounds__(SAMPLE_SCAN_THREADS)
 
 /* ---- the chain ---- */
 
-__device__ static void sample_stage(sample_row &r, int stage) {
+/* Whether a stage that cuts has something to do. Mirostat stands in for all of them, at the end. */
+__device__ static bool sample_cuts(const sample_row &r, int stage) {
+    if ((stage == WEFT_STAGE_END) != !!r.p(&weft_sample_params::mirostat))
+        return false;
     switch (stage) {
-    case WEFT_STAGE_PENALTIES: sample_penalties(r); break;
-    case WEFT_STAGE_DRY: sample_dry(r); break;
-    case WEFT_STAGE_TOP_N_SIGMA: sample_top_n_sigma(r); break;
-    case WEFT_STAGE_TEMPERATURE: sample_temperature(r); break;
-    case WEFT_STAGE_TOP_K: sample_top_k(r); break;
-    case WEFT_STAGE_TOP_P: sample_top_p(r); break;
-    case WEFT_STAGE_MIN_P: sample_min_p(r); break;
-    case WEFT_STAGE_TYPICAL: sample_typical(r); break;
-    case WEFT_STAGE_XTC: sample_xtc(r); break;
-    default: break;
+    case WEFT_STAGE_END: return true;
+    case WEFT_STAGE_TOP_N_SIGMA: return r.p(&weft_sample_params::top_n_sigma) > 0;
+    case WEFT_STAGE_TOP_K:
+        return r.p(&weft_sample_params::top_k) > 0 && r.p(&weft_sample_params::top_k) < r.vocab;
+    case WEFT_STAGE_TOP_P: return r.p(&weft_sample_params::top_p) < 1;
+    case WEFT_STAGE_MIN_P: return r.p(&weft_sample_params::min_p) > 0;
+    case WEFT_STAGE_TYPICAL: return r.p(&weft_sample_params::typical_p) < 1;
+    case WEFT_STAGE_XTC: return xtc_wanted(r);
+    default: return false;
     }
 }
 
-/* Stages that mirostat stands in for. */
-__device__ static bool sample_cuts(int stage) {
-    return stage != WEFT_STAGE_PENALTIES && stage != WEFT_STAGE_DRY &&
-           stage != WEFT_STAGE_TEMPERATURE;
+__device__ static sample_want sample_cut(sample_row &r, int stage, sample_miro &m) {
+    switch (stage) {
+    case WEFT_STAGE_END: return sample_mirostat(r, m);
+    case WEFT_STAGE_TOP_N_SIGMA: return sample_top_n_sigma(r);
+    case WEFT_STAGE_TOP_K: return sample_top_k(r);
+    case WEFT_STAGE_TOP_P: return sample_top_p(r);
+    case WEFT_STAGE_MIN_P: return sample_min_p(r);
+    case WEFT_STAGE_TYPICAL: return sample_typical(r);
+    default: sample_xtc(r); return {KEEP_ALL, false, 0, 0, 0};
+    }
 }
 
-__device__ static void sample_chain(sample_row &r) {
+/* Inlined by name: the compiler would rather call it, with the row in local memory. */
+__device__ __forceinline__ static void sample_stage(sample_row &r, int stage, sample_miro &m) {
+    if (stage == WEFT_STAGE_PENALTIES)
+        sample_penalties(r);
+    else if (stage == WEFT_STAGE_DRY)
+        sample_dry(r);
+    else if (stage == WEFT_STAGE_TEMPERATURE)
+        sample_temperature(r);
+    else if (sample_cuts(r, stage) && r.centre()) {
+        sample_keep(r, sample_cut(r, stage, m));
+        if (stage == WEFT_STAGE_TYPICAL)
+            r.state = SAMPLE_LOOSE;
+    }
+}
+
+/* The stages, then WEFT_STAGE_END. */
+__device__ __forceinline__ static void sample_chain(sample_row &r, sample_miro &m) {
     bool ordered = ld_shared(&r.s.p.order[0]) != 0;
-    for (int i = 0; i < WEFT_STAGES - 1 && !r.greedy; i++) {
-        int stage = ordered ? ld_shared(&r.s.p.order[i]) : i + 1;
-        if (stage == WEFT_STAGE_END || stage >= WEFT_STAGES)
-            return;
-        if (!r.p(&weft_sample_params::mirostat) || !sample_cuts(stage))
-            sample_stage(r, stage);
+    int stage = -1;
+    for (int i = 0; stage != WEFT_STAGE_END && !r.greedy; i++) {
+        stage = i == WEFT_STAGES - 1 ? (int)WEFT_STAGE_END
+                : ordered            ? ld_shared(&r.s.p.order[i])
+                                     : i + 1;
+        if (stage >= WEFT_STAGES)
+            stage = WEFT_STAGE_END;
+        sample_stage(r, stage, m);
     }
 }
 
 /* The token. What is left weighs `total`; if that is 0, only the token does. */
-__device__ static int32_t sample_choose(sample_row &r, uint64_t *total) {
+__device__ __forceinline__ static int32_t sample_choose(sample_row &r, uint64_t *total) {
     double x;
+    sample_miro m = {};
     sample_bias(r);
-    sample_chain(r);
+    sample_chain(r, m);
     *total = 0;
     if (r.greedy || !r.centre())
         return r.best(&x);
-    if (!r.p(&weft_sample_params::mirostat))
-        return r.id_of(r.draw(total));
-    sample_miro m = sample_mirostat_cut(r);
     int64_t place = r.draw(total);
-    sample_mirostat_learn(r, m, weft_weight(r.value(place)));
+    if (r.p(&weft_sample_params::mirostat))
+        sample_mirostat_learn(r, m, weft_weight(r.value(place)));
     return r.id_of(place);
 }
 

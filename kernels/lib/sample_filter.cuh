@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Stages of sample that cut: temperature, top-n-sigma, top-k, top-p, min-p, typical-p, XTC and
- * mirostat. */
+ * mirostat. A stage says what it wants kept, and one piece of code keeps it: everything is inlined,
+ * so that each copy of it would be 30 KiB of the kernel. */
 #pragma once
 #include "kernels/lib/sample_row.cuh"
 
@@ -37,48 +38,52 @@ __device__ static void sample_temperature(sample_row &r) {
         r.distances(from, t);
 }
 
-__device__ static void sample_top_k(sample_row &r) {
-    int64_t k = r.p(&weft_sample_params::top_k);
-    if (k > 0 && k < r.vocab && r.centre())
-        r.keep(0, false, true, [&](uint64_t n) { return n > (uint64_t)k ? (uint64_t)k : 0; });
+/* Above a distance; or of the tokens nearest to a centre so many, or so much of the mass. */
+enum sample_how { KEEP_ALL, KEEP_ABOVE, KEEP_COUNT, KEEP_MASS };
+struct sample_want {
+    int how;
+    bool ties;   /* equals of the last one stay */
+    double much; /* the distance, or the share of the mass */
+    int64_t k;   /* the count */
+    double centre;
+};
+
+__device__ static void sample_keep(sample_row &r, const sample_want &w) {
+    if (w.how == KEEP_ABOVE)
+        r.cut_below(w.much);
+    else if (w.how != KEEP_ALL)
+        r.keep(w.centre, w.how == KEEP_MASS, w.ties, [&](uint64_t total) {
+            uint64_t k = (uint64_t)w.k, share = weft_weight_share(w.much, total);
+            if (w.how == KEEP_COUNT)
+                return total > k ? k : (uint64_t)0;
+            return share ? share : (uint64_t)1; /* the first always stays */
+        });
 }
 
-__device__ static uint64_t mass_wanted(double p, uint64_t total) {
-    uint64_t need = weft_weight_share(p, total);
-    return need ? need : 1; /* the first always stays */
+__device__ static sample_want sample_top_k(const sample_row &r) {
+    return {KEEP_COUNT, true, 0, r.p(&weft_sample_params::top_k), 0};
 }
 
-__device__ static void sample_top_p(sample_row &r) {
-    double p = r.p(&weft_sample_params::top_p);
-    if (p < 1 && r.centre())
-        r.keep(0, true, false, [&](uint64_t total) { return mass_wanted(p, total); });
+__device__ static sample_want sample_top_p(const sample_row &r) {
+    return {KEEP_MASS, false, r.p(&weft_sample_params::top_p), 0, 0};
 }
 
-__device__ static void sample_min_p(sample_row &r) {
+__device__ static sample_want sample_min_p(const sample_row &r) {
     double p = r.p(&weft_sample_params::min_p);
-    if (p > 0 && r.centre())
-        r.cut_below(p < 1 ? weft_log(p) : 0.0);
+    return {KEEP_ABOVE, false, p < 1 ? weft_log(p) : 0.0, 0, 0};
 }
 
-__device__ static void sample_typical(sample_row &r) {
-    double p = r.p(&weft_sample_params::typical_p);
-    if (!(p < 1) || !r.centre())
-        return;
-    uint64_t total = r.mass();
-    double centre = -r.surprise(total);
-    r.keep(centre, true, true, [&](uint64_t) { return mass_wanted(p, total); });
-    r.state = SAMPLE_LOOSE;
+__device__ static sample_want sample_typical(const sample_row &r) {
+    return {KEEP_MASS, true, r.p(&weft_sample_params::typical_p), 0, -r.surprise(r.mass())};
 }
 
-__device__ static void sample_top_n_sigma(sample_row &r) {
+__device__ static sample_want sample_top_n_sigma(const sample_row &r) {
     double worst = 0, n_sigma = r.p(&weft_sample_params::top_n_sigma);
     uint64_t sum = 0, squares = 0;
-    if (!(n_sigma > 0) || !r.centre())
-        return;
     r.each([&](int64_t, double v) { worst = v < -worst ? -v : worst; });
     worst = r.all_max(worst);
     if (worst == 0)
-        return;
+        return {KEEP_ALL, false, 0, 0, 0};
     double n = (double)r.alive(), scale = weft_fixed_scale(worst);
     r.each([&](int64_t, double v) { sum += weft_fixed(-v * scale); });
     double mean = (double)r.all_sum(sum) / n;
@@ -87,17 +92,20 @@ __device__ static void sample_top_n_sigma(sample_row &r) {
         squares += weft_fixed(d * d);
     });
     double sigma = sqrt((double)r.all_sum(squares) / n) * 0x1p22 / scale;
-    r.cut_below(-n_sigma * sigma);
+    return {KEEP_ABOVE, false, -n_sigma * sigma, 0, 0};
+}
+
+/* The coin, thrown only where heads would mean something. */
+__device__ static bool xtc_wanted(const sample_row &r) {
+    float probability = r.p(&weft_sample_params::xtc_probability);
+    return probability > 0 && !(r.p(&weft_sample_params::xtc_threshold) > 0.5f) &&
+           weft_philox_uniform(r.random(1)) < probability;
 }
 
 /* Of the tokens that weigh the threshold or more, all go but the lightest (of equals the highest
- * id); if the coin says so. */
+ * id). */
 __device__ static void sample_xtc(sample_row &r) {
     float threshold = r.p(&weft_sample_params::xtc_threshold);
-    float probability = r.p(&weft_sample_params::xtc_probability);
-    if (!(probability > 0) || threshold > 0.5f || weft_philox_uniform(r.random(1)) >= probability ||
-        !r.centre())
-        return;
     uint64_t least = weft_weight_share(threshold, r.mass()), id = 0;
     double lightest = -INFINITY; /* as a distance above 0, so that the largest is wanted */
     r.each([&](int64_t, double v) {
@@ -186,17 +194,14 @@ struct sample_miro {
     uint64_t mass; /* of all tokens, before the cut */
 };
 
-__device__ static sample_miro sample_mirostat_cut(sample_row &r) {
-    sample_miro m = {mirostat_mu(r), r.mass()};
+__device__ static sample_want sample_mirostat(const sample_row &r, sample_miro &m) {
+    m = {mirostat_mu(r), r.mass()};
     if (r.p(&weft_sample_params::mirostat) == 1) {
         int64_t k = zipf_k(r, zipf_exponent(r), m.mu);
-        if (k < r.vocab)
-            r.keep(0, false, false, [&](uint64_t n) { return n > (uint64_t)k ? (uint64_t)k : 0; });
-        return m;
+        return {k < r.vocab ? KEEP_COUNT : KEEP_ALL, false, 0, k, 0};
     }
     double least = weft_log((double)m.mass / WEFT_WEIGHT_ONE) - m.mu * SAMPLE_LN2;
-    r.cut([&](int64_t, double v) { return !(v < least && v < 0); });
-    return m;
+    return {KEEP_ABOVE, false, least > 0 ? 0.0 : least, 0, 0};
 }
 
 __device__ static void sample_mirostat_learn(const sample_row &r, const sample_miro &m,
