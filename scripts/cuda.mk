@@ -19,11 +19,14 @@ endif
 endif
 # ccache, where there is one, spares every clone of the sources but the first these minutes.
 CCACHE   := $(if $(shell command -v ccache 2>/dev/null),CCACHE_DEPEND=1 CCACHE_NOHASHDIR=1 ccache)
-# The GPU's own code for each of these, and PTX for what comes after them.
-CUDA_SM  ?= 80 86 89 90
+# The GPU's own code for each of these, which 8.6 and 8.9 run as 8.0, and PTX for what comes after.
+# `make gate` compiles for every one of GATE_SM.
+CUDA_SM  ?= 80 90
+GATE_SM  := 80 86 89 90
 NVCCFLAGS = -std=c++17 -O3 -fmad=false -Werror all-warnings -Iinclude -I. -Ikernels/lib -DWEFT_CU_NS=weft_cuda \
             -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
-            $(CUDA_GEN)
+            $(CUDA_PACK)$(CUDA_GEN)
+CUDA_PACK := --compress-mode=size # a sixth of its size
 CUDA_GEN  = $(foreach n,$(CUDA_SM),-gencode arch=compute_$n,code=sm_$n) \
             $(foreach n,$(lastword $(CUDA_SM)),-gencode arch=compute_$n,code=compute_$n)
 ifeq ($(CUDA_LIB),)
@@ -40,12 +43,20 @@ CUDA_STAMP := $(BUILD)/cuda-$(if $(CUDA_LIB),on,off)
 $(CUDA_STAMP):
 	@mkdir -p $(@D); rm -f $(BUILD)/cuda-on $(BUILD)/cuda-off; touch $@
 
-$(BUILD)/%.cuda.o: %.cu
+define CUDA_OBJECT
 	@mkdir -p $(@D)
 	$(SAY) NVCC $@
 	$(Q)$(CCACHE) $(NVCC) $(NVCCFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+endef
+$(BUILD)/%.cuda.o: %.cu
+	$(CUDA_OBJECT)
+$(BUILD)/gate/%.cuda.o: CUDA_SM := $(GATE_SM)
+$(BUILD)/gate/%.cuda.o: CUDA_PACK :=
+$(BUILD)/gate/%.cuda.o: %.cu
+	$(CUDA_OBJECT)
 # wgmma is in sm_90a alone, before and after which it does not exist.
-$(BUILD)/kernels/sm90/%.cuda.o: CUDA_GEN := -gencode arch=compute_90a,code=sm_90a
+$(BUILD)/kernels/sm90/%.cuda.o $(BUILD)/gate/kernels/sm90/%.cuda.o: \
+  CUDA_GEN := -gencode arch=compute_90a,code=sm_90a
 $(BUILD)/host/run/device_cuda.o: CFLAGS += -DDEVICE_GPU=cuda -isystem $(CUDA_INC)
 $(BUILD)/host/run/device_cuda.emu.o: host/run/device_cuda.c
 	@mkdir -p $(@D)

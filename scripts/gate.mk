@@ -2,7 +2,7 @@
 # Included by the Makefile: what can be known of kernels/cuda without a GPU, and looking inside.
 
 .PHONY: gate gpu-model sass ncu
-CU_OBJ   := $(patsubst %.cu,$(BUILD)/%.cuda.o,$(wildcard kernels/cuda/*.cu))
+CU_OBJ   := $(patsubst %.cu,$(BUILD)/gate/%.cuda.o,$(wildcard kernels/cuda/*.cu kernels/sm90/*.cu))
 
 gate: $(BUILD)/checkkernels ## hold compiled CUDA kernels to their claims, all architectures (needs nvcc)
 	@scripts/setup --cuda-tools
@@ -20,8 +20,10 @@ gate-objects: $(CU_OBJ)
 OP ?= matmul
 sass: gate-objects ## the machine code of an op's kernels on sm_90: make sass OP=matmul
 	@scripts/setup --cuda-tools
-	@scripts/sass.py $(filter $(BUILD)/kernels/cuda/$(OP)%.o,$(CU_OBJ))
+	@scripts/sass.py $(filter $(BUILD)/gate/kernels/cuda/$(OP)%.o $(BUILD)/gate/kernels/sm90/$(OP)%.o,$(CU_OBJ))
 
 ncu: $(BUILD)/checkkernels ## Nsight Compute on an op's benchmarks (needs a GPU): make ncu OP=matmul
 	ncu --set full --target-processes all -f -o $(BUILD)/ncu-$(OP) \
 	  $(BUILD)/checkkernels --bench --backend cuda --op $(OP)
+
+-include $(CU_OBJ:.o=.d)

@@ -367,4 +367,16 @@ WEFT_ROWS(matmul_wgmma) = {WGMMA_ROW("wgmma", 3, matmul_ok, matmul_run),
                            WGMMA_TILES("wgmma_tree_64x64", wg_tree_64x64),
                            WEFT_ROWS_END};
 
+#define WGMMA_CLAIM(name, tiles) \
+    { \
+        "matmul_wgmma_k<*,wg_tiling<" name ">>", tiles::THREADS, tiles::BLOCKS, \
+            sizeof(wg_smem<tiles>), "HGMMA LDGSTS.128 STG.128" \
+    }
+WEFT_CLAIMS(matmul_wgmma) = {WGMMA_CLAIM("2,256,64,4,1,false", wg_128x256),
+                             WGMMA_CLAIM("2,128,32,6,2,false", wg_128x128),
+                             WGMMA_CLAIM("1,64,64,4,3,false", wg_64x64),
+                             WGMMA_CLAIM("2,128,32,6,1,true", wg_tree_128x128),
+                             WGMMA_CLAIM("1,64,64,4,2,true", wg_tree_64x64),
+                             WEFT_CLAIMS_END};
+
 } // namespace WEFT_CU_NS
