@@ -57,13 +57,31 @@ static bool pairs_of_bf16(const weft_engine *e) {
     return false;
 }
 
+static bool on_matrix_units(const weft_engine *e) {
+    const weft_plan *p = e->rank[0].generate[e->nbucket - 1];
+    for (int i = 0; i < p->nstep; i++)
+        if (p->step[i].kernel->arith == WEFT_ARITH_MMA)
+            return true;
+    return false;
+}
+
+static weft_status measure_gpu(const weft_engine *e, int64_t bytes, roofline_ceiling *out) {
+    ceiling_rates r;
+    WEFT_TRY(ceiling_gpu(e->dev, bytes, MEASURE_SECONDS, &r));
+    out->gb_s = r.read * 1e-9;
+    out->gflop_s = (on_matrix_units(e) ? r.matrix : r.fp32) * 1e-9;
+    return WEFT_OK;
+}
+
 weft_status roofline_measure(const weft_engine *e, roofline_ceiling *out) {
     weft_engine_info m;
     weft_stream *s = NULL;
     weft_engine_describe(e, &m);
     int here = device_cpu_level(), level = e->dev->level < here ? e->dev->level : here;
-    WEFT_TRY(thread_pool_open(m.threads, &s));
     int64_t bytes = m.weight_bytes < READ_MAX ? m.weight_bytes : READ_MAX;
+    if (e->dev->loops)
+        return measure_gpu(e, bytes, out);
+    WEFT_TRY(thread_pool_open(m.threads, &s));
     out->gb_s = ceiling_read(s, level, bytes, MEASURE_SECONDS) * 1e-9;
     double fp32 = ceiling_fma(s, level, MEASURE_SECONDS) * 1e-9, bf16 = 0;
     if (pairs_of_bf16(e))

@@ -22,5 +22,6 @@ typedef struct {
 } roofline_ceiling;
 /* Measured now, with the engine's threads (about a second): reads over a working set as large as
  * its weights; fused multiply-adds in fp32, or bf16 pair products where the plan's kernels use them
- * and they are faster. */
+ * and they are faster. On a GPU its own: reads, and matrix instructions in bf16 or, where the plan
+ * has none, fp32. */
 weft_status roofline_measure(const weft_engine *e, roofline_ceiling *out);

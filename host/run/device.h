@@ -21,7 +21,9 @@ struct device {
     bool graphs;         /* plans are captured, then launched (WEFT_GRAPH=0: never) */
     bool stepwise;       /* WEFT_SYNC=1: wait after every step, so that a fault names its step */
     bool kv_transposed;  /* K pages are kept [D, page_size] for this device's attention */
-    uint64_t allocated;  /* bytes held now, exactly as asked for */
+    /* What measures a GPU's ceilings, NULL-terminated; NULL: those of the host are meant. */
+    const struct weft_gpu_loop *const *loops;
+    uint64_t allocated; /* bytes held now, exactly as asked for */
     uint64_t peak;
     /* 64-byte aligned; contents are unspecified. `what` names it in WEFT_NO_MEMORY's message. */
     weft_status (*alloc)(device *d, uint64_t bytes, const char *what, void **out);

@@ -299,11 +299,15 @@ static void gpu_close(device *d) {
     mem_free(g);
 }
 
+static const weft_gpu_loop *const loops[] = {DEVICE_GPU_LOOPS(ceiling),
+                                             DEVICE_GPU_LOOPS(ceiling_wgmma), NULL};
+
 static gpu *gpu_new(int ordinal, int sm) {
     gpu *g = mem_alloc(sizeof *g);
     g->ordinal = ordinal;
     g->head = (device){.backend = BACKEND,
                        .level = sm,
+                       .loops = loops,
                        .alloc = gpu_alloc,
                        .release = gpu_release,
                        .copy = gpu_copy,

@@ -9,6 +9,12 @@
 #define DEVICE_GPU_NAME_(gpu, name) DEVICE_GPU_NAME__(gpu, name)
 #define DEVICE_GPU_NAME(name) DEVICE_GPU_NAME_(DEVICE_GPU, name)
 
+#define DEVICE_GPU_LOOPS__(gpu, file) weft_##gpu##_loops_##file
+#define DEVICE_GPU_LOOPS_(gpu, file) DEVICE_GPU_LOOPS__(gpu, file)
+#define DEVICE_GPU_LOOPS(file) DEVICE_GPU_LOOPS_(DEVICE_GPU, file)
+
+extern const weft_gpu_loop DEVICE_GPU_LOOPS(ceiling)[], DEVICE_GPU_LOOPS(ceiling_wgmma)[];
+
 /* The stream a kernel's launch is given, without its queue: registry_cuda.c and device_emu.c. */
 weft_status device_cuda_stream_new(int threads, weft_cuda_stream **out);
 void device_cuda_stream_free(weft_cuda_stream *s);

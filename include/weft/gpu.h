@@ -60,6 +60,16 @@ typedef struct {
     char error[WEFT_EMU_ERROR_BYTES];
 } weft_emu_stream;
 
+/* Loops that reach a ceiling and do nothing else: reads, matrix instructions in bf16, fused
+ * multiply-adds in fp32. run enqueues so many rounds on every processor and returns the bytes or
+ * the operations that they are; step->args.cast.x is what is read, y four bytes that are never
+ * written. cap: as of a weft_kernel. Ended by a loop whose run is NULL. */
+enum { WEFT_LOOP_READ, WEFT_LOOP_MATRIX, WEFT_LOOP_FP32 };
+typedef struct weft_gpu_loop {
+    int what, cap;
+    double (*run)(const weft_step *step, weft_stream *s, int64_t rounds);
+} weft_gpu_loop;
+
 /* What a .cu file says of its kernels once they are compiled; scripts/sass-gate holds nvcc's output
  * to it. Of the lines whose glob fits a kernel the first counts; ended by a line whose kernel is
  * NULL. */
@@ -75,11 +85,11 @@ typedef struct {
  * for the GPU, weft_emu_<file> for the emulator, ended by a row whose name is NULL. */
 /* clang-format off */
 #define WEFT_CU_FILES(X) \
-    X(matmul_wgmma) \
-    X(add) X(argmax) X(attention_mma) X(attention_simt) X(cast) X(embed) X(gather) X(glu) \
-    X(kv_append) X(layernorm) X(leaf_sum) X(matmul) X(matmul_mma) X(matmul_s8) X(matmul_simt) \
-    X(matmul_simt_tiled) X(matmul_skinny) X(matmul_tiled) X(matmul_w8) X(quantize) X(rmsnorm) \
-    X(rope) X(sample) X(softmax) X(token_logprob) \
+    X(matmul_wgmma) X(ceiling_wgmma) \
+    X(add) X(argmax) X(attention_mma) X(attention_simt) X(cast) X(ceiling) X(embed) X(gather) \
+    X(glu) X(kv_append) X(layernorm) X(leaf_sum) X(matmul) X(matmul_mma) X(matmul_s8) \
+    X(matmul_simt) X(matmul_simt_tiled) X(matmul_skinny) X(matmul_tiled) X(matmul_w8) X(quantize) \
+    X(rmsnorm) X(rope) X(sample) X(softmax) X(token_logprob) \
     X(adamw) X(attention_dx) X(column_sum) X(cross_entropy) X(dropout) X(embed_dw) X(glu_dx) \
     X(matmul_dx_mma) X(matmul_dx_simt) X(norm_dx) X(rope_dx)
 /* clang-format on */

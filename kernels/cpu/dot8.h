@@ -93,7 +93,7 @@ V16 dot8 dot8_zero(void) {
 V16 dot8_row dot8_get(const int8_t *p, int n) {
     dot8_row r = {{0}};
     for (int i = 0; i < n; i++)
-        r.i[i] = p[i];
+        r.i[i] = (int16_t)p[i];
     return r;
 }
 V16 dot8_row dot8_get_w(const int8_t *p, int n) {

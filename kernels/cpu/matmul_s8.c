@@ -170,8 +170,8 @@ CPU_OK(matmul_s8) {
 }
 
 CPU_SCRATCH(matmul_s8) {
-    const weft_matmul_args *a = &args->matmul;
-    return DOT8_BIAS ? (size_t)(a->x.shape[0] * a->leaves) * sizeof(int32_t) : 0;
+    return DOT8_BIAS ? (size_t)(args->matmul.x.shape[0] * args->matmul.leaves) * sizeof(int32_t)
+                     : 0;
 }
 
 CPU_RUN(matmul_s8) {

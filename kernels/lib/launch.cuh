@@ -45,6 +45,10 @@ inline int launch_processors() {
     int n = launch_attribute(cudaDevAttrMultiProcessorCount);
     return n > 0 ? n : 1;
 }
+/* SMs that a loop of ceiling.cu fills. */
+inline int launch_crowd() {
+    return launch_processors();
+}
 inline size_t launch_most_shared() {
     int n = launch_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
     return n > 0 ? (size_t)n : 48 << 10;

@@ -3,6 +3,9 @@
  * plain type as wide as its alignment, at most 16 bytes. */
 #pragma once
 #include <launch.cuh>
+#ifndef __CUDACC__
+#error "<mem.cuh>: by this name the emulator has its own, which sees each access"
+#endif
 
 namespace WEFT_CU_NS {
 

@@ -24,6 +24,14 @@
         WEFT_OP_embed, NULL, NULL, WEFT_ARITH_NONE, 0, 0, NULL, NULL, NULL, NULL, 0            \
     }
 
+#define WEFT_LOOPS_NAME_(ns, file) ns##_loops_##file
+#define WEFT_LOOPS_NAME(ns, file) WEFT_LOOPS_NAME_(ns, file)
+#define WEFT_LOOPS(file) extern "C" const weft_gpu_loop WEFT_LOOPS_NAME(WEFT_CU_NS, file)[]
+#define WEFT_LOOPS_END                                                                         \
+    {                                                                                          \
+        0, 0, NULL                                                                             \
+    }
+
 #define WEFT_CLAIMS_NAME_(ns, file) ns##_claims_##file
 #define WEFT_CLAIMS_NAME(ns, file) WEFT_CLAIMS_NAME_(ns, file)
 #define WEFT_CLAIMS(file) extern "C" const weft_claim WEFT_CLAIMS_NAME(WEFT_CU_NS, file)[]

@@ -470,7 +470,8 @@ int check_bench_gpu(check_state *k, const char *op_glob, const char *row_glob, c
                     bool json) {
     bench b = {.k = k, .json = json, .first = true};
     check_backend *gpu_backend = k->backends;
-    const char *const *text = one ? (const char *const[]){NULL} : check_gpu_shapes;
+    static const char *const none[] = {NULL};
+    const char *const *text = one ? none : check_gpu_shapes;
     bool alive = true;
     while (strcmp(gpu_backend->name, "cuda") != 0)
         gpu_backend++;

@@ -3,6 +3,7 @@
 """End to end on the emulated GPU: the kernels of kernels/cuda give the golden models' logits and
 greedy ids, and the same bits whatever the chunks, the ranks and the order of a block's threads."""
 
+import json
 import os
 import unittest
 
@@ -70,6 +71,17 @@ class Emulated(Case):
         text = weft("plan", folder("llama-bf16"), "--device", "emu")
         self.assertRegex(text, r"L0\.attn\.q +emu/(wg)?mma +mma ")
         self.assertRegex(text, r"L0\.attn\.norm +emu/simt +simt ")
+
+    def test_bench_measures_the_ceilings_of_the_device(self):
+        def ceilings(device):
+            out = weft("bench", folder("llama-gqa"), "--device", device, "-p", "4", "-n", "2",
+                       "-r", "1", "--json")
+            row = json.loads(out)[0]
+            return row["ceiling_gb_s"], row["ceiling_gflop_s"]
+        host, emulated = ceilings("cpu"), ceilings("emu")
+        for ours, theirs in zip(emulated, host):
+            self.assertGreater(ours, 0)
+            self.assertLess(ours, theirs / 4)  # an emulated load is many of the host's
 
     def test_a_bad_seed_exits_2(self):
         os.environ["WEFT_EMU_SEED"] = "x"

@@ -177,10 +177,54 @@ static void messages_name_the_step(void **state) {
     emu_fault_set((emu_fault){.call = 0});
 }
 
+/* A loop's word for what it does, against the emulator's counters. */
+static void expect_counted(const weft_gpu_loop *l, const weft_step *step, weft_emu_stream *s) {
+    weft_gpu_counters before = s->total;
+    double work = l->run(step, &s->head, 3);
+    weft_gpu_counters *now = &s->total;
+    if (s->failed)
+        fail_msg("%s", s->error);
+    if (l->what == WEFT_LOOP_READ)
+        assert_true(work == (double)(now->read_bytes - before.read_bytes));
+    if (l->what == WEFT_LOOP_MATRIX)
+        assert_true(work == 4096.0 * (double)(now->mma - before.mma));
+    assert_true(work > 0 && now->written_bytes == before.written_bytes);
+}
+
+CASE(loops_do_what_they_are_counted_for) {
+    enum { WORDS = 4000 };
+    uint64_t bytes = WORDS * 4 + 4;
+    const int64_t n[WEFT_DIMS] = {WORDS}, one[WEFT_DIMS] = {1};
+    weft_kernel row = {.op = WEFT_OP_cast};
+    weft_step step = {.kernel = &row};
+    device *d;
+    weft_stream *s;
+    void *p;
+    emu_machine_set(whole);
+    emu_fault_set((emu_fault){.call = 0});
+    assert_int_equal(device_emu_open(false, &d), WEFT_OK);
+    assert_int_equal(d->alloc(d, bytes, "words", &p), WEFT_OK);
+    assert_int_equal(d->zero(d, NULL, p, bytes), WEFT_OK);
+    assert_int_equal(d->stream_open(d, 1, &s), WEFT_OK);
+    ((weft_emu_stream *)s)->profile = 1;
+    step.args.cast.x = weft_tensor_make(WEFT_I32, 1, n);
+    step.args.cast.y = weft_tensor_make(WEFT_I32, 1, one);
+    step.args.cast.x.id = step.args.cast.y.id = 1;
+    step.args.cast.x.data = p;
+    step.args.cast.y.data = (char *)p + bytes - 4;
+    for (int t = 0; d->loops[t]; t++)
+        for (const weft_gpu_loop *l = d->loops[t]; l->run; l++)
+            expect_counted(l, &step, (weft_emu_stream *)s);
+    d->stream_close(d, s);
+    d->release(d, p, bytes);
+    device_close(d);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(machines_that_lack_something),
         cmocka_unit_test(too_little_memory),
+        cmocka_unit_test(loops_do_what_they_are_counted_for),
         cmocka_unit_test(graphs_and_late_copies_change_no_bit),
         cmocka_unit_test(messages_name_the_step),
         cmocka_unit_test(late_errors_stay),

@@ -14,8 +14,8 @@ static void quantize(const float *x, int leaves, int8_t *q, float *scale) {
 
 /* Every number is within half a step of what it stands for, the largest is +-127 exactly. */
 CASE(a_number_is_half_a_step_away_at_most) {
-    float x[T * K], scale[T * LEAVES];
-    int8_t q[T * K];
+    float x[T * K], scale[T * LEAVES] = {0};
+    int8_t q[T * K] = {0};
     fill_random(x, T * K, 3);
     quantize(x, LEAVES, q, scale);
     for (int t = 0; t < T; t++)
@@ -35,8 +35,8 @@ CASE(a_number_is_half_a_step_away_at_most) {
 
 /* A largest element of 127 makes the scale 1: halves go to the even integer. */
 CASE(ties_go_to_even) {
-    float x[T * K] = {0}, scale[T];
-    int8_t q[T * K];
+    float x[T * K] = {0}, scale[T] = {0};
+    int8_t q[T * K] = {0};
     static const float halves[] = {127, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -126.5f, 126.5f};
     static const int8_t want[] = {127, 0, 2, 2, 0, -2, -126, 126};
     memcpy(x, halves, sizeof halves);
@@ -46,7 +46,7 @@ CASE(ties_go_to_even) {
 }
 
 CASE(zeros_denormals_and_what_is_not_finite) {
-    float x[T * K], scale[T];
+    float x[T * K], scale[T] = {0};
     int8_t q[T * K];
     memset(x, 0, sizeof x);
     x[1 * K] = 0x1p-149f, x[1 * K + 1] = -0x1p-148f; /* a scale of 0: nothing is left */
@@ -94,8 +94,8 @@ CASE(float_by_int8_is_the_product_with_what_it_stands_for) {
 }
 
 CASE(int8_by_int8_is_exact_up_to_three_roundings_a_leaf) {
-    float x[T * K], xs[T * LEAVES], ws[N], y[LEAVES * T * N];
-    int8_t q[T * K], w[N * K];
+    float x[T * K], xs[T * LEAVES] = {0}, ws[N], y[LEAVES * T * N];
+    int8_t q[T * K] = {0}, w[N * K];
     fill_random(x, T * K, 21);
     quantize(x, LEAVES, q, xs);
     make_weights(w, ws, 22);
