@@ -53,9 +53,8 @@ UNIT     := $(patsubst tests/unit/%,$(BUILD)/tests/unit/%,$(basename $(wildcard 
 FUZZ     := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(wildcard tests/fuzz/*_fuzz.c))
 BENCH    := $(patsubst bench/%.c,$(BUILD)/bench/%,$(wildcard bench/*.c))
 DEPS     := $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d) $(CHECK:.o=.d) $(UNIT:=.d) $(FUZZ:=.d) $(BENCH:=.d)
-DEMO     := bench/models/demo
 
-.PHONY: all demo test test-long asan tsan fuzz cover bench lint format install clean help setup tests
+.PHONY: all demo demo-model test test-long asan tsan fuzz cover bench lint format install clean help setup tests
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := all
 
@@ -67,8 +66,10 @@ setup:
 
 demo: setup ## set up, build, write text with the shipped model, show speed and % of the ceiling
 	@$(MAKE) --no-print-directory -j"$$(nproc)" all
-	@echo; $(BUILD)/weft run $(DEMO) -p "It was a " -n 120 --seed 7 --stats; echo
-	@$(BUILD)/weft bench $(DEMO) -p 128 -n 64 -r 3
+	@scripts/demo $(BUILD)/weft bench/models/demo
+
+demo-model: all ## train the demo model: TEXTS="a.txt b.txt", into $(BUILD)/demo
+	@scripts/demo_model $(BUILD)/weft bench/models/demo $(BUILD)/demo $(TEXTS)
 
 test: setup ## set up, build, run every test (under 15 minutes on two cores)
 	@$(MAKE) --no-print-directory -j"$$(nproc)" all tests
