@@ -24,7 +24,7 @@
 CHECK_OPS(DECLARE_)
 const check_op *const check_ops[] = {CHECK_OPS(LIST_) NULL};
 
-enum { QUICK_CASES = 60, QUICK_SECONDS = 120, LONG_GIB = 14, PASSES = 16 };
+enum { QUICK_CASES = 60, QUICK_SECONDS = 120, LONG_GIB = 14, PASSES = 16, OP_SHARES = 4 };
 
 typedef struct {
     const char *op, *backend, *one, *row, *shard;
@@ -82,8 +82,8 @@ typedef struct {
     FILE *words;
     check_state k;
     int64_t cases, failed, skipped, declined;
-    double until;
-    int pass; /* of --seconds: a sixteenth of the cases */
+    double until, op_until; /* ends: of all; of this op, so that a slow one leaves time */
+    int pass;               /* of --seconds: a sixteenth of the cases */
     uint64_t shard, shards;
 } session;
 
@@ -249,7 +249,7 @@ static void check_one(session *s, const check_case *c, int64_t *count) {
         return;
     if (s->o->quick && stride > 1 && check_case_seed(c, (uint64_t)s->o->seed) % stride)
         return;
-    if ((s->o->quick || s->o->seconds) && clock_seconds() > s->until) {
+    if ((s->o->quick || s->o->seconds) && clock_seconds() > s->op_until) {
         s->skipped++;
         return;
     }
@@ -290,6 +290,20 @@ static void all_cases(session *s, const check_op *op, each_case *fn, int64_t *co
     }
 }
 
+static int ops_left(const session *s, int from) {
+    int n = 0;
+    for (int i = from; check_ops[i]; i++)
+        n += fnmatch(s->o->op, weft_op_table[check_ops[i]->op].name, 0) == 0;
+    return n;
+}
+
+/* Four even shares of what is left: most ops need less than one. */
+static double op_end(const session *s, int op) {
+    double now = clock_seconds(), left = s->until - now;
+    int n = ops_left(s, op);
+    return now + (n > OP_SHARES ? OP_SHARES * left / n : left);
+}
+
 static void check_ops_wanted(session *s) {
     for (int i = 0; check_ops[i]; i++) {
         const char *name = weft_op_table[check_ops[i]->op].name;
@@ -297,6 +311,7 @@ static void check_ops_wanted(session *s) {
             continue;
         int64_t count = 0, cases = s->cases, failed = s->failed, declined = s->declined;
         double from = clock_seconds();
+        s->op_until = op_end(s, i);
         all_cases(s, check_ops[i], s->o->list ? list_case : count_case, &count);
         if (s->o->list)
             continue;
@@ -317,9 +332,9 @@ static void name_skipped(const session *s) {
             if (backend_wanted(s, r, false) && !weft_kernel_fits(r, level_of(s, r)))
                 fprintf(s->words, "skipped %s %s/%s: not on this machine\n",
                         weft_op_table[r->op].name, r->backend, r->name);
-    if ((s->o->quick || s->o->seconds) && clock_seconds() > s->until)
-        fprintf(s->words, "skipped what was left after %lld seconds\n",
-                (long long)(s->o->seconds ? s->o->seconds : QUICK_SECONDS));
+    if ((s->o->quick || s->o->seconds) && s->skipped)
+        fprintf(s->words, "skipped %lld cases for want of time (%lld seconds)\n",
+                (long long)s->skipped, (long long)(s->o->seconds ? s->o->seconds : QUICK_SECONDS));
     if (strcmp(s->o->op, "*") == 0)
         fprintf(s->words, "collectives need several ranks and are checked with them, not here\n");
 }
