@@ -82,6 +82,7 @@ typedef struct {
     FILE *words;
     check_state k;
     int64_t cases, failed, skipped, declined;
+    bool late;              /* cases were skipped for want of time */
     double until, op_until; /* ends: of all; of this op, so that a slow one leaves time */
     int pass;               /* of --seconds: a sixteenth of the cases */
     uint64_t shard, shards;
@@ -251,6 +252,7 @@ static void check_one(session *s, const check_case *c, int64_t *count) {
         return;
     if ((s->o->quick || s->o->seconds) && clock_seconds() > s->op_until) {
         s->skipped++;
+        s->late = true;
         return;
     }
     run_case(s, c, NULL);
@@ -332,9 +334,10 @@ static void name_skipped(const session *s) {
             if (backend_wanted(s, r, false) && !weft_kernel_fits(r, level_of(s, r)))
                 fprintf(s->words, "skipped %s %s/%s: not on this machine\n",
                         weft_op_table[r->op].name, r->backend, r->name);
-    if ((s->o->quick || s->o->seconds) && s->skipped)
-        fprintf(s->words, "skipped %lld cases for want of time (%lld seconds)\n",
-                (long long)s->skipped, (long long)(s->o->seconds ? s->o->seconds : QUICK_SECONDS));
+    if (s->late)
+        fprintf(s->words,
+                "skipped what was left after %lld seconds, or after an op's share of them\n",
+                (long long)(s->o->seconds ? s->o->seconds : QUICK_SECONDS));
     if (strcmp(s->o->op, "*") == 0)
         fprintf(s->words, "collectives need several ranks and are checked with them, not here\n");
 }
