@@ -8,8 +8,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-enum { DEFAULT_TOKENS = 1024 };
-
 typedef struct {
     const plan_train_args *a;
     trainer t;
@@ -36,30 +34,24 @@ static void list_memory(const train_memory *m, memory_line out[MEMORY_LINES]) {
     memcpy(out, lines, sizeof lines);
 }
 
-static int choice(const char *const *names, const char *name) {
-    int i = 0;
-    while (strcmp(names[i], name) != 0)
-        i++;
-    return i;
-}
-
 static train_options options_of(const plan_train_args *a, const cmd_engine_args *e,
                                 const char *model) {
-    return (train_options){.model = model,
-                           .from_scratch = a->from_scratch,
-                           .device = e->device,
-                           .cpu_level = e->cpu_level,
-                           .dtype = e->dtype,
-                           .threads = (int)e->threads,
-                           .steps = 1,
-                           .batch = (int)a->batch,
-                           .micro_batch = (int)a->micro,
-                           .shards = (int)a->shards,
-                           .optim = (optim_kind)choice(optim_names, a->optimizer),
-                           .recompute = (recompute_mode)choice(recompute_names, a->recompute),
-                           .ema = a->ema,
-                           .lora_rank = (int)a->lora_r,
-                           .lora_alpha = 2.0 * (double)a->lora_r};
+    return (train_options){
+        .model = model,
+        .from_scratch = a->from_scratch,
+        .device = e->device,
+        .cpu_level = e->cpu_level,
+        .dtype = e->dtype,
+        .threads = (int)e->threads,
+        .steps = 1,
+        .batch = (int)a->batch,
+        .micro_batch = (int)a->micro,
+        .shards = (int)a->shards,
+        .optim = (optim_kind)options_choice(optim_names, a->optimizer),
+        .recompute = (recompute_mode)options_choice(recompute_names, a->recompute),
+        .ema = a->ema,
+        .lora_rank = (int)a->lora_r,
+        .lora_alpha = 2.0 * (double)a->lora_r};
 }
 
 static weft_status row_tokens(const train_options *o, int64_t asked, int *out) {
@@ -67,7 +59,7 @@ static weft_status row_tokens(const train_options *o, int64_t asked, int *out) {
     arena a = {0};
     weft_status s = trainer_config(o, &a, &c, NULL, NULL);
     if (s == WEFT_OK)
-        *out = asked ? (int)asked : c.max_ctx < DEFAULT_TOKENS ? (int)c.max_ctx : DEFAULT_TOKENS;
+        *out = asked ? (int)asked : trainer_default_tokens(&c);
     arena_fini(&a);
     return s;
 }

@@ -148,13 +148,6 @@ static void on_signal(int number) {
 
 /* ---- Options ---- */
 
-static int choice(const char *const *names, const char *name) {
-    int i = 0;
-    while (strcmp(names[i], name) != 0)
-        i++;
-    return i;
-}
-
 /* "a,b" given once is the same as a and b given apart. */
 static void split_list(arena *a, const arg_list *from, const char *const **out, int *n) {
     const char **item = ARENA_NEW(a, const char *, 1);
@@ -184,14 +177,14 @@ static train_options train_of(const train_args *a, const char *model, arena *mem
                        .threads = (int)a->threads,
                        .steps = a->steps,
                        .warmup = a->warmup,
-                       .schedule = (schedule_kind)choice(schedule_names, a->schedule),
+                       .schedule = (schedule_kind)options_choice(schedule_names, a->schedule),
                        .lr = a->lr,
                        .min_lr = a->min_lr,
                        .decay_steps = a->decay_steps,
                        .batch = (int)a->batch,
                        .micro_batch = (int)a->micro,
                        .shards = (int)a->shards,
-                       .optim = (optim_kind)choice(optim_names, a->optimizer),
+                       .optim = (optim_kind)options_choice(optim_names, a->optimizer),
                        .weight_decay = a->weight_decay,
                        .beta1 = a->beta1,
                        .beta2 = a->beta2,
@@ -204,7 +197,7 @@ static train_options train_of(const train_args *a, const char *model, arena *mem
                        .init_std = a->init_std,
                        .stochastic_rounding = a->stochastic,
                        .seed = (uint64_t)a->seed,
-                       .recompute = (recompute_mode)choice(recompute_names, a->recompute),
+                       .recompute = (recompute_mode)options_choice(recompute_names, a->recompute),
                        .lora_rank = (int)a->lora_r,
                        .lora_alpha = a->lora_alpha > 0 ? a->lora_alpha : 2.0 * (double)a->lora_r,
                        .lora_from = a->lora_from};
@@ -348,10 +341,6 @@ static void print_end(const train_args *a, const loop_result *r) {
 
 /* ---- The command ---- */
 
-static int row_tokens(const train_args *a) {
-    return (int)a->seq_len;
-}
-
 static weft_status work(const train_args *a, const char *model, arena *mem, loop_result *r) {
     view v = {.args = a};
     WEFT_TRY(check(a));
@@ -378,7 +367,7 @@ static weft_status work(const train_args *a, const char *model, arena *mem, loop
                       .stop = &caught};
     o.data = (data_options){.path = a->data.item,
                             .n_path = a->data.n,
-                            .seq_len = row_tokens(a),
+                            .seq_len = (int)a->seq_len,
                             .seed = (uint64_t)a->seed,
                             .file_order = strcmp(a->order, "file") == 0,
                             .pack = a->pack,

@@ -4,6 +4,8 @@
 #include "host/model/decoder.h"
 #include <stdio.h>
 
+enum { PLACE_ALIGN = 64 }; /* a cache line */
+
 /* The builder's state: where it appends, and the step's shared operands. */
 typedef struct {
     const decoder *d;
@@ -28,6 +30,16 @@ decoder_heads decoder_local_heads(const model_config *c, int tp, int rank) {
                            .q_heads = (q.end - q.begin) / c->head_dim,
                            .kv_begin = kv.begin / c->head_dim,
                            .kv_heads = (kv.end - kv.begin) / c->head_dim};
+}
+
+decoder_place decoder_take(uint64_t bytes[WEFT_SPACES], weft_space space, const char *name,
+                           int dtype, int ndim, const int64_t *shape) {
+    decoder_place p = {
+        .space = space, .name = name, .layout = weft_tensor_make(dtype, ndim, shape)};
+    p.off = (int64_t)bytes[space];
+    uint64_t n = (uint64_t)weft_dtype_bytes(dtype, weft_tensor_count(&p.layout));
+    bytes[space] += (n + PLACE_ALIGN - 1) / PLACE_ALIGN * PLACE_ALIGN;
+    return p;
 }
 
 static weft_tensor place(plan_builder *b, const decoder_place *p) {

@@ -14,6 +14,10 @@ typedef struct {
     const char *name;
 } decoder_place;
 
+/* The next free place of a space; bytes[space], what is taken of it, grows by whole cache lines. */
+decoder_place decoder_take(uint64_t bytes[WEFT_SPACES], weft_space space, const char *name,
+                           int dtype, int ndim, const int64_t *shape);
+
 typedef struct {
     /* feed */
     decoder_place rows, nout, nwork;     /* i32[1]: true tokens, rows of logits, work items */

@@ -3,23 +3,10 @@
 #include "host/model/engine.h"
 #include "host/model/sampling.h"
 
-enum { ALIGN = 64 };
-
-/* The next free place of a space. */
-static decoder_place take(engine_rank *r, weft_space space, const char *name, int dtype, int ndim,
-                          const int64_t *shape) {
-    decoder_place p = {
-        .space = space, .name = name, .layout = weft_tensor_make(dtype, ndim, shape)};
-    p.off = (int64_t)r->bytes[space];
-    uint64_t bytes = (uint64_t)weft_dtype_bytes(dtype, weft_tensor_count(&p.layout));
-    r->bytes[space] += (bytes + ALIGN - 1) / ALIGN * ALIGN;
-    return p;
-}
-
 #define TAKE(r, space, member, dtype, ...) \
-    (r)->io.member = take((r), WEFT_SPACE_##space, #member, WEFT_##dtype, \
-                          (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
-                          (int64_t[]){__VA_ARGS__})
+    (r)->io.member = decoder_take((r)->bytes, WEFT_SPACE_##space, #member, WEFT_##dtype, \
+                                  (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
+                                  (int64_t[]){__VA_ARGS__})
 
 static int64_t work_items(const engine_shape *s, const engine_rank *r) {
     return ((s->T + s->query_tile - 1) / s->query_tile + s->S) * r->heads.kv_heads;
@@ -72,8 +59,8 @@ static void layout_cache(weft_engine *e, engine_rank *r) {
     r->kcache = ARENA_NEW(&e->mem, decoder_place, layers);
     r->vcache = ARENA_NEW(&e->mem, decoder_place, layers);
     for (int64_t l = 0; l < layers; l++) {
-        r->kcache[l] = take(r, WEFT_SPACE_KV, "kcache", e->shape.dtype, 4, shape);
-        r->vcache[l] = take(r, WEFT_SPACE_KV, "vcache", e->shape.dtype, 4, shape);
+        r->kcache[l] = decoder_take(r->bytes, WEFT_SPACE_KV, "kcache", e->shape.dtype, 4, shape);
+        r->vcache[l] = decoder_take(r->bytes, WEFT_SPACE_KV, "vcache", e->shape.dtype, 4, shape);
         if (e->dev->kv_transposed) {
             r->kcache[l].layout.stride[2] = 1;
             r->kcache[l].layout.stride[3] = KV_PAGE;

@@ -18,10 +18,6 @@ struct backward {
     const weft_step *at; /* the forward step whose turn it is */
 };
 
-int backward_leaves(int64_t n) {
-    return shard_leaves(n);
-}
-
 /* Appends a gradient step under the forward step's tag. */
 #define PUSH(w, op_, ...) \
     plan_push((w)->b, WEFT_OP_##op_, &(weft_args){.op_ = {__VA_ARGS__}}, (w)->at->layer, "%s'", \
@@ -202,7 +198,7 @@ static void matmul_rule(backward *w, const weft_args *args) {
         return;
     weft_tensor dx = fresh(w, &a->x);
     PUSH(w, matmul_dx, .dy = dy, .w = a->w, .wscale = a->wscale, .res = reached(w, &a->x), .dx = dx,
-         .leaves = a->leaves == 1 ? backward_leaves(a->w.shape[0]) : 1);
+         .leaves = a->leaves == 1 ? shard_leaves(a->w.shape[0]) : 1);
     put(w, &a->x, dx);
 }
 
@@ -303,7 +299,7 @@ static void note_reads(backward *w, int step, bool *asked) {
         asked[field_of(s->kernel->op, &s->args, r->reads[i])->id] = true;
 }
 
-static bool makes_asked(const backward *w, const weft_step *s, const bool *asked) {
+static bool makes_asked(const weft_step *s, const bool *asked) {
     const weft_op_info *info = &weft_op_table[s->kernel->op];
     for (int i = 0; i < info->nfield; i++) {
         const weft_field *f = &info->field[i];
@@ -311,7 +307,6 @@ static bool makes_asked(const backward *w, const weft_step *s, const bool *asked
             asked[ops_ctensor(&s->args, f)->id])
             return true;
     }
-    (void)w;
     return false;
 }
 
@@ -364,7 +359,7 @@ static void compute_again(backward *w, int last, uint32_t key) {
     asked[0] = false;
     for (int i = last; i >= first; i--) {
         const weft_step *s = &w->b->plan->step[i];
-        chosen[i - first] = makes_asked(w, s, asked);
+        chosen[i - first] = makes_asked(s, asked);
         if (chosen[i - first])
             note_inputs(s, asked);
         asked[0] = false;

@@ -28,5 +28,3 @@ backward *backward_begin(plan_builder *b, const backward_options *o);
 bool backward_reaches(const backward *w, const weft_tensor *t);
 /* Appends the gradient steps of the forward, dy being the gradient in its value y. */
 void backward_push(backward *w, weft_tensor y, weft_tensor dy);
-/* Leaves of dx of a matrix whose outputs may be split over ranks (docs/NUMERICS.md). */
-int backward_leaves(int64_t n);

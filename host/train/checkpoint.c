@@ -370,9 +370,8 @@ weft_status checkpoint_save(checkpointer *c, const train_progress *p, bool wait)
     return before;
 }
 
-const char *checkpoint_last(const checkpointer *c) {
-    static const char none[] = "";
-    return c->last_step < 0 ? none : checkpoint_path(c, c->last_step, (arena *)(uintptr_t)&c->mem);
+const char *checkpoint_last(checkpointer *c) {
+    return c->last_step < 0 ? "" : checkpoint_path(c, c->last_step, &c->mem);
 }
 
 /* ---- Opening ---- */

@@ -36,7 +36,7 @@ weft_status checkpoint_save(checkpointer *c, const train_progress *p, bool wait)
 /* Ends the save under way, if there is one; its failure. */
 weft_status checkpoint_wait(checkpointer *c);
 /* Folder of the last checkpoint that is whole, "" if none. */
-const char *checkpoint_last(const checkpointer *c);
+const char *checkpoint_last(checkpointer *c);
 /* The newest checkpoint that is whole and of this model and these options into the trainer.
  * *found false: there is none at all. Each one that was passed over is told to `rejected` with the
  * reason. WEFT_NO_CHECKPOINT where there are some and none is valid. */

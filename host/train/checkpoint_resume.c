@@ -206,7 +206,7 @@ static weft_status load_state(const reader *r, const safetensors *st, char what)
     return WEFT_OK;
 }
 
-static weft_status load_weights(const reader *r, const safetensors *st) {
+static weft_status load_weights(reader *r, const safetensors *st) {
     trainer *t = r->c->t;
     for (int i = 0; i < t->params.n; i++) {
         const param *p = &t->params.param[i];
@@ -233,10 +233,6 @@ static weft_status load_file(reader *r, const char *name,
     return s;
 }
 
-static weft_status load_model(reader *r, const safetensors *st) {
-    return load_weights(r, st);
-}
-
 static weft_status load_optimizer(reader *r, const safetensors *st) {
     static const char kinds[] = "pmve";
     for (const char *k = kinds; *k; k++)
@@ -249,7 +245,7 @@ static weft_status load_numbers(reader *r) {
     if (t->o.lora_rank > 0)
         WEFT_TRY(lora_load(t, r->dir));
     else if (t->g.dtype == WEFT_F32)
-        WEFT_TRY(load_file(r, "model.safetensors", load_model));
+        WEFT_TRY(load_file(r, "model.safetensors", load_weights));
     WEFT_TRY(load_file(r, "optimizer.safetensors", load_optimizer));
     return trainer_refresh(t);
 }

@@ -267,6 +267,10 @@ static weft_status choose_length(dataset *d) {
     d->T = d->o.seq_len;
     for (int i = 0; i < d->n && !d->o.seq_len; i++) {
         const data_source *s = d->entry[i].source;
+        if (!s->own_rows && d->o.text_len) {
+            d->T = d->o.text_len;
+            return WEFT_OK;
+        }
         if (!s->own_rows)
             return weft_fail(WEFT_USAGE, "--seq-len: needed, as %s is text and not rows", s->name);
         int64_t n = source_longest(s);

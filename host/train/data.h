@@ -26,6 +26,7 @@ typedef struct {
     const double *weight; /* a source's share of the rows; NULL: by size, each row once an epoch */
     int n_path;
     int seq_len;           /* 0: the longest row, where every source has rows of its own */
+    int text_len;          /* seq_len 0 and a source without rows: this; 0: refused */
     uint64_t seed;         /* of the shuffle */
     bool file_order;       /* rows in file order instead of shuffled */
     bool pack;             /* documents packed into rows with masks */

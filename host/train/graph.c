@@ -79,18 +79,10 @@ static int64_t take_bytes(graph *g, weft_space space, int64_t bytes) {
     return off;
 }
 
-static decoder_place take(graph *g, weft_space space, const char *name, int dtype, int ndim,
-                          const int64_t *shape) {
-    decoder_place p = {
-        .space = space, .name = name, .layout = weft_tensor_make(dtype, ndim, shape)};
-    p.off = take_bytes(g, space, weft_dtype_bytes(dtype, weft_tensor_count(&p.layout)));
-    return p;
-}
-
 #define TAKE(g, space, at, name, dtype, ...) \
-    (g)->at = take((g), WEFT_SPACE_##space, name, WEFT_##dtype, \
-                   (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
-                   (int64_t[]){__VA_ARGS__})
+    (g)->at = decoder_take((g)->bytes, WEFT_SPACE_##space, name, WEFT_##dtype, \
+                           (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), \
+                           (int64_t[]){__VA_ARGS__})
 
 static int64_t work_items(const graph *g) {
     const graph_shape *s = &g->shape;
@@ -256,7 +248,7 @@ static void loss_chunk(const loss_head *h, int64_t begin, int64_t end, weft_tens
          .smoothing = (float)g->o->label_smoothing);
     if (weft_has(&h->dx))
         PUSH(u, matmul_dx, "head'", .dy = dlogits, .w = h->w,
-             .dx = tensor_slice(h->dx, 0, begin, end), .leaves = backward_leaves(h->w.shape[0]));
+             .dx = tensor_slice(h->dx, 0, begin, end), .leaves = shard_leaves(h->w.shape[0]));
     if (weft_has(&dw))
         PUSH(u, matmul_dw, "head'", .dy = dlogits, .x = x, .dw = dw, .shards = 1);
 }

@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { RECENT = 100, SAVE_FAILURES = 3, DEFAULT_TOKENS = 1024 };
+enum { RECENT = 100, SAVE_FAILURES = 3 };
 
 typedef struct {
     const loop_options *o;
@@ -59,7 +59,6 @@ static void take_rows(run *r, bool validation, int64_t step) {
               x->len);
 }
 
-/* Sources that are no rows need a length: the context, within reason. */
 static weft_status open_data(run *r) {
     const train_options *t = &r->o->train;
     data_options o = r->o->data;
@@ -70,11 +69,8 @@ static weft_status open_data(run *r) {
         o.vocab = (int32_t)c.vocab;
         o.model_dir = trainer_folder(t, &a);
         o.model_dir = tokenizer_exists(o.model_dir) ? o.model_dir : NULL;
+        o.text_len = trainer_default_tokens(&c);
         s = data_open(&o, &r->data);
-        if (s == WEFT_USAGE && o.seq_len == 0) {
-            o.seq_len = (int)(c.max_ctx < DEFAULT_TOKENS ? c.max_ctx : DEFAULT_TOKENS);
-            s = data_open(&o, &r->data);
-        }
     }
     arena_fini(&a);
     WEFT_TRY(s);

@@ -86,9 +86,8 @@ static bool is_transposed(const trainer *t) {
 }
 
 static void config_text(const trainer *t, buf *b) {
-    static const char *const preset[] = {"q_proj", "v_proj"};
-    const char *const *target = t->o.n_lora_target ? t->o.lora_target : preset;
-    int n = t->o.n_lora_target ? t->o.n_lora_target : 2;
+    int n;
+    const char *const *target = options_lora_targets(&t->o, &n);
     buf_puts(b, "{\n  \"base_model_name_or_path\": ");
     buf_json_string(b, t->o.model, strlen(t->o.model));
     buf_printf(b, ",\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": %s,\n  \"lora_alpha\": ",
@@ -118,6 +117,17 @@ weft_status lora_write_config(const trainer *t, const char *dir) {
 
 /* ---- Numbers ---- */
 
+float lora_number(const st_tensor *t, int64_t i) {
+    float f;
+    uint16_t h;
+    if (t->dtype == WEFT_F32) {
+        memcpy(&f, (const char *)t->data + 4 * i, 4);
+        return f;
+    }
+    memcpy(&h, (const char *)t->data + 2 * i, 2);
+    return t->dtype == WEFT_BF16 ? weft_bf16_to_f32(h) : weft_f16_to_f32(h);
+}
+
 static weft_status load_matrix(trainer *t, const safetensors *st, int index) {
     const param *p = &t->params.param[index];
     const st_tensor *x = safetensors_find(st, p->name);
@@ -136,15 +146,8 @@ static weft_status load_matrix(trainer *t, const safetensors *st, int index) {
                          st->path, p->name, x->dtype_name);
     int64_t n = param_count(p);
     float *f = mem_alloc(sizeof(float) * (size_t)n);
-    for (int64_t i = 0; i < n; i++) {
-        uint16_t h;
-        if (x->dtype == WEFT_F32) {
-            memcpy(&f[i], (const char *)x->data + 4 * i, 4);
-            continue;
-        }
-        memcpy(&h, (const char *)x->data + 2 * i, 2);
-        f[i] = x->dtype == WEFT_BF16 ? weft_bf16_to_f32(h) : weft_f16_to_f32(h);
-    }
+    for (int64_t i = 0; i < n; i++)
+        f[i] = lora_number(x, i);
     weft_status s = trainer_write(t, index, 'p', f);
     mem_free(f);
     return s;

@@ -11,6 +11,8 @@
 weft_status lora_read_config(const char *dir, arena *a, train_options *o, bool *turned);
 /* Its numbers into the trainer's; WEFT_BAD_FILE names what does not fit. */
 weft_status lora_load(trainer *t, const char *dir);
+/* Number i of a float tensor, at any address. */
+float lora_number(const st_tensor *t, int64_t i);
 /* adapter_config.json into folder dir. */
 weft_status lora_write_config(const trainer *t, const char *dir);
 

@@ -33,17 +33,6 @@ static bool find_pair(merger *m, const char *name, const st_tensor **a, const st
     return *a && *b;
 }
 
-static float number_at(const st_tensor *t, int64_t i) {
-    float f;
-    uint16_t h;
-    if (t->dtype == WEFT_F32) {
-        memcpy(&f, (const char *)t->data + 4 * i, 4);
-        return f;
-    }
-    memcpy(&h, (const char *)t->data + 2 * i, 2);
-    return t->dtype == WEFT_BF16 ? weft_bf16_to_f32(h) : weft_f16_to_f32(h);
-}
-
 static void put_number(char *to, int dtype, int64_t i, float x) {
     uint16_t h = dtype == WEFT_BF16 ? weft_f32_to_bf16(x) : weft_f32_to_f16(x);
     if (dtype == WEFT_F32)
@@ -80,8 +69,8 @@ static void merge(const merger *m, const st_tensor *w, const st_tensor *a, const
             int64_t i = turned ? k * N + n : n * K + k;
             double sum = 0;
             for (int64_t j = 0; j < r; j++)
-                sum += (double)number_at(b, n * r + j) * (double)number_at(a, j * K + k);
-            put_number(m->merged, w->dtype, i, number_at(w, i) + scale * (float)sum);
+                sum += (double)lora_number(b, n * r + j) * (double)lora_number(a, j * K + k);
+            put_number(m->merged, w->dtype, i, lora_number(w, i) + scale * (float)sum);
         }
 }
 

@@ -8,6 +8,19 @@ const char *const schedule_names[] = {"constant", "linear", "cosine", "wsd"};
 const char *const optim_names[] = {"adamw", "sgd"};
 const char *const recompute_names[] = {"none", "attn", "layer"};
 
+const char *const *options_lora_targets(const train_options *o, int *n) {
+    static const char *const preset[] = {"q_proj", "v_proj"};
+    *n = o->n_lora_target ? o->n_lora_target : 2;
+    return o->n_lora_target ? o->lora_target : preset;
+}
+
+int options_choice(const char *const *names, const char *name) {
+    int i = 0;
+    while (strcmp(names[i], name) != 0)
+        i++;
+    return i;
+}
+
 static void put_text(buf *b, const char *key, const char *text) {
     buf_printf(b, ",\"%s\":", key);
     if (text)

@@ -36,6 +36,9 @@ typedef struct {
     const char *lora_from; /* adapter folder to go on from, or NULL */
 } train_options;
 
+/* The matrices that get an adapter: as given, else q_proj and v_proj. */
+const char *const *options_lora_targets(const train_options *o, int *n);
+
 /* Learning rate of the step with `done` steps behind it (0-based): linear warm-up to lr over the
  * first `warmup` steps, then constant, linear or cosine down to min_lr at the end, or WSD: constant
  * and linear down over the last decay_steps. */

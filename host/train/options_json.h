@@ -16,3 +16,4 @@ void options_json(buf *b, const train_options *o, const options_facts *f);
 extern const char *const schedule_names[]; /* by schedule_kind */
 extern const char *const optim_names[];
 extern const char *const recompute_names[];
+int options_choice(const char *const *names, const char *name); /* index of one that is there */

@@ -24,9 +24,8 @@ static bool is_frozen(const train_options *o, const char *name) {
 
 /* "q_proj" of "model.layers.0.self_attn.q_proj.weight". */
 static bool is_target(const train_options *o, const weight_stored *t) {
-    static const char *const preset[] = {"q_proj", "v_proj"};
-    const char *const *target = o->n_lora_target ? o->lora_target : preset;
-    int n = o->n_lora_target ? o->n_lora_target : 2;
+    int n;
+    const char *const *target = options_lora_targets(o, &n);
     char module[WEIGHT_NAME_BYTES];
     for (int i = 0; i < n; i++) {
         snprintf(module, sizeof module, "*.%s.weight", target[i]);

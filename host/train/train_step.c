@@ -164,11 +164,11 @@ static weft_status run_micro(micro *m, weft_plan *p, float scale, const decoder_
     return t->dev->sync(t->dev, t->stream);
 }
 
-/* Sum over rows [begin, end) of the plan, in order. */
-static double sum_rows(const trainer *t, const decoder_place *p, int begin, int end) {
+/* Sum over the plan's first rows, in order. */
+static double sum_rows(const trainer *t, const decoder_place *p, int rows) {
     const float *x = (const float *)(const void *)(t->out + p->off);
     double sum = 0;
-    for (int64_t i = (int64_t)begin * t->g.shape.stride; i < (int64_t)end * t->g.shape.stride; i++)
+    for (int64_t i = 0; i < (int64_t)rows * t->g.shape.stride; i++)
         sum += (double)x[i];
     return sum;
 }
@@ -295,7 +295,7 @@ weft_status trainer_validate(trainer *t, int n, double *nll, int64_t *targets) {
     for (int r = 0; r < n; r += t->g.shape.rows) {
         micro m = {.t = t, .begin = r, .n = n - r < t->g.shape.rows ? n - r : t->g.shape.rows};
         WEFT_TRY(run_micro(&m, t->g.validate, 1, &t->g.train.nll));
-        *nll += sum_rows(t, &t->g.train.nll, 0, m.n);
+        *nll += sum_rows(t, &t->g.train.nll, m.n);
     }
     *targets = count_targets(t, n);
     return WEFT_OK;

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { CONFIG_BYTES = 16 << 20 };
+enum { CONFIG_BYTES = 16 << 20, DEFAULT_TOKENS = 1024 };
 
 /* ---- Config and weights ---- */
 
@@ -17,6 +17,10 @@ const char *trainer_folder(const train_options *o, arena *a) {
         return o->model;
     const char *slash = strrchr(o->model, '/');
     return slash ? arena_copy(a, o->model, (size_t)(slash - o->model)) : ".";
+}
+
+int trainer_default_tokens(const model_config *c) {
+    return (int)(c->max_ctx < DEFAULT_TOKENS ? c->max_ctx : DEFAULT_TOKENS);
 }
 
 weft_status trainer_config(const train_options *o, arena *a, model_config *out, const char **text,

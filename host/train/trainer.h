@@ -46,6 +46,8 @@ typedef struct {
  * NULL: what was read. All in the arena. */
 weft_status trainer_config(const train_options *o, arena *a, model_config *out, const char **text,
                            size_t *n);
+/* Tokens of a row where nobody says: the context, within reason. */
+int trainer_default_tokens(const model_config *c);
 /* The folder of the tokenizer and what else goes with the model. In the arena. */
 const char *trainer_folder(const train_options *o, arena *a);
 /* row_tokens: of the data's rows. Everything is planned, then taken; dry: planned only. It
