@@ -3,17 +3,24 @@
 #include "host/run/sched.h"
 #include "host/base/err.h"
 #include "host/base/mem.h"
+#include "host/run/nvtx.h"
 #include <pthread.h>
 #include <string.h>
 
+static void run_step(const weft_step *s, weft_stream *stream) {
+    nvtx_push(s->tag);
+    s->kernel->run(s, stream);
+    nvtx_pop();
+}
+
 void sched_run(const weft_plan *p, weft_stream *stream) {
     for (int i = 0; i < p->nstep; i++)
-        p->step[i].kernel->run(&p->step[i], stream);
+        run_step(&p->step[i], stream);
 }
 
 static weft_status run_stepwise(device *d, const weft_plan *p, weft_stream *stream) {
     for (int i = 0; i < p->nstep; i++) {
-        p->step[i].kernel->run(&p->step[i], stream);
+        run_step(&p->step[i], stream);
         weft_status s = d->sync(d, stream);
         if (s != WEFT_OK)
             return err_prefix(s, "%s", p->step[i].tag);
