@@ -78,6 +78,8 @@ typedef struct {
     bool mlock;            /* keep the weights in RAM */
     bool no_mmap;          /* read the weights instead of mapping the files */
     bool score;            /* weft_score will be used: room for logits of every position */
+    bool prefix_cache;     /* sequences that begin with the same tokens share K and V of them, also
+                              those of sequences already closed; no bit differs */
 } weft_engine_options;
 
 /* Opens a model folder in Hugging Face's layout. path is borrowed for the call. All memory the

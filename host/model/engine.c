@@ -169,9 +169,9 @@ static weft_status take_memory(weft_engine *e, engine_rank *r) {
     return r->score ? plan_bind(r->score, r->base, &r->end, &e->mem) : WEFT_OK;
 }
 
-static void open_sequences(weft_engine *e) {
+static void open_sequences(weft_engine *e, bool share) {
     const engine_shape *s = &e->shape;
-    kv_init(&e->kv, s->pages, s->slots, s->P);
+    kv_init(&e->kv, s->pages, s->slots, s->P, share);
     e->unknown = ARENA_NEW(&e->mem, float, s->ctx + 2);
     for (int i = 0; i < s->ctx + 2; i++)
         e->unknown[i] = NAN;
@@ -236,7 +236,7 @@ static weft_status open_engine(weft_engine *e, const char *path, const weft_engi
     set_buckets(e);
     set_frequencies(e);
     WEFT_TRY(open_ranks(e, o));
-    open_sequences(e);
+    open_sequences(e, o->prefix_cache);
     return o->mlock && !e->dry ? lock_weights(e) : WEFT_OK;
 }
 

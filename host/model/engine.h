@@ -101,9 +101,23 @@ typedef struct {
     int32_t take;
     int32_t row; /* of the logits; -1: more tokens are pending */
 } step_part;
+
 /* Takes KV pages, fills the feed and runs one step on every rank. target (scoring only): per
  * token. */
 weft_status engine_run(weft_engine *e, const step_part *part, int nparts, const int32_t *target);
+/* A step over parts the caller chose: takes are 1 or more, ubatch_size in all, and every page they
+ * need is free. Fills in rows; out[i] is of part[i]. An id of -1 in a part with a row: see
+ * engine_unsampled. */
+weft_status engine_step(weft_engine *e, step_part *part, int nparts, weft_sampled *out);
+/* Fails: the sampler had no token to choose from. */
+weft_status engine_unsampled(const weft_seq *s);
 /* Copies n bytes of rank 0's results at a place of space OUT. */
 weft_status engine_result(const weft_engine *e, const decoder_place *from, int64_t offset, void *to,
                           uint64_t n);
+
+/* seq.c. Takes what the prefix cache has of the sequence's next tokens; at least one is left to
+ * compute. Returns how many tokens that gained. */
+int32_t seq_reuse(weft_seq *s);
+/* Gives its pages back; its place, tokens and sampler stay, so that steps compute them again, to
+ * the same bits. */
+void seq_evict(weft_seq *s);

@@ -184,6 +184,7 @@ weft_status engine_run(weft_engine *e, const step_part *part, int nparts, const 
     for (int i = 0; i < nparts; i++) {
         part[i].seq->computed += part[i].take;
         part[i].seq->logits_row = part[i].row;
+        kv_publish(&e->kv, part[i].seq->slot, part[i].seq->tokens, part[i].seq->computed);
     }
     return WEFT_OK;
 }
@@ -197,13 +198,14 @@ weft_status engine_result(const weft_engine *e, const decoder_place *from, int64
 
 /* Sequences in the order given, each as many pending tokens as still fit. */
 static int choose_parts(const weft_engine *e, weft_seq *const *seqs, int n, step_part *part) {
-    int used = 0, rows = 0, budget = e->shape.T;
+    int used = 0, budget = e->shape.T;
     for (int i = 0; i < n && budget > 0 && used < e->shape.S; i++) {
+        seq_reuse(seqs[i]);
         int32_t pending = seqs[i]->n - seqs[i]->computed;
         if (pending <= 0 || seqs[i]->computed >= e->shape.ctx)
             continue;
         int32_t take = pending < budget ? pending : budget;
-        part[used++] = (step_part){seqs[i], take, take == pending ? rows++ : -1};
+        part[used++] = (step_part){seqs[i], take, -1};
         budget -= take;
     }
     return used;
@@ -225,18 +227,49 @@ static void read_sampled(const engine_rank *r, const weft_seq *s, int32_t row, w
     read_row(r, &io->top_logprob, row, out->top_logprob, out->n_top);
 }
 
+weft_status engine_unsampled(const weft_seq *s) {
+    return weft_fail(WEFT_BAD_FILE,
+                     "sequence %d, position %d: every token is masked or its logit is "
+                     "NaN; check the logit bias and the weights",
+                     s->slot, s->n);
+}
+
 /* The sampled token becomes the next pending one. */
-static weft_status commit(const weft_engine *e, const step_part *part, weft_sampled *out) {
+static void commit(const weft_engine *e, const step_part *part, weft_sampled *out) {
     weft_seq *s = part->seq;
     read_sampled(&e->rank[0], s, part->row, out);
     if (out->id < 0)
-        return weft_fail(WEFT_BAD_FILE,
-                         "sequence %d, position %d: every token is masked or its logit is "
-                         "NaN; check the logit bias and the weights",
-                         s->slot, s->n);
+        return;
     s->tokens[s->n++] = out->id;
     s->uploaded = s->n;
+}
+
+weft_status engine_step(weft_engine *e, step_part *part, int nparts, weft_sampled *out) {
+    int32_t rows = 0;
+    for (int i = 0; i < nparts; i++) {
+        const weft_seq *s = part[i].seq;
+        part[i].row = s->computed + part[i].take == s->n ? rows++ : -1;
+        out[i].id = -1;
+        out[i].n_top = 0;
+    }
+    WEFT_TRY(nparts ? engine_run(e, part, nparts, NULL) : WEFT_OK);
+    for (int i = 0; i < nparts; i++)
+        if (part[i].row >= 0)
+            commit(e, &part[i], &out[i]);
     return WEFT_OK;
+}
+
+/* Parts come in the order of their sequences: from the last on, each result moves to its place. */
+static void spread(const step_part *part, int used, weft_seq *const *seqs, int n,
+                   weft_sampled *out) {
+    for (int i = n, p = used; i-- > 0;) {
+        if (p > 0 && part[p - 1].seq == seqs[i]) {
+            out[i] = out[--p];
+        } else {
+            out[i].id = -1;
+            out[i].n_top = 0;
+        }
+    }
 }
 
 weft_status weft_engine_step(weft_engine *e, weft_seq *const *seqs, int n, weft_sampled *out) {
@@ -244,16 +277,11 @@ weft_status weft_engine_step(weft_engine *e, weft_seq *const *seqs, int n, weft_
     if (n > e->shape.slots)
         return weft_fail(WEFT_USAGE, "step: %d sequences, at most %d are open", n, e->shape.slots);
     int used = choose_parts(e, seqs, n, part);
-    WEFT_TRY(used ? engine_run(e, part, used, NULL) : WEFT_OK);
+    WEFT_TRY(engine_step(e, part, used, out));
     weft_status status = WEFT_OK;
-    for (int i = 0, p = 0; i < n; i++) {
-        out[i].id = -1;
-        out[i].n_top = 0;
-        if (p == used || part[p].seq != seqs[i])
-            continue;
-        weft_status s = part[p].row >= 0 ? commit(e, &part[p], &out[i]) : WEFT_OK;
-        status = status == WEFT_OK ? s : status;
-        p++;
-    }
+    for (int i = used; i-- > 0;)
+        if (part[i].row >= 0 && out[i].id < 0)
+            status = engine_unsampled(part[i].seq);
+    spread(part, used, seqs, n, out);
     return status;
 }

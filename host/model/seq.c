@@ -81,8 +81,18 @@ weft_status weft_seq_truncate(weft_seq *s, size_t n) {
     /* The last token left must be computed again: the next sample needs its logits. */
     s->computed = at_most(s->computed, s->n > 0 ? s->n - 1 : 0);
     s->logits_row = -1;
-    kv_truncate(&s->e->kv, s->slot, s->computed);
+    s->computed = kv_truncate(&s->e->kv, s->slot, s->computed);
     return WEFT_OK;
+}
+
+int32_t seq_reuse(weft_seq *s) {
+    int32_t before = s->computed;
+    s->computed = kv_reuse(&s->e->kv, s->slot, s->tokens, before, s->n - 1);
+    return s->computed - before;
+}
+
+void seq_evict(weft_seq *s) {
+    s->computed = kv_truncate(&s->e->kv, s->slot, 0);
 }
 
 weft_status weft_seq_logits(const weft_seq *s, float *logits) {

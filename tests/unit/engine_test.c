@@ -218,6 +218,76 @@ CASE(one_arithmetic) {
                     check_model(fixture(families[f], path), devices[d], dtypes[t], &seed);
 }
 
+/* Prompts that begin alike, pages taken from others and pages given back in mid-story. */
+static void tell_sharing(weft_engine *e, story *s, int n, uint64_t *seed, int32_t *gained) {
+    weft_engine_info info;
+    weft_engine_describe(e, &info);
+    float *logits = malloc((size_t)info.vocab * 4);
+    int left = n;
+    for (int i = 0; i < n; i++)
+        begin(e, &s[i]);
+    while (left > 0) {
+        weft_seq *seqs[MAX_SEQS];
+        weft_sampled out[MAX_SEQS];
+        int who[MAX_SEQS], take = 0;
+        for (int i = 0; i < n; i++) {
+            if (s[i].done == NEW_TOKENS || next_random(seed) % 3 == 0)
+                continue;
+            if (next_random(seed) % 6 == 0)
+                seq_evict(s[i].seq);
+            *gained += seq_reuse(s[i].seq);
+            who[take] = i;
+            seqs[take++] = s[i].seq;
+        }
+        if (weft_engine_step(e, seqs, take, out) != WEFT_OK)
+            fail_msg("%s", weft_error());
+        for (int i = 0; i < take; i++)
+            if (out[i].id >= 0)
+                note(&s[who[i]], &out[i], logits, info.vocab);
+        left = 0;
+        for (int i = 0; i < n; i++)
+            left += s[i].done < NEW_TOKENS;
+    }
+    free(logits);
+}
+
+CASE(prefix_cache_changes_no_bit) {
+    char path[512];
+    if (!file_is_dir(fixture("llama-gqa", path))) {
+        print_message("skipped: prefix_cache_changes_no_bit: no fixtures at %s\n", path);
+        skip();
+    }
+    static const char *const models[] = {"llama-gqa", "gpt2", "mistral-swa", "llama-bf16"};
+    uint64_t seed = 77;
+    for (int m = 0; m < 4; m++) {
+        enum { N = 12 };
+        story alone[N], other[N];
+        weft_engine_info info;
+        weft_engine *e = open_model(fixture(models[m], path), (weft_engine_options){0});
+        weft_engine_describe(e, &info);
+        write_stories(alone, N, &info, 31);
+        for (int i = 1; i < N; i++) /* as much as the shorter one has, but for every fourth */
+            for (int k = 0; k < alone[i].n && k < alone[i - 1].n && i % 4; k++)
+                alone[i].prompt[k] = alone[i - 1].prompt[k];
+        tell(e, alone, N, 1);
+        weft_engine_close(e);
+        e = open_model(path, (weft_engine_options){.max_seqs = N,
+                                                   .ubatch_size = 24,
+                                                   .threads = 2,
+                                                   .tp = m == 0 ? 2 : 1,
+                                                   .prefix_cache = true});
+        int32_t gained = 0, free_pages = e->kv.free_count;
+        for (int round = 0; round < 2; round++) {
+            memcpy(other, alone, sizeof other);
+            tell_sharing(e, other, N, &seed, &gained);
+            expect_same(models[m], alone, other, N);
+            assert_int_equal(e->kv.free_count, free_pages);
+        }
+        assert_true(gained > 500);
+        weft_engine_close(e);
+    }
+}
+
 /* Decode one by one against prefill of the same tokens, and scoring against both. */
 CASE(decode_equals_prefill_equals_score) {
     char path[512];
@@ -429,6 +499,7 @@ CASE(limits_are_refused_without_a_trace) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_arithmetic),
+        cmocka_unit_test(prefix_cache_changes_no_bit),
         cmocka_unit_test(decode_equals_prefill_equals_score),
         cmocka_unit_test(truncate_leaves_no_trace),
         cmocka_unit_test(mirostat_goes_back_with_its_sequence),
