@@ -45,7 +45,7 @@ EMU_OBJ  := $(BUILD)/host/run/device_cuda.emu.o $(patsubst %.cc,$(BUILD)/%.o,$(w
 
 include scripts/cuda.mk
 LIB_SRC  := $(filter-out $(NOT_SRC),$(wildcard host/base/*.c host/run/*.c host/model/*.c host/model/*/*.c \
-              host/train/*.c kernels/ref/*.c)) kernels/cpu/table.c
+              host/serve/*.c host/train/*.c kernels/ref/*.c)) kernels/cpu/table.c
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(CPU_OBJ) $(EMU_OBJ) $(CUDA_OBJ)
 CMD_OBJ  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard host/cmd/*.c))
 CHECK    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/check/*.c))

@@ -115,7 +115,9 @@ weft_status engine_unsampled(const weft_seq *s);
 weft_status engine_result(const weft_engine *e, const decoder_place *from, int64_t offset, void *to,
                           uint64_t n);
 
-/* seq.c. Takes what the prefix cache has of the sequence's next tokens; at least one is left to
+/* seq.c. WEFT_USAGE if the ids do not fit behind `used` tokens or are not in the vocabulary. */
+weft_status engine_check_tokens(const weft_engine *e, int32_t used, const int32_t *ids, size_t n);
+/* Takes what the prefix cache has of the sequence's next tokens; at least one is left to
  * compute. Returns how many tokens that gained. */
 int32_t seq_reuse(weft_seq *s);
 /* Gives its pages back; its place, tokens and sampler stay, so that steps compute them again, to

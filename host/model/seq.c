@@ -46,17 +46,21 @@ void weft_seq_close(weft_seq *s) {
     s->open = false;
 }
 
-weft_status weft_seq_append(weft_seq *s, const int32_t *ids, size_t n) {
-    const weft_engine *e = s->e;
-    if (n > (size_t)(e->shape.ctx - s->n))
+weft_status engine_check_tokens(const weft_engine *e, int32_t used, const int32_t *ids, size_t n) {
+    if (n > (size_t)(e->shape.ctx - used))
         return weft_fail(WEFT_USAGE,
                          "prompt: %zu tokens do not fit the context (%d of %d used); raise "
                          "--ctx-size (the model allows %lld)",
-                         n, s->n, e->shape.ctx, (long long)e->config.max_ctx);
+                         n, used, e->shape.ctx, (long long)e->config.max_ctx);
     for (size_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= e->config.vocab)
             return weft_fail(WEFT_USAGE, "prompt: token %d at %zu is not in 0..%lld", ids[i], i,
                              (long long)e->config.vocab - 1);
+    return WEFT_OK;
+}
+
+weft_status weft_seq_append(weft_seq *s, const int32_t *ids, size_t n) {
+    WEFT_TRY(engine_check_tokens(s->e, s->n, ids, n));
     memcpy(s->tokens + s->n, ids, n * sizeof *ids);
     s->n += (int32_t)n;
     s->prompt_len = s->n;
