@@ -59,7 +59,7 @@ typedef enum {
     I(x) Q(res) I(g) Q(b) Q(rows) O(y) O(r) O(mean) O(inv) S(float, eps)
 
 /* y[T,N] = x[T,K] w[N,K]': `leaves` chains over equal K slices, combined by the fixed tree; then
- * each of + bias[N], act, + res[T,N] rounds where its own op would store. partial: y is f32
+ * + bias[N], act and + res[T,N], rounded after each of them as y holds it. partial: y is f32
  * [leaves,T,N], one plane a leaf, and there is no bias, act or res. w may have any row stride (a
  * column slice).
  * w i8[N,K] has wscale f32[N], one number an output. Under float x a product takes the integer as a

@@ -117,12 +117,12 @@ V16 v16 cpu_act(int act, v16 v) {
     }
 }
 
-/* n columns from i of row t of matmul's and leaf_sum's results: each step rounds where its own op
- * would store. */
+/* n columns from i of row t of matmul's and leaf_sum's results, rounded as y holds them after the
+ * bias, after the activation and after the residual. */
 V16 void cpu_finish(const weft_tensor *y, const weft_tensor *bias, int act, const weft_tensor *res,
                     int64_t t, int64_t i, int n, v16 v) {
     if (weft_has(bias))
-        v = v16_add(v16_round(y->dtype, v), v16_get(bias->dtype, bias->data, i, n));
+        v = v16_add(v, v16_get(bias->dtype, bias->data, i, n));
     if (act)
         v = cpu_act(act, v16_round(y->dtype, v));
     if (weft_has(res))

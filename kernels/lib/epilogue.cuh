@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The end of a matmul: leaves into the fixed tree, then bias, activation and residual, each
- * rounding where its own op would store. */
+ * The end of a matmul: leaves into the fixed tree, then bias, activation and residual, rounded
+ * after each as y holds it. */
 #pragma once
 #include "kernels/lib/rows.cuh"
 
@@ -31,9 +31,9 @@ struct epilogue {
 
     __device__ __forceinline__ void store1(int64_t t, int64_t n, float v WEFT_AT) const {
         int dtype = y->dtype;
-        v = round_as(dtype, v);
         if (weft_has(bias))
-            v = round_as(dtype, v + load1(*bias, n * bias->stride[0] WEFT_PASS));
+            v += load1(*bias, n * bias->stride[0] WEFT_PASS);
+        v = round_as(dtype, v);
         v = act ? round_as(dtype, weft_act_apply(act, v)) : v;
         if (weft_has(res))
             v += load1(*res, t * res->stride[0] + n * res->stride[1] WEFT_PASS);
@@ -44,15 +44,15 @@ struct epilogue {
     __device__ __forceinline__ void store8(const chunk &c, float (&v)[CHUNK] WEFT_AT) const {
         int dtype = y->dtype;
         float w[CHUNK];
-#pragma unroll
-        for (int i = 0; i < CHUNK; i++)
-            v[i] = round_as(dtype, v[i]);
         if (weft_has(bias)) {
             load8(*bias, c.i, c.n, w WEFT_PASS);
 #pragma unroll
             for (int i = 0; i < CHUNK; i++)
-                v[i] = round_as(dtype, v[i] + w[i]);
+                v[i] += w[i];
         }
+#pragma unroll
+        for (int i = 0; i < CHUNK; i++)
+            v[i] = round_as(dtype, v[i]);
         if (act) {
 #pragma unroll
             for (int i = 0; i < CHUNK; i++)

@@ -17,9 +17,10 @@ static void leaf_sum_one(const weft_leaf_sum_args *a, int64_t t, int64_t n) {
     for (int l = 0; l < leaves; l++)
         leaf[l] = (float)ref_get(&a->x,
                                  l * a->x.stride[0] + t * a->x.stride[1] + n * a->x.stride[2]);
-    double v = ref_round(dtype, weft_tree_sum(leaf, leaves));
+    double v = weft_tree_sum(leaf, leaves);
     if (weft_has(&a->bias))
-        v = ref_round(dtype, v + ref_get(&a->bias, n * ref_step(&a->bias)));
+        v += ref_get(&a->bias, n * ref_step(&a->bias));
+    v = ref_round(dtype, v);
     if (weft_has(&a->res))
         v += ref_get(&a->res, t * a->res.stride[0] + n * a->res.stride[1]);
     ref_put(&a->y, t * a->y.stride[0] + n * a->y.stride[1], v);

@@ -83,10 +83,10 @@ static void matmul_leaf(matmul_tile *tile, int leaf) {
 
 static void matmul_finish(const weft_matmul_args *a, int64_t t, int64_t n, const float *leaf) {
     int dtype = a->y.dtype;
-    double v = ref_round(dtype, weft_tree_sum(leaf, a->leaves));
+    double v = weft_tree_sum(leaf, a->leaves);
     if (weft_has(&a->bias))
-        v = ref_round(dtype, v + ref_get(&a->bias, n * ref_step(&a->bias)));
-    v = ref_round(dtype, ref_act(a->act, v));
+        v += ref_get(&a->bias, n * ref_step(&a->bias));
+    v = ref_round(dtype, ref_act(a->act, ref_round(dtype, v)));
     if (weft_has(&a->res))
         v += ref_get(&a->res, t * a->res.stride[0] + n * a->res.stride[1]);
     ref_put(&a->y, t * a->y.stride[0] + n * a->y.stride[1], v);

@@ -251,7 +251,7 @@ static void columns(check_state *k, const check_set *s, int64_t n0, int64_t n) {
 
 /* ---- epilogue ------------------------------------------------------------------------------- */
 
-/* y of the plain matmul, + bias, activation, + res, each stored in y's type. */
+/* The plain matmul's fp32 sum + bias, activation, + res, each stored in y's type. */
 static void unfused(check_state *k, const check_set *s, const check_operand *plain, char *image) {
     const weft_matmul_args *a = &s->args.matmul;
     extern const check_op check_activation;
@@ -267,8 +267,7 @@ static void unfused(check_state *k, const check_set *s, const check_operand *pla
     do {
         float z = (float)check_load(plain, image, i);
         if (bias)
-            z = check_round(a->y.dtype,
-                            z + (float)check_load(bias, bias->image, (int64_t[4]){i[1]}));
+            z += (float)check_load(bias, bias->image, (int64_t[4]){i[1]});
         check_store(x, x->image, i, z);
     } while (check_next(x->at->shape, i));
     const weft_kernel *row = check_row_for(k, WEFT_OP_activation, &v.args);
@@ -297,8 +296,10 @@ static void epilogue(check_state *k, const check_set *s) {
     weft_matmul_args *a = &v.args.matmul;
     a->act = 0;
     a->bias.id = a->res.id = 0;
+    check_operand *y = check_find(&v, &a->y);
+    y->spec.dtype = WEFT_F32;
+    check_remake(&v, y);
     check_exec(k, k->row, &v, 1, false, &r);
-    const check_operand *y = check_find(&v, &a->y);
     unfused(k, s, y, r.image[y - v.operand]);
     check_result_fini(&r);
     check_set_fini(&v);
