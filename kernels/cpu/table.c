@@ -1,15 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The fast CPU backend's rows. Levels of one op give the same bits (class LANE16): the machine
- * takes the highest it has. AVX512-BF16's pair products are a class of their own, for bf16 by bf16,
- * and taken only where asked for (WEFT_KERNEL='matmul=avx512bf16'): their rate beside fma differs
- * from machine to machine, and LANE16 has the same bits on every one. */
+ * takes the highest it has. AVX512-BF16's pair products are a class of their own, for bf16 by bf16;
+ * a machine without them gives the bits of --cpu-level avx512. */
 #include "rows.h"
 
 #define SCRATCH_(stem, n) weft_cpu_##stem##_##n##_scratch
-#define ROW_(stem, n, label, class, level, scratch_fn) \
-    RANKED_(stem, n, label, class, level, scratch_fn, 1 + n)
-#define PAIR_ROW_(stem, n, label, class, level, scratch_fn) \
-    RANKED_(stem, n, label, class, level, scratch_fn, 0)
 #define S8_ROW_(n, label, level) \
     {.op = WEFT_OP_matmul, \
      .backend = "cpu", \
@@ -20,12 +15,12 @@
      .ok = weft_cpu_matmul_s8_##n##_ok, \
      .scratch = weft_cpu_matmul_s8_##n##_scratch, \
      .run = weft_cpu_matmul_s8_##n##_run},
-#define RANKED_(stem, n, label, class, level, scratch_fn, preference) \
+#define ROW_(stem, n, label, class, level, scratch_fn) \
     {.op = WEFT_OP_##stem, \
      .backend = "cpu", \
      .name = label, \
      .arith = WEFT_ARITH_##class, \
-     .rank = preference, \
+     .rank = 1 + n, \
      .cap = level, \
      .ok = weft_cpu_##stem##_##n##_ok, \
      .scratch = scratch_fn, \
@@ -77,9 +72,9 @@
     LEVEL_(0, "portable", WEFT_CPU_PORTABLE) \
     LEVEL_(1, "avx2", WEFT_CPU_AVX2) \
     LEVEL_(2, "avx512", WEFT_CPU_AVX512) \
-    PAIR_ROW_(matmul, 3, "avx512bf16", BF16DOT, WEFT_CPU_AVX512BF16, SCRATCH_(matmul, 3)) \
-    PAIR_ROW_(matmul_dx, 3, "avx512bf16", BF16DOT, WEFT_CPU_AVX512BF16, NULL) \
-    PAIR_ROW_(matmul_dw, 3, "avx512bf16", BF16DOT, WEFT_CPU_AVX512BF16, SCRATCH_(matmul_dw, 3)) \
+    ROW_(matmul, 3, "avx512bf16", BF16DOT, WEFT_CPU_AVX512BF16, SCRATCH_(matmul, 3)) \
+    ROW_(matmul_dx, 3, "avx512bf16", BF16DOT, WEFT_CPU_AVX512BF16, NULL) \
+    ROW_(matmul_dw, 3, "avx512bf16", BF16DOT, WEFT_CPU_AVX512BF16, SCRATCH_(matmul_dw, 3)) \
     S8_ROW_(3, "avx512vnni", WEFT_CPU_AVX512BF16)
 #else
 #define LEVELS_ LEVEL_(0, "portable", WEFT_CPU_PORTABLE)
