@@ -422,7 +422,6 @@ CASE(matmul_leaves_and_epilogue_round_where_ops_would) {
                 : leaves == 2 ? l[0] + l[1]
                 : leaves == 4 ? (l[0] + l[1]) + (l[2] + l[3])
                               : ((l[0] + l[1]) + (l[2] + l[3])) + ((l[4] + l[5]) + (l[6] + l[7]));
-            v = weft_round_to(type, v);
             v = weft_round_to(type, v + m->bias[k % MN]);
             v = weft_round_to(type, (float)define_act(act, v));
             want[k] = weft_round_to(type, v + m->res[k]);
