@@ -5,12 +5,13 @@
     bench/train_step.py --torch VENV/bin/python --llmc llm.c/train_gpt2 [--rounds 5] [--json F]
 
 All start from the same random weights and take the same batch again and again: B = 4, T = 64,
-AdamW; the first losses must agree (llm.c's counts the label behind each row too). A round runs every contestant once, each in its own process, its first step dropped; rounds
-alternate, so that what else the machine does falls on all. Printed: the median step of the rounds
-and their range, the share of the FMA ceiling that weft measures in the same run, and the median of
-the rounds' ratios to weft in fp32. PyTorch is transformers' GPT2LMHeadModel run eagerly with fused
-AdamW (bf16: all of it in bfloat16, without fp32 masters); llm.c is its train_gpt2.c as its Makefile
-builds it (-Ofast -march=native, OpenMP). Who is not named is left out."""
+AdamW; the first losses must agree (llm.c's counts the label behind each row too). A round runs
+every contestant once, each in its own process, its first step dropped; rounds alternate, so that
+what else the machine does falls on all. Printed: the median step of the rounds and their range, the
+share of the FMA ceiling that weft measures in the same run, and the median of the rounds' ratios to
+weft in fp32. PyTorch is transformers' GPT2LMHeadModel run eagerly with fused AdamW (bf16: all of it
+in bfloat16, without fp32 masters); llm.c is its train_gpt2.c as its Makefile builds it (-Ofast
+-march=native, OpenMP). Who is not named is left out."""
 
 import argparse
 import array
