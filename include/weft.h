@@ -70,6 +70,9 @@ typedef struct {
                           "int8": auto, and the layers' matrices become int8, a scale a row */
     int threads;       /* of the CPU backends in all; 0: every core this process may use */
     int tp;            /* tensor-parallel ranks; 0: 1 */
+    int pp;            /* pipeline stages; 0: 1 */
+    int micro_batch;   /* most tokens that pass from stage to stage at once; 0: 64 */
+    double timeout;    /* seconds a rank may be late, beyond what is expected; 0: 10 */
     int ctx_size;      /* longest sequence in tokens; 0: the model's, but at most 4096 */
     int ubatch_size;   /* most tokens a step computes (the prefill chunk); 0: 512 */
     int max_seqs;      /* most sequences open at once; 0: 1 */
@@ -91,7 +94,7 @@ WEFT_API void weft_engine_close(weft_engine *e);
 typedef struct {
     const char *family, *device, *dtype; /* live as long as the engine */
     int32_t vocab, n_layers, d_model, n_heads, n_kv_heads, head_dim;
-    int32_t ctx_size, max_ctx, ubatch_size, max_seqs, threads, tp;
+    int32_t ctx_size, max_ctx, ubatch_size, max_seqs, threads, tp, pp;
     int32_t bos_id, eos_id[8], n_eos; /* -1: none */
     int64_t parameters;
     int64_t weight_bytes, kv_bytes, act_bytes; /* over all ranks, as planned and as allocated */

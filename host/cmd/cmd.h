@@ -61,7 +61,8 @@ weft_status cmd_parse_model(const cmd_row *row, int argc, char **argv, void *int
 
 typedef struct {
     const char *model, *device, *dtype, *cpu_level;
-    int64_t threads, tp, ctx, ubatch;
+    int64_t threads, tp, pp, ctx, ubatch, micro;
+    double timeout;
     bool mlock, no_mmap;
 } cmd_engine_args;
 
@@ -117,6 +118,36 @@ typedef struct {
          "1", \
          "tensor-parallel ranks", \
          offsetof(type, at.tp)}, \
+        {"pp", \
+         "", \
+         "pipeline-parallel-size", \
+         ARG_INT, \
+         "N", \
+         1, \
+         64, \
+         "1", \
+         "pipeline stages: each computes some of the layers", \
+         offsetof(type, at.pp)}, \
+        {"pp-tokens", \
+         "", \
+         NULL, \
+         ARG_INT, \
+         "N", \
+         0, \
+         1 << 20, \
+         "0", \
+         "most tokens that pass from stage to stage at once; 0: 64", \
+         offsetof(type, at.micro)}, \
+        {"timeout", \
+         "", \
+         NULL, \
+         ARG_FLOAT, \
+         "SECONDS", \
+         0, \
+         86400, \
+         "0", \
+         "how late a rank may be, beyond what is expected; 0: 10", \
+         offsetof(type, at.timeout)}, \
         {"ctx-size", \
          "c", \
          "max-model-len", \

@@ -23,9 +23,10 @@ typedef struct {
     char tag[WEFT_TAG_BYTES];
 } forward;
 
-decoder_heads decoder_local_heads(const model_config *c, int tp, int rank) {
+decoder_heads decoder_local_heads(const model_config *c, const shard_part *part) {
     shard_dims dims = config_shard_dims(c);
-    shard_slice q = shard_of(&dims, SHARD_Q, tp, rank), kv = shard_of(&dims, SHARD_KV, tp, rank);
+    shard_slice q = shard_of(&dims, SHARD_Q, part->tp, part->slice),
+                kv = shard_of(&dims, SHARD_KV, part->tp, part->slice);
     return (decoder_heads){.q_begin = q.begin / c->head_dim,
                            .q_heads = (q.end - q.begin) / c->head_dim,
                            .kv_begin = kv.begin / c->head_dim,
@@ -144,7 +145,8 @@ static weft_tensor linear(forward *f, const char *what, operand in, int w_slot, 
 static weft_tensor sum_over_ranks(forward *f, const char *what, weft_tensor part,
                                   weft_tensor bias) {
     int64_t n = part.shape[1], h = part.shape[2];
-    weft_tensor all = plan_new(f->b, part.dtype, 3, (int64_t[]){part.shape[0] * f->d->tp, n, h});
+    weft_tensor all = plan_new(f->b, part.dtype, 3,
+                               (int64_t[]){part.shape[0] * f->d->part.tp, n, h});
     weft_tensor y = fresh(f, f->d->dtype, n, h);
     PUSH(f, all_gather, what, .x = part, .y = all, .axis = 0);
     PUSH(f, leaf_sum, what, .x = all, .bias = bias, .rows = f->rows, .y = y);
@@ -155,9 +157,9 @@ static weft_tensor sum_over_ranks(forward *f, const char *what, weft_tensor part
 static weft_tensor linear_split(forward *f, const char *what, weft_tensor x, int w_slot,
                                 int bias_slot) {
     weft_tensor w = weight(f, w_slot), bias = weight(f, bias_slot), scale = scale_of(f, w_slot);
-    int leaves = shard_leaves(w.shape[1] * f->d->tp) / f->d->tp;
+    int leaves = shard_leaves(w.shape[1] * f->d->part.tp) / f->d->part.tp;
     operand in = operand_of(f, what, x, leaves);
-    if (f->d->tp == 1) {
+    if (f->d->part.tp == 1) {
         weft_tensor y = fresh(f, f->d->dtype, x.shape[0], w.shape[0]);
         PUSH(f, matmul, what, .x = in.x, .w = w, .xscale = in.scale, .wscale = scale, .bias = bias,
              .rows = f->rows, .y = y, .leaves = leaves);
@@ -297,10 +299,10 @@ static weft_tensor block(forward *f, weft_tensor x, weft_tensor *res) {
 static weft_tensor embed(forward *f) {
     weft_tensor ids = leading(place(f->b, &f->io->ids), f->T), w = weight(f, WEIGHT_EMBED), x;
     shard_dims dims = config_shard_dims(f->c);
-    shard_slice rows = shard_of(&dims, SHARD_VOCAB, f->d->tp, f->d->rank);
+    shard_slice rows = shard_of(&dims, SHARD_VOCAB, f->d->part.tp, f->d->part.slice);
     weft_tensor last = f->train ? (weft_tensor){0} : place(f->b, &f->io->last);
     int32_t row0 = (int32_t)(rows.axis == 0 ? rows.begin : 0);
-    if (f->d->tp == 1) {
+    if (f->d->part.tp == 1) {
         x = fresh(f, f->d->dtype, f->T, f->c->d_model);
         PUSH(f, embed, "embed", .ids = ids, .w = w, .last = last, .rows = f->rows, .y = x);
     } else {
@@ -334,12 +336,12 @@ static void rope_table(forward *f) {
 static weft_tensor head(forward *f, weft_tensor x) {
     weft_tensor w = weight(f, WEIGHT_HEAD), logits = place(f->b, &f->io->logits);
     logits = tensor_slice(logits, 0, 0, x.shape[0]);
-    if (f->d->tp == 1) {
+    if (f->d->part.tp == 1) {
         PUSH(f, matmul, "head", .x = x, .w = w, .rows = f->rows, .y = logits, .leaves = 1);
         return logits;
     }
     shard_dims dims = config_shard_dims(f->c);
-    int64_t part = shard_vocab_rows(&dims, f->d->tp);
+    int64_t part = shard_vocab_rows(&dims, f->d->part.tp);
     weft_tensor mine = fresh(f, WEFT_F32, x.shape[0], part);
     PUSH(f, matmul, "head", .x = x, .w = w, .rows = f->rows,
          .y = tensor_slice(mine, 1, 0, w.shape[0]), .leaves = 1);
@@ -385,17 +387,41 @@ static forward begin(const decoder *d, plan_builder *b) {
                      .kvlen = place(b, &io->kvlen),
                      .work = place(b, &io->work),
                      .nwork = place(b, &io->nwork),
-                     .heads = decoder_local_heads(d->config, d->tp, d->rank)};
+                     .heads = decoder_local_heads(d->config, &d->part)};
 }
 
+static bool is_last_stage(const forward *f) {
+    return f->d->part.last == f->d->part.layers;
+}
+
+/* Between two stages the residual stream travels as one tensor. The next norm adds nothing to it,
+ * and rounds what this sum has rounded already. */
+static weft_tensor from_stage_before(forward *f) {
+    weft_tensor x = fresh(f, f->d->dtype, f->T, f->c->d_model);
+    PUSH(f, recv, "stage", .y = x, .peer = f->d->stage - 1, .group = WEFT_GROUP_PP);
+    return x;
+}
+
+static void to_stage_behind(forward *f, weft_tensor x, weft_tensor res) {
+    weft_tensor sum = fresh(f, f->d->dtype, f->T, f->c->d_model);
+    PUSH(f, add, "stage.add", .a = x, .b = res, .rows = f->rows, .y = sum);
+    PUSH(f, send, "stage", .x = sum, .peer = f->d->stage + 1, .group = WEFT_GROUP_PP);
+}
+
+/* What the final norm gives; absent on stages before the last. */
 static weft_tensor hidden(forward *f) {
-    weft_tensor x = embed(f), res = {0};
+    const shard_part *part = &f->d->part;
+    weft_tensor x = part->first == 0 ? embed(f) : from_stage_before(f), res = {0};
     if (f->c->position == POSITION_ROPE)
         rope_table(f);
-    for (f->layer = 0; f->layer < f->c->n_layers; f->layer++)
+    for (f->layer = (int)part->first; f->layer < part->last; f->layer++)
         x = block(f, x, &res);
     f->layer = -1;
     f->b->segment = 0;
+    if (!is_last_stage(f)) {
+        to_stage_behind(f, x, res);
+        return (weft_tensor){0};
+    }
     return norm(f, "final.norm", x, &res, WEIGHT_FINAL_NORM, WEIGHT_FINAL_NORM_BIAS);
 }
 
@@ -404,7 +430,8 @@ void decoder_build(const decoder *d, plan_builder *b) {
     f.slot = leading(place(b, &d->io->slot), b->plan->bucket_tokens);
     f.pages = place(b, &d->io->pages);
     weft_tensor x = hidden(&f);
-    finish(&f, head(&f, x));
+    if (is_last_stage(&f))
+        finish(&f, head(&f, x));
 }
 
 weft_tensor decoder_hidden(const decoder *d, plan_builder *b) {

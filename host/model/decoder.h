@@ -57,13 +57,15 @@ typedef struct {
     const model_config *config;
     const weights *w;
     const decoder_io *io;
-    int dtype; /* of activations and cache */
-    int tp, rank;
+    int dtype;                     /* of activations and cache */
+    shard_part part;               /* of the model: what w holds */
+    int stage;                     /* of the pipeline; its neighbours compute the other layers */
     const decoder_training *train; /* NULL: inference */
 } decoder;
 
 /* Appends one forward: GENERATE ends with the sampler over the R gathered rows, SCORE with the
- * log-probability of target[t] for every token. */
+ * log-probability of target[t] for every token. A stage that is not the last ends by sending the
+ * residual stream to the next one, which begins with it. */
 void decoder_build(const decoder *d, plan_builder *b);
 /* For training (d->train): the same steps up to the final norm, whose output [T, d_model] it
  * returns. Attention reads the batch's own keys, sequences as in the feed; what backward needs is
@@ -75,4 +77,4 @@ weft_tensor decoder_hidden(const decoder *d, plan_builder *b);
 typedef struct {
     int64_t q_begin, q_heads, kv_begin, kv_heads;
 } decoder_heads;
-decoder_heads decoder_local_heads(const model_config *c, int tp, int rank);
+decoder_heads decoder_local_heads(const model_config *c, const shard_part *part);

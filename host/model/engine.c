@@ -7,7 +7,13 @@
 #include <math.h>
 #include <string.h>
 
-enum { DEFAULT_CTX = 4096, DEFAULT_UBATCH = 512, SCORE_LOGITS_BYTES = 32 << 20, MAX_SLOTS = 4096 };
+enum {
+    DEFAULT_CTX = 4096,
+    DEFAULT_UBATCH = 512,
+    DEFAULT_MICRO = 64,
+    SCORE_LOGITS_BYTES = 32 << 20,
+    MAX_SLOTS = 4096
+};
 
 static weft_status check_range(const char *flag, int64_t v, int64_t min, int64_t max) {
     if (v >= min && v <= max)
@@ -37,25 +43,45 @@ static int score_rows(const weft_engine *e, const engine_shape *s) {
     return !e->score ? 0 : (int)smaller(s->T, fit < 1 ? 1 : fit);
 }
 
+/* What a layer, the embedding and the head cost: the weights a token reads of them. */
+static weft_status set_stages(weft_engine *e, int pp) {
+    const model_config *c = &e->config;
+    int64_t *cost = ARENA_NEW(&e->mem, int64_t, c->n_layers), head = c->vocab * c->d_model;
+    int64_t layers = config_parameters(c) - head * (c->tied ? 1 : 2);
+    for (int64_t i = 0; i < c->n_layers; i++)
+        cost[i] = layers / c->n_layers;
+    e->first = ARENA_NEW(&e->mem, int64_t, (pp > 0 ? pp : 0) + 1);
+    return shard_stages(c->n_layers, cost, c->d_model, head, pp, e->first);
+}
+
 static weft_status set_shape(weft_engine *e, const weft_engine_options *o) {
     const model_config *c = &e->config;
     engine_shape *s = &e->shape;
     shard_dims dims = config_shard_dims(c);
     int64_t ctx = or_default(o->ctx_size, smaller(c->max_ctx, DEFAULT_CTX));
-    int64_t tp = or_default(o->tp, 1), T = or_default(o->ubatch_size, DEFAULT_UBATCH);
+    int64_t tp = or_default(o->tp, 1), pp = or_default(o->pp, 1),
+            T = or_default(o->ubatch_size, DEFAULT_UBATCH);
     int64_t slots = or_default(o->max_seqs, 1), cores = or_default(o->threads, thread_cores());
     WEFT_TRY(check_range("--ctx-size", ctx, 1, c->max_ctx));
     WEFT_TRY(check_range("--ubatch-size", T, 1, 65536));
     WEFT_TRY(check_range("--max-seqs", slots, 1, MAX_SLOTS));
     WEFT_TRY(check_range("--threads", cores, 1, WEFT_MAX_THREADS));
-    WEFT_TRY(check_range("--tp", tp, 1, 64));
+    WEFT_TRY(check_range("--tp", tp, 1, SHARD_MAX_RANKS));
+    WEFT_TRY(check_range("--pp", pp, 1, SHARD_MAX_RANKS));
+    WEFT_TRY(check_range("--tp times --pp", tp * pp, 1, SHARD_MAX_RANKS));
     WEFT_TRY(shard_check(&dims, (int)tp));
+    WEFT_TRY(set_stages(e, (int)pp));
     int64_t P = (ctx + KV_PAGE - 1) / KV_PAGE,
             tokens = or_default(o->kv_tokens, slots * P * KV_PAGE);
     WEFT_TRY(check_range("kv_tokens", tokens, KV_PAGE, slots * P * KV_PAGE));
     T = smaller(T, slots * ctx);
-    *s = (engine_shape){.tp = (int)tp,
-                        .threads = (int)(cores / tp ? cores / tp : 1),
+    int64_t ranks = tp * pp, micro = smaller(or_default(o->micro_batch, DEFAULT_MICRO), T);
+    WEFT_TRY(check_range("--pp-tokens", micro, 1, T));
+    micro = micro * ENGINE_MICROS < T ? (T + ENGINE_MICROS - 1) / ENGINE_MICROS : micro;
+    *s = (engine_shape){.mesh = {(int)tp, (int)pp, 1},
+                        .ranks = (int)ranks,
+                        .micro = (int)(pp > 1 ? micro : T),
+                        .threads = (int)(cores / ranks ? cores / ranks : 1),
                         .ctx = (int)ctx,
                         .T = (int)T,
                         .slots = (int)slots,
@@ -71,9 +97,9 @@ static weft_status set_shape(weft_engine *e, const weft_engine_options *o) {
 }
 
 static void set_buckets(weft_engine *e) {
-    for (int64_t t = 1; t < e->shape.T && e->nbucket < ENGINE_MAX_BUCKETS - 1; t *= 4)
+    for (int64_t t = 1; t < e->shape.micro && e->nbucket < ENGINE_MAX_BUCKETS - 1; t *= 4)
         e->bucket[e->nbucket++] = (int)t;
-    e->bucket[e->nbucket++] = e->shape.T;
+    e->bucket[e->nbucket++] = e->shape.micro;
 }
 
 /* Plans take turns in one arena, which is as large as the largest of them. */
@@ -87,10 +113,12 @@ static weft_status build_plan(weft_engine *e, engine_rank *r, weft_phase phase, 
                  .w = &r->w,
                  .io = &r->io,
                  .dtype = e->shape.dtype,
-                 .tp = e->shape.tp,
-                 .rank = r->rank};
+                 .part = r->part,
+                 .stage = r->place.pp};
+    const shard_mesh *m = &e->shape.mesh;
+    const int ranks[WEFT_GROUPS] = {m->tp, m->pp, m->dp, e->shape.ranks};
     plan_builder b;
-    plan_begin(&b, &e->mem, e->dev, phase, r->rank, e->shape.tp, tokens, rows);
+    plan_begin(&b, &e->mem, e->dev, phase, r->rank, ranks, tokens, rows);
     decoder_build(&d, &b);
     WEFT_TRY(plan_end(&b));
     grow_to(&r->bytes[WEFT_SPACE_ACT], b.plan->space_bytes[WEFT_SPACE_ACT]);
@@ -104,18 +132,17 @@ static weft_status build_plans(weft_engine *e, engine_rank *r) {
         int rows = (int)smaller(e->bucket[i], e->shape.R);
         WEFT_TRY(build_plan(e, r, WEFT_PHASE_GENERATE, e->bucket[i], rows, &r->generate[i]));
     }
-    int rows = e->shape.score_rows;
+    int rows = (int)smaller(e->shape.score_rows, e->shape.micro);
     return rows ? build_plan(e, r, WEFT_PHASE_SCORE, rows, rows, &r->score) : WEFT_OK;
 }
 
 static weft_status open_rank(weft_engine *e, engine_rank *r, bool no_mmap) {
     const engine_shape *s = &e->shape;
-    r->heads = decoder_local_heads(&e->config, s->tp, r->rank);
+    r->heads = decoder_local_heads(&e->config, &r->part);
     if (e->dry)
-        WEFT_TRY(weights_describe(&e->config, s->dtype, s->tp, r->rank, &r->w));
+        WEFT_TRY(weights_describe(&e->config, s->dtype, &r->part, &r->w));
     else
-        WEFT_TRY(
-            weights_open(&e->config, &e->st, e->dev, s->dtype, s->tp, r->rank, no_mmap, &r->w));
+        WEFT_TRY(weights_open(&e->config, &e->st, e->dev, s->dtype, &r->part, no_mmap, &r->w));
     r->bytes[WEFT_SPACE_WEIGHT] = r->w.bytes;
     engine_layout(e, r);
     return build_plans(e, r);
@@ -150,7 +177,8 @@ static weft_status take_host_memory(weft_engine *e, engine_rank *r) {
     void *feed = NULL, *result = NULL;
     WEFT_TRY(e->dev->host_alloc(e->dev, r->bytes[WEFT_SPACE_FEED], "feed", &feed));
     r->feed = feed;
-    WEFT_TRY(e->dev->host_alloc(e->dev, engine_result_bytes(r), "results", &result));
+    if (engine_samples(e, r))
+        WEFT_TRY(e->dev->host_alloc(e->dev, engine_result_bytes(r), "results", &result));
     r->result = result;
     return WEFT_OK;
 }
@@ -165,8 +193,8 @@ static weft_status take_memory(weft_engine *e, engine_rank *r) {
         e->dev->zero(e->dev, r->stream, r->base[WEFT_SPACE_STATE], r->bytes[WEFT_SPACE_STATE]));
     WEFT_TRY(upload_frequencies(e, r));
     for (int i = 0; i < e->nbucket; i++)
-        WEFT_TRY(plan_bind(r->generate[i], r->base, &r->end, &e->mem));
-    return r->score ? plan_bind(r->score, r->base, &r->end, &e->mem) : WEFT_OK;
+        WEFT_TRY(plan_bind(r->generate[i], r->base, r->end, &e->mem));
+    return r->score ? plan_bind(r->score, r->base, r->end, &e->mem) : WEFT_OK;
 }
 
 static void open_sequences(weft_engine *e, bool share) {
@@ -182,21 +210,67 @@ static void open_sequences(weft_engine *e, bool share) {
     }
 }
 
-static weft_status open_ranks(weft_engine *e, const weft_engine_options *o) {
-    int tp = e->shape.tp;
-    e->rank = ARENA_NEW(&e->mem, engine_rank, tp);
-    comm *ends = ARENA_NEW(&e->mem, comm, tp);
-    WEFT_TRY(comm_local_open(tp, ends, &e->group));
-    for (int i = 0; i < tp; i++) {
-        engine_rank *r = &e->rank[i];
-        r->rank = i;
-        r->end = ends[i];
-        r->io.mscale = e->mscale;
-        WEFT_TRY(open_rank(e, r, o->no_mmap));
-        if (!e->dry)
-            WEFT_TRY(take_memory(e, r));
+/* The ranks that differ from r in the coordinate of the group alone. */
+static comm group_of(const weft_engine *e, const engine_rank *r, int group) {
+    int member[SHARD_MAX_RANKS], n = 0;
+    for (int i = 0; i < e->shape.ranks; i++) {
+        shard_mesh p = shard_place(&e->shape.mesh, i);
+        bool tp = p.tp == r->place.tp, pp = p.pp == r->place.pp, dp = p.dp == r->place.dp;
+        if (group == WEFT_GROUP_WORLD || (group == WEFT_GROUP_TP && pp && dp) ||
+            (group == WEFT_GROUP_PP && tp && dp) || (group == WEFT_GROUP_DP && tp && pp))
+            member[n++] = i;
     }
-    return e->dry ? WEFT_OK : sched_team_open(tp, &e->team);
+    return comm_group(r->link, group, n, member);
+}
+
+static void join(weft_engine *e, engine_rank *r, int rank, comm_link *link) {
+    const engine_shape *s = &e->shape;
+    r->rank = rank;
+    r->place = shard_place(&s->mesh, rank);
+    r->part = (shard_part){.tp = s->mesh.tp,
+                           .slice = r->place.tp,
+                           .first = e->first[r->place.pp],
+                           .last = e->first[r->place.pp + 1],
+                           .layers = e->config.n_layers};
+    r->link = link;
+    r->io.mscale = e->mscale;
+    for (int g = 0; link && g < WEFT_GROUPS; g++)
+        r->end[g] = group_of(e, r, g);
+}
+
+/* What the slowest machine of its kind needs for a micro-batch: deadlines begin behind it. */
+static double expected_seconds(const weft_engine *e, bool score) {
+    const char *backend = e->dev->backend;
+    double rate = strcmp(backend, "cuda") == 0  ? 1e11
+                  : strcmp(backend, "cpu") == 0 ? 1e9
+                  : strcmp(backend, "ref") == 0 ? 1e8
+                                                : 1e7;
+    double work = 0;
+    for (int i = 0; i < e->shape.ranks; i++) {
+        const engine_rank *r = &e->rank[i];
+        plan_cost c = plan_total(score ? r->score : r->generate[e->nbucket - 1]);
+        work += (double)c.bytes + (double)c.flops;
+    }
+    return work / rate;
+}
+
+static weft_status open_ranks(weft_engine *e, const weft_engine_options *o) {
+    int ranks = e->shape.ranks;
+    comm_link *link[SHARD_MAX_RANKS] = {NULL};
+    e->rank = ARENA_NEW(&e->mem, engine_rank, ranks);
+    e->cut = ARENA_NEW(&e->mem, step_part, e->shape.S + ENGINE_MICROS);
+    if (!e->dry)
+        WEFT_TRY(comm_local_open(ranks, o->timeout, link));
+    for (int i = 0; i < ranks; i++)
+        join(e, &e->rank[i], i, link[i]);
+    for (int i = 0; i < ranks; i++) {
+        WEFT_TRY(open_rank(e, &e->rank[i], o->no_mmap));
+        if (!e->dry)
+            WEFT_TRY(take_memory(e, &e->rank[i]));
+    }
+    e->expected[0] = expected_seconds(e, false);
+    e->expected[1] = e->score ? expected_seconds(e, true) : 0;
+    return e->dry ? WEFT_OK : sched_team_open(ranks, &e->team);
 }
 
 static weft_status open_tokenizer(weft_engine *e, const char *path) {
@@ -279,15 +353,15 @@ static void close_rank(weft_engine *e, engine_rank *r) {
     if (r->result)
         e->dev->host_release(e->dev, r->result);
     weights_close(&r->w);
+    comm_close(r->link);
 }
 
 void weft_engine_close(weft_engine *e) {
     if (!e)
         return;
     sched_team_close(e->team);
-    for (int i = 0; e->rank && i < e->shape.tp; i++)
+    for (int i = 0; e->rank && i < e->shape.ranks; i++)
         close_rank(e, &e->rank[i]);
-    comm_local_close(e->group);
     kv_fini(&e->kv);
     tokenizer_close(e->tok);
     safetensors_close(&e->st);
@@ -303,16 +377,16 @@ const weft_tokenizer *weft_engine_tokenizer(const weft_engine *e) {
 /* Numbers of rows that one token does not read: the embedding's and the position table's others. */
 static int64_t unread(const weft_engine *e) {
     const model_config *c = &e->config;
-    int64_t rows = c->tied ? 0 : c->vocab - 1;
+    int64_t rows = c->tied && e->shape.mesh.pp == 1 ? 0 : c->vocab - 1;
     if (c->position == POSITION_LEARNED)
-        rows += (c->max_ctx - 1) * e->shape.tp;
+        rows += (c->max_ctx - 1) * e->shape.mesh.tp;
     return rows * c->d_model;
 }
 
 static void describe_token(const weft_engine *e, weft_engine_info *out) {
     out->weights_token = -unread(e);
     out->weight_bytes_token = -weft_dtype_bytes(e->shape.dtype, unread(e));
-    for (int i = 0; i < e->shape.tp; i++) {
+    for (int i = 0; i < e->shape.ranks; i++) {
         out->weights_token += (int64_t)e->rank[i].w.count;
         out->weight_bytes_token += (int64_t)e->rank[i].w.bytes;
     }
@@ -334,8 +408,9 @@ void weft_engine_describe(const weft_engine *e, weft_engine_info *out) {
                               .max_ctx = (int32_t)c->max_ctx,
                               .ubatch_size = s->T,
                               .max_seqs = s->slots,
-                              .threads = s->threads * s->tp,
-                              .tp = s->tp,
+                              .threads = s->threads * s->ranks,
+                              .tp = s->mesh.tp,
+                              .pp = s->mesh.pp,
                               .bos_id = c->bos_id,
                               .n_eos = c->n_eos,
                               .parameters = config_parameters(c),
@@ -343,7 +418,7 @@ void weft_engine_describe(const weft_engine *e, weft_engine_info *out) {
                               .int8_activations = c->quant.activations};
     describe_token(e, out);
     memcpy(out->eos_id, c->eos_id, sizeof out->eos_id);
-    for (int i = 0; i < s->tp; i++) {
+    for (int i = 0; i < s->ranks; i++) {
         out->weight_bytes += (int64_t)e->rank[i].bytes[WEFT_SPACE_WEIGHT];
         out->kv_bytes += (int64_t)e->rank[i].bytes[WEFT_SPACE_KV];
         out->act_bytes += engine_act_bytes(&e->rank[i]);

@@ -13,12 +13,19 @@
 #include "host/run/sched.h"
 #include "weft.h"
 
-enum { ENGINE_MAX_BUCKETS = 16, ENGINE_QUERY_TILE = 16, ENGINE_GPU_ROWS = 128 };
+enum {
+    ENGINE_MAX_BUCKETS = 16,
+    ENGINE_QUERY_TILE = 16,
+    ENGINE_GPU_ROWS = 128,
+    ENGINE_MICROS = 64 /* most micro-batches of a step */
+};
 
 /* What fixes every shape. */
 typedef struct {
-    int tp, threads, ctx, T,
-        S;                /* ranks; threads of each rank; context; tokens, sequences of a step */
+    shard_mesh mesh;
+    int ranks, threads;   /* of the mesh; of each rank */
+    int ctx, T, S;        /* context; tokens, sequences of a step */
+    int micro;            /* most tokens of a micro-batch; T without a pipeline */
     int query_tile;       /* most queries of an item of attention's work list */
     int slots;            /* sequences open at once; S = min(slots, T) take part in a step */
     int P;                /* pages of one sequence */
@@ -30,6 +37,8 @@ typedef struct {
 
 typedef struct {
     int rank;
+    shard_mesh place; /* its coordinates */
+    shard_part part;
     weights w;
     decoder_heads heads;
     decoder_io io;
@@ -37,10 +46,12 @@ typedef struct {
     uint64_t bytes[WEFT_SPACES]; /* as planned; and as allocated once open */
     void *base[WEFT_SPACES];
     weft_stream *stream;
-    comm end;
+    comm_link *link;
+    comm end[WEFT_GROUPS];
     weft_plan *generate[ENGINE_MAX_BUCKETS], *score;
     char *feed;   /* the block as the host fills it, bytes[WEFT_SPACE_FEED] */
     char *result; /* ids and log-probabilities of the last step */
+    int64_t kept; /* in space OUT: where a step's results are, micro-batch behind micro-batch */
 } engine_rank;
 
 struct weft_seq {
@@ -67,8 +78,11 @@ struct weft_engine {
     float *unknown; /* [ctx + 2] NaN: mirostat's state at tokens that were not sampled */
     int nbucket, bucket[ENGINE_MAX_BUCKETS];
     engine_rank *rank;
-    comm_group *group;
     sched_team *team;
+    int64_t *first;        /* [pp + 1] stages' first layers */
+    int64_t step;          /* steps run so far */
+    double expected[2];    /* seconds that a micro-batch may take; a scoring one */
+    struct step_part *cut; /* [S + ENGINE_MICROS] parts of a step's micro-batches */
     kv_pool kv;
     weft_seq *seq; /* [slots] */
 };
@@ -90,16 +104,22 @@ void engine_plan_text(const weft_engine *e, buf *out);
 void engine_plan_json(const weft_engine *e, buf *out);
 /* Cost of rank 0's plan for a step of up to `tokens` tokens. */
 plan_cost engine_plan_cost(const weft_engine *e, int tokens);
+bool engine_samples(const weft_engine *e, const engine_rank *r); /* is of the last stage */
+/* Share of a step that a stage has nothing to do in: of one token, or of the longest step. */
+double engine_bubble(const weft_engine *e, int stage, bool whole);
+/* Bytes a rank sends in a step of ubatch_size tokens. */
+int64_t engine_step_sent(const weft_engine *e, const engine_rank *r);
 int64_t engine_act_bytes(const engine_rank *r); /* every arena but weights and KV */
 
 /* Index of the smallest bucket that holds so many tokens. */
 int engine_bucket(const weft_engine *e, int tokens);
 
 /* engine_step.c. One piece of a step: the next `take` pending tokens of a sequence. */
-typedef struct {
+typedef struct step_part {
     weft_seq *seq;
     int32_t take;
-    int32_t row; /* of the logits; -1: more tokens are pending */
+    int32_t row;  /* of the logits; -1: more tokens are pending */
+    int32_t skip; /* tokens of it that earlier micro-batches of the step take; 0 for callers */
 } step_part;
 
 /* Takes KV pages, fills the feed and runs one step on every rank. target (scoring only): per
@@ -111,7 +131,9 @@ weft_status engine_run(weft_engine *e, const step_part *part, int nparts, const 
 weft_status engine_step(weft_engine *e, step_part *part, int nparts, weft_sampled *out);
 /* Fails: the sampler had no token to choose from. */
 weft_status engine_unsampled(const weft_seq *s);
-/* Copies n bytes of rank 0's results at a place of space OUT. */
+/* The rank whose results the host reads. */
+engine_rank *engine_sampler(const weft_engine *e);
+/* Copies n bytes of the sampler's results at a place of space OUT. */
 weft_status engine_result(const weft_engine *e, const decoder_place *from, int64_t offset, void *to,
                           uint64_t n);
 

@@ -29,23 +29,30 @@ static void layout_feed(const engine_shape *s, engine_rank *r) {
     TAKE(r, FEED, pages, I32, s->S, s->P);
 }
 
+/* Stages before the last sample nothing. */
 static void layout_results(const weft_engine *e, engine_rank *r) {
     const engine_shape *s = &e->shape;
     int64_t rows = s->score_rows > s->R ? s->score_rows : s->R;
+    if (e->config.position == POSITION_ROPE)
+        TAKE(r, STATE, freq, F32, e->config.rope.dims / 2, 2);
     TAKE(r, STATE, last, I32, s->slots);
+    if (!engine_samples(e, r))
+        return;
     TAKE(r, STATE, history, I32, s->slots, s->ctx + 1);
     TAKE(r, STATE, bias_id, I32, s->slots, WEFT_MAX_BIAS + SAMPLING_HELD);
     TAKE(r, STATE, bias, F32, s->slots, WEFT_MAX_BIAS + SAMPLING_HELD);
     TAKE(r, STATE, breaker, I32, s->slots, sampling_breaker_words(e->config.vocab));
     TAKE(r, STATE, mu, F32, s->slots, s->ctx + 2);
-    if (e->config.position == POSITION_ROPE)
-        TAKE(r, STATE, freq, F32, e->config.rope.dims / 2, 2);
     TAKE(r, OUT, logits, F32, rows, s->vocab_padded);
     TAKE(r, OUT, id, I32, s->R);
     TAKE(r, OUT, logprob, F32, s->R);
     TAKE(r, OUT, top_id, I32, s->R, WEFT_TOP_LOGPROBS);
     TAKE(r, OUT, top_logprob, F32, s->R, WEFT_TOP_LOGPROBS);
     TAKE(r, OUT, score, F32, s->score_rows > 0 ? s->score_rows : 1);
+    if (s->mesh.pp > 1) {
+        r->kept = (int64_t)r->bytes[WEFT_SPACE_OUT];
+        r->bytes[WEFT_SPACE_OUT] *= 2;
+    }
 }
 
 /* From the ids to the last of the log-probabilities, which lie one behind the other. */
@@ -58,7 +65,7 @@ static void layout_cache(weft_engine *e, engine_rank *r) {
     int64_t shape[] = {e->shape.pages, r->heads.kv_heads, KV_PAGE, d};
     r->kcache = ARENA_NEW(&e->mem, decoder_place, layers);
     r->vcache = ARENA_NEW(&e->mem, decoder_place, layers);
-    for (int64_t l = 0; l < layers; l++) {
+    for (int64_t l = r->part.first; l < r->part.last; l++) {
         r->kcache[l] = decoder_take(r->bytes, WEFT_SPACE_KV, "kcache", e->shape.dtype, 4, shape);
         r->vcache[l] = decoder_take(r->bytes, WEFT_SPACE_KV, "vcache", e->shape.dtype, 4, shape);
         if (e->dev->kv_transposed) {

@@ -3,16 +3,26 @@
  * sampled tokens come back. Nothing here allocates. */
 #include "host/base/err.h"
 #include "host/model/engine.h"
+#include <stdio.h>
 #include <string.h>
 
-/* A step in the making; lives on the caller's stack. */
+/* What passes through the stages of a pipeline at once: the tokens of a feed. */
 typedef struct {
     weft_engine *e;
     const step_part *part;
     int nparts, tokens, rows;
+    int row0; /* of the step's rows, its first */
     const int32_t *target;
-    weft_status status[64]; /* by rank */
 } job;
+
+/* A step in the making; lives on the caller's stack. */
+typedef struct {
+    job all, micro[ENGINE_MICROS];
+    int n;
+    double seconds; /* that a micro-batch may take */
+    weft_status status[SHARD_MAX_RANKS];
+    char message[SHARD_MAX_RANKS][256];
+} step;
 
 static int32_t *words(const engine_rank *r, const decoder_place *p) {
     return (int32_t *)(void *)(r->feed + p->off);
@@ -24,8 +34,8 @@ static void feed_tokens(const job *j, const engine_rank *r) {
     for (int i = 0, t = 0; i < j->nparts; i++) {
         const weft_seq *s = j->part[i].seq;
         for (int32_t k = 0; k < j->part[i].take; k++, t++) {
-            ids[t] = s->tokens[s->computed + k];
-            pos[t] = s->computed + k;
+            pos[t] = s->computed + j->part[i].skip + k;
+            ids[t] = s->tokens[pos[t]];
             slot[t] = kv_place(&j->e->kv, s->slot, pos[t]);
         }
     }
@@ -41,8 +51,8 @@ static void feed_sequences(const job *j, const engine_rank *r) {
         bool used = i < j->nparts;
         const weft_seq *s = used ? j->part[i].seq : NULL;
         qstart[i] = t;
-        qpos[i] = used ? s->computed : 0;
-        kvlen[i] = used ? s->computed + j->part[i].take : 0;
+        qpos[i] = used ? s->computed + j->part[i].skip : 0;
+        kvlen[i] = used ? qpos[i] + j->part[i].take : 0;
         t += used ? j->part[i].take : 0;
         if (used)
             memcpy(words(r, &io->pages) + (int64_t)i * sh->P,
@@ -73,8 +83,8 @@ static void feed_rows(const job *j, const engine_rank *r) {
     char *params = (char *)words(r, &io->params);
     for (int i = 0, t = 0; i < j->nparts; i++) {
         t += j->part[i].take;
-        int32_t row = j->part[i].row;
-        if (row < 0)
+        int32_t row = j->part[i].row - j->row0;
+        if (j->part[i].row < 0)
             continue;
         weft_sample_params p = j->part[i].seq->params;
         p.history_len = j->part[i].seq->n;
@@ -128,30 +138,102 @@ static weft_status send_history(const job *j, engine_rank *r) {
     return WEFT_OK;
 }
 
-/* Every rank samples the same; one copy brings what the host reads of it. */
-static weft_status fetch_results(const job *j, engine_rank *r) {
-    device *d = j->e->dev;
-    if (j->rows == 0 || r->rank > 0)
+/* Every rank of the last stage samples the same; one copy brings what the host reads of it. */
+static weft_status fetch_results(const step *st, engine_rank *r) {
+    device *d = st->all.e->dev;
+    if (st->all.rows == 0 || r != engine_sampler(st->all.e))
         return WEFT_OK;
-    return d->copy(d, r->stream, r->result, (char *)r->base[WEFT_SPACE_OUT] + r->io.id.off,
-                   engine_result_bytes(r), DEVICE_FETCH);
+    return d->copy(d, r->stream, r->result,
+                   (char *)r->base[WEFT_SPACE_OUT] + r->kept + r->io.id.off, engine_result_bytes(r),
+                   DEVICE_FETCH);
 }
 
-static weft_status run_on(const job *j, engine_rank *r) {
+/* The next micro-batch writes where this one did: its rows move behind those before. */
+static weft_status keep_results(const job *j, engine_rank *r) {
+    const decoder_io *io = &r->io;
+    const decoder_place *sampled[] = {&io->logits, &io->id, &io->logprob, &io->top_id,
+                                      &io->top_logprob};
+    const decoder_place *scored[] = {&io->logits, &io->score};
+    const decoder_place **place = j->target ? scored : sampled;
+    device *d = j->e->dev;
+    char *out = r->base[WEFT_SPACE_OUT];
+    int64_t rows = j->target ? j->tokens : j->rows;
+    for (int i = 0; rows && i < (j->target ? 2 : 5); i++) {
+        int64_t row = 4 * (place[i]->layout.ndim > 1 ? place[i]->layout.stride[0] : 1);
+        WEFT_TRY(d->copy(d, r->stream, out + r->kept + place[i]->off + j->row0 * row,
+                         out + place[i]->off, (uint64_t)(rows * row), DEVICE_WITHIN));
+    }
+    return WEFT_OK;
+}
+
+static weft_status run_micro(const job *j, engine_rank *r) {
     weft_engine *e = j->e;
     WEFT_TRY(send_feed(j, r));
-    if (!j->target)
-        WEFT_TRY(send_history(j, r));
     weft_plan *p = j->target ? r->score : r->generate[engine_bucket(e, j->tokens)];
     WEFT_TRY(sched_replay(e->dev, p, r->stream));
-    if (!j->target)
-        WEFT_TRY(fetch_results(j, r));
-    return e->dev->sync(e->dev, r->stream);
+    if (r->kept)
+        WEFT_TRY(keep_results(j, r));
+    return WEFT_OK;
 }
 
+static weft_status run_on(const step *st, engine_rank *r) {
+    weft_engine *e = st->all.e;
+    comm_step(r->link, e->step, st->seconds);
+    if (!st->all.target && engine_samples(e, r))
+        WEFT_TRY(send_history(&st->all, r));
+    for (int i = 0; i < st->n; i++) {
+        WEFT_TRY(run_micro(&st->micro[i], r));
+        if (i < st->n - 1)
+            WEFT_TRY(e->dev->sync(e->dev, r->stream));
+    }
+    if (!st->all.target)
+        WEFT_TRY(fetch_results(st, r));
+    WEFT_TRY(e->dev->sync(e->dev, r->stream));
+    return comm_status(r->link);
+}
+
+/* A rank that fails says so at once, or the others would wait for it. */
 static void run_rank(void *ctx, int rank) {
-    job *j = ctx;
-    j->status[rank] = run_on(j, &j->e->rank[rank]);
+    step *st = ctx;
+    engine_rank *r = &st->all.e->rank[rank];
+    st->status[rank] = run_on(st, r);
+    if (st->status[rank] == WEFT_OK)
+        return;
+    comm_abort(r->link, st->status[rank]);
+    st->status[rank] = comm_status(r->link);
+    snprintf(st->message[rank], sizeof st->message[rank], "%s", err_message());
+}
+
+/* Tokens [begin, end) of the step. Rows are of the last tokens of their parts. */
+static void cut_micro(const job *all, int begin, int end, step_part *out, job *m) {
+    *m = (job){.e = all->e, .part = out, .row0 = -1};
+    for (int i = 0, t = 0; i < all->nparts; t += all->part[i++].take) {
+        step_part p = all->part[i];
+        int from = begin > t ? begin : t, to = end < t + p.take ? end : t + p.take;
+        if (from >= to)
+            continue;
+        p.row = to == t + p.take ? p.row : -1;
+        p.skip = from - t;
+        p.take = to - from;
+        out[m->nparts++] = p;
+        m->rows += p.row >= 0;
+        m->row0 = m->row0 < 0 ? p.row : m->row0;
+    }
+    m->tokens = end - begin;
+    if (all->target) {
+        m->target = all->target + begin;
+        m->row0 = begin;
+    }
+}
+
+static void cut_step(step *st) {
+    const engine_shape *s = &st->all.e->shape;
+    step_part *to = st->all.e->cut;
+    for (int t = 0; t < st->all.tokens; t += s->micro) {
+        int end = t + s->micro < st->all.tokens ? t + s->micro : st->all.tokens;
+        cut_micro(&st->all, t, end, to, &st->micro[st->n]);
+        to += st->micro[st->n++].nparts;
+    }
 }
 
 /* All or nothing: no sequence takes pages unless every one can. */
@@ -168,17 +250,32 @@ static weft_status reserve(weft_engine *e, const step_part *part, int n) {
     return WEFT_OK;
 }
 
-weft_status engine_run(weft_engine *e, const step_part *part, int nparts, const int32_t *target) {
-    job j = {.e = e, .part = part, .nparts = nparts, .target = target};
-    for (int i = 0; i < nparts; i++) {
-        j.tokens += part[i].take;
-        j.rows += part[i].row >= 0;
+static weft_status run_step(step *st) {
+    weft_engine *e = st->all.e;
+    if (e->shape.mesh.pp > 1) {
+        cut_step(st);
+    } else {
+        st->micro[st->n++] = st->all;
     }
+    e->step++;
+    sched_team_run(e->team, run_rank, st);
+    for (int r = 0; r < e->shape.ranks; r++)
+        if (st->status[r] != WEFT_OK) {
+            err_set_message(st->message[r]);
+            return st->status[r];
+        }
+    return WEFT_OK;
+}
+
+weft_status engine_run(weft_engine *e, const step_part *part, int nparts, const int32_t *target) {
+    step st = {.all = {.e = e, .part = part, .nparts = nparts, .target = target}};
+    for (int i = 0; i < nparts; i++) {
+        st.all.tokens += part[i].take;
+        st.all.rows += part[i].row >= 0;
+    }
+    st.seconds = e->expected[target != NULL];
     WEFT_TRY(reserve(e, part, nparts));
-    sched_team_run(e->team, run_rank, &j);
-    for (int r = 0; r < e->shape.tp; r++)
-        if (j.status[r] != WEFT_OK)
-            return j.status[r];
+    WEFT_TRY(run_step(&st));
     for (int i = 0; i < e->shape.slots; i++)
         e->seq[i].logits_row = -1;
     for (int i = 0; i < nparts; i++) {
@@ -189,11 +286,20 @@ weft_status engine_run(weft_engine *e, const step_part *part, int nparts, const 
     return WEFT_OK;
 }
 
+bool engine_samples(const weft_engine *e, const engine_rank *r) {
+    return r->place.pp == e->shape.mesh.pp - 1;
+}
+
+engine_rank *engine_sampler(const weft_engine *e) {
+    return &e->rank[shard_rank(&e->shape.mesh, (shard_mesh){0, e->shape.mesh.pp - 1, 0})];
+}
+
 weft_status engine_result(const weft_engine *e, const decoder_place *from, int64_t offset, void *to,
                           uint64_t n) {
-    const engine_rank *r = &e->rank[0];
-    return e->dev->copy(e->dev, r->stream, to, (char *)r->base[WEFT_SPACE_OUT] + from->off + offset,
-                        n, DEVICE_FROM);
+    const engine_rank *r = engine_sampler(e);
+    return e->dev->copy(e->dev, r->stream, to,
+                        (char *)r->base[WEFT_SPACE_OUT] + r->kept + from->off + offset, n,
+                        DEVICE_FROM);
 }
 
 /* Sequences in the order given, each as many pending tokens as still fit. */
@@ -205,7 +311,7 @@ static int choose_parts(const weft_engine *e, weft_seq *const *seqs, int n, step
         if (pending <= 0 || seqs[i]->computed >= e->shape.ctx)
             continue;
         int32_t take = pending < budget ? pending : budget;
-        part[used++] = (step_part){seqs[i], take, -1};
+        part[used++] = (step_part){.seq = seqs[i], .take = take, .row = -1};
         budget -= take;
     }
     return used;
@@ -237,7 +343,7 @@ weft_status engine_unsampled(const weft_seq *s) {
 /* The sampled token becomes the next pending one. */
 static void commit(const weft_engine *e, const step_part *part, weft_sampled *out) {
     weft_seq *s = part->seq;
-    read_sampled(&e->rank[0], s, part->row, out);
+    read_sampled(engine_sampler(e), s, part->row, out);
     if (out->id < 0)
         return;
     s->tokens[s->n++] = out->id;

@@ -216,8 +216,10 @@ weft_sample_params sampling_params(const weft_engine *e, const weft_sampling *s,
 
 static weft_status send_words(weft_engine *e, int32_t slot, size_t place, int64_t column,
                               const void *words, int64_t n) {
-    for (int i = 0; i < e->shape.tp && n > 0; i++) {
+    for (int i = 0; i < e->shape.ranks && n > 0; i++) {
         const engine_rank *r = &e->rank[i];
+        if (!engine_samples(e, r))
+            continue;
         const decoder_place *p = (const decoder_place *)(const void *)((const char *)&r->io +
                                                                        place);
         int64_t at = p->off + (slot * p->layout.stride[0] + column) * 4;

@@ -104,18 +104,19 @@ weft_status weft_seq_logits(const weft_seq *s, float *logits) {
     if (s->logits_row < 0)
         return weft_fail(WEFT_USAGE, "logits: the last step sampled nothing for this sequence");
     int64_t row = (int64_t)s->logits_row * e->shape.vocab_padded * 4;
-    return engine_result(e, &e->rank[0].io.logits, row, logits, (uint64_t)e->config.vocab * 4);
+    return engine_result(e, &engine_sampler(e)->io.logits, row, logits,
+                         (uint64_t)e->config.vocab * 4);
 }
 
 /* Scores tokens [at, at + n) of a sequence that holds them all; logprob and logits are the
  * caller's. */
 static weft_status score_chunk(weft_engine *e, weft_seq *s, int32_t n, int32_t *target,
                                float *logprob, float *logits) {
-    const decoder_io *io = &e->rank[0].io;
+    const decoder_io *io = &engine_sampler(e)->io;
     int32_t at = s->computed;
     for (int32_t i = 0; i < n; i++)
         target[i] = at + i + 1 < s->n ? s->tokens[at + i + 1] : -1;
-    step_part part = {s, n, -1};
+    step_part part = {.seq = s, .take = n, .row = -1};
     WEFT_TRY(engine_run(e, &part, 1, target));
     int32_t scored = at + n < s->n ? n : n - 1;
     WEFT_TRY(engine_result(e, &io->score, 0, logprob + at + 1, (uint64_t)scored * 4));

@@ -197,7 +197,7 @@ typedef struct {
 
 static window window_of(const weights *w, const slot_shape *s) {
     shard_dims d = config_shard_dims(w->config);
-    shard_slice cut = shard_of(&d, s->shard, w->tp, w->rank);
+    shard_slice cut = shard_of(&d, s->shard, w->part.tp, w->part.slice);
     window v = {0, s->rows, 0, s->cols ? s->cols : 1};
     if (cut.axis == 0) {
         v.row = cut.begin;
@@ -242,26 +242,46 @@ static void add_piece(loader *l, weft_tensor *to, const weight_source *f,
     l->piece[l->n++] = (piece){.to = to, .from = *f, .whole = *whole, .bytes = bytes};
 }
 
+/* Whether the rank computes with that tensor. A tied head is the embedding once more. */
+static bool is_owned(const weights *w, int slot, int64_t layer) {
+    const shard_part *p = &w->part;
+    bool is_first = p->first == 0, is_last = p->last == p->layers;
+    if (layer < w->config->n_layers)
+        return shard_owns(p, layer);
+    if (slot == WEIGHT_EMBED)
+        return is_first || (is_last && w->config->tied);
+    return slot == WEIGHT_POSITION ? is_first : is_last;
+}
+
+static weft_status check_stored(loader *l, int slot, int64_t layer, const slot_shape *s,
+                                const weight_name **n, const st_tensor **t) {
+    WEFT_TRY(find_stored(l, slot, layer, n, t));
+    WEFT_TRY(check_shape(l, *t, *n, s));
+    l->used[*t - l->st->tensor] = true;
+    return WEFT_OK;
+}
+
 static weft_status place(loader *l, int slot, int64_t layer, weft_tensor *to) {
     weights *w = l->w;
     slot_shape s = shape_of(w->config, slot);
     if (!s.wanted)
         return WEFT_OK;
     window v = window_of(w, &s);
+    bool owned = is_owned(w, slot, layer);
     int dtype = dtype_of(w, slot), matrix = scaled_slot(slot);
+    bool made = w->config->quant.on_load && (matrix >= 0 || dtype == WEFT_I8);
+    const weight_name *n;
+    const st_tensor *t;
+    if (!owned)
+        return !l->st || (made && matrix >= 0) ? WEFT_OK : check_stored(l, slot, layer, &s, &n, &t);
     *to = weft_tensor_make(dtype, s.cols ? 2 : 1, (int64_t[]){v.rows, v.cols});
     w->bytes += (uint64_t)weft_dtype_bytes(dtype, v.rows * v.cols);
     w->count += matrix < 0 ? (uint64_t)(v.rows * v.cols) : 0;
     if (!l->st)
         return WEFT_OK;
-    bool made = w->config->quant.on_load && (matrix >= 0 || dtype == WEFT_I8);
-    const weight_name *n;
-    const st_tensor *t;
     if (made && matrix >= 0)
         s = shape_of(w->config, slot = matrix);
-    WEFT_TRY(find_stored(l, slot, layer, &n, &t));
-    WEFT_TRY(check_shape(l, t, n, &s));
-    l->used[t - l->st->tensor] = true;
+    WEFT_TRY(check_stored(l, slot, layer, &s, &n, &t));
     weight_source f = source_of(t, n, &s, v), whole = {0};
     if (made)
         whole = source_of(t, n, &s, (window){v.row, v.rows, 0, s.cols});
@@ -436,19 +456,22 @@ static void count_unused(loader *l) {
     }
 }
 
-static weft_status prepare(const model_config *c, device *dev, int dtype, int tp, int rank,
+static weft_status prepare(const model_config *c, device *dev, int dtype, const shard_part *part,
                            weights *w) {
     shard_dims d = config_shard_dims(c);
-    WEFT_TRY(shard_check(&d, tp));
-    WEFT_ASSERT(rank >= 0 && rank < tp);
-    *w = (weights){.config = c, .tp = tp, .rank = rank, .dtype = dtype, .dev = dev};
+    shard_part all = shard_whole(c->n_layers);
+    part = part ? part : &all;
+    WEFT_TRY(shard_check(&d, part->tp));
+    WEFT_ASSERT(part->slice >= 0 && part->slice < part->tp && part->layers == c->n_layers);
+    *w = (weights){.config = c, .part = *part, .dtype = dtype, .dev = dev};
     w->tensor = ARENA_NEW(&w->mem, weft_tensor, (c->n_layers + 1) * WEIGHT_SLOTS);
     return WEFT_OK;
 }
 
-weft_status weights_describe(const model_config *c, int dtype, int tp, int rank, weights *out) {
+weft_status weights_describe(const model_config *c, int dtype, const shard_part *part,
+                             weights *out) {
     weights w;
-    WEFT_TRY(prepare(c, NULL, dtype, tp, rank, &w));
+    WEFT_TRY(prepare(c, NULL, dtype, part, &w));
     loader l = {.w = &w};
     weft_status s = place_all(&l);
     if (s == WEFT_OK)
@@ -459,9 +482,9 @@ weft_status weights_describe(const model_config *c, int dtype, int tp, int rank,
 }
 
 weft_status weights_open(const model_config *c, const safetensors *st, device *dev, int dtype,
-                         int tp, int rank, bool no_mmap, weights *out) {
+                         const shard_part *part, bool no_mmap, weights *out) {
     weights w;
-    WEFT_TRY(prepare(c, dev, dtype, tp, rank, &w));
+    WEFT_TRY(prepare(c, dev, dtype, part, &w));
     loader l = {.w = &w, .st = st, .copy_all = no_mmap || !dev->host_memory};
     l.used = mem_alloc((size_t)st->ntensor + 1);
     weft_status s = place_all(&l);
@@ -492,7 +515,7 @@ uint64_t weights_blank_bytes(const weights *w) {
 
 weft_status weights_blank(const model_config *c, device *dev, int dtype, weights *out) {
     weights w;
-    WEFT_TRY(weights_describe(c, dtype, 1, 0, &w));
+    WEFT_TRY(weights_describe(c, dtype, NULL, &w));
     int64_t n = (c->n_layers + 1) * WEIGHT_SLOTS;
     uint64_t at = weights_blank_bytes(&w);
     w.dev = dev;

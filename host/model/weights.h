@@ -69,7 +69,8 @@ struct weight_map {
 
 typedef struct {
     const model_config *config;
-    int tp, rank, dtype; /* of what is not int8 or its scales (fp32) */
+    shard_part part;     /* what of the model it holds */
+    int dtype;           /* of what is not int8 or its scales (fp32) */
     weft_tensor *tensor; /* [n_layers + 1][WEIGHT_SLOTS]; row n_layers: model slots. ndim 0: absent.
                             id and space are left to the plan; data is a device address */
     uint64_t bytes;      /* of this rank's slices: what the plan shows */
@@ -82,13 +83,15 @@ typedef struct {
     arena mem;
 } weights;
 
-/* Shapes and sizes only: the tensors have NULL data, nothing is read. For plans. */
-weft_status weights_describe(const model_config *c, int dtype, int tp, int rank, weights *out);
-/* dtype: the engine's. no_mmap copies everything. Missing and misshapen tensors are WEFT_BAD_FILE
- * naming file and tensor; a tensor nothing asks for is only counted in `unused`. st stays open as
- * long as the weights. */
+/* part NULL: all of it. Tensors of other ranks stay absent (ndim 0). Shapes and sizes only: the
+ * tensors have NULL data, nothing is read. For plans. */
+weft_status weights_describe(const model_config *c, int dtype, const shard_part *part,
+                             weights *out);
+/* dtype: the engine's. Of other ranks' tensors only the shapes are checked. no_mmap copies
+ * everything. Missing and misshapen tensors are WEFT_BAD_FILE naming file and tensor; a tensor
+ * nothing asks for is only counted in `unused`. st stays open as long as the weights. */
 weft_status weights_open(const model_config *c, const safetensors *st, device *dev, int dtype,
-                         int tp, int rank, bool no_mmap, weights *out);
+                         const shard_part *part, bool no_mmap, weights *out);
 /* Device memory for every tensor of weights_describe, contents unspecified: what training writes.
  */
 weft_status weights_blank(const model_config *c, device *dev, int dtype, weights *out);

@@ -59,7 +59,7 @@ int weights_stored(const model_config *c, const safetensors *st, arena *a, weigh
     weights w;
     const weight_map *m = c->weights;
     int n = 0;
-    if (weights_describe(c, WEFT_F32, 1, 0, &w) != WEFT_OK)
+    if (weights_describe(c, WEFT_F32, NULL, &w) != WEFT_OK)
         return 0;
     *out = ARENA_NEW(a, weight_stored, (c->n_layers + 1) * m->n);
     for (int layer = -1; layer < c->n_layers; layer++)

@@ -1,27 +1,101 @@
 /* SPDX-License-Identifier: Apache-2.0
- * comm: how ranks of one group exchange data. Collectives are kernel rows whose state is the rank's
- * end of the group; every rank runs them in plan order. Data moves here, sums are our own ops. */
+ * comm: how ranks exchange data. Collectives are kernel rows whose state is this rank's end of a
+ * group; every rank of the group runs them in plan order. Data moves here, sums are our own ops.
+ *
+ * Everything is one primitive, the exchange: tensors to some ranks, tensors from some, done when
+ * all have arrived. A transport is that primitive and nothing more (comm_local.c: threads of one
+ * process). No exchange waits for ever: past its deadline, or once any rank has failed, it fails,
+ * and so does every later one of the job (comm_status). */
 #pragma once
+#include "host/run/flight.h"
 #include "weft/kernel.h"
 #include "weft/status.h"
+#include <stdbool.h>
 
-typedef struct comm_group comm_group;
+enum { COMM_MAX_RANKS = 64, COMM_TIMEOUT_SECONDS = 10 };
 
-/* One rank's end. */
+typedef struct comm_link comm_link;
+
+/* One rank's end of a group. */
 typedef struct comm {
-    comm_group *group;
-    int rank, ranks;
-    uint64_t sequence; /* collectives done */
-    uint64_t sent;     /* bytes this rank handed to others */
+    comm_link *link;
+    int group, rank, ranks;            /* WEFT_GROUP_*; of this rank in it; how many */
+    int member[COMM_MAX_RANKS];        /* the group's ranks as ranks of the world */
+    uint64_t sequence;                 /* collectives of the whole group done */
+    uint64_t moved[2][COMM_MAX_RANKS]; /* sends to, receives from each of its ranks */
+    uint64_t sent;                     /* bytes this rank handed to others */
 } comm;
 
-/* The transport of ranks that are threads of one process; ends[0..ranks) are filled in. */
-weft_status comm_local_open(int ranks, comm *ends, comm_group **out);
-void comm_local_close(comm_group *g);
-/* Waits until every rank of the group is here. */
-void comm_local_barrier(comm *c);
-/* Rows of the local transport; a step's state points to the rank's comm. */
-extern const weft_kernel comm_local_kernels[];
+/* What both ends of a message must agree on. */
+typedef struct {
+    int32_t op, group;
+    uint64_t sequence, bytes;
+    char tag[FLIGHT_TAG_BYTES]; /* of the step: "L3.attn.o" */
+} comm_head;
 
-/* Bytes a rank sends for one run of a collective step; 0 for other ops. */
+/* A tensor to or from a rank of the world; any strides. */
+typedef struct {
+    int peer;
+    weft_tensor t;
+} comm_part;
+
+typedef struct {
+    comm_head head; /* bytes are each part's own */
+    const comm_part *send, *recv;
+    int nsend, nrecv;
+    double deadline; /* clock_seconds() */
+} comm_call;
+
+typedef struct comm_transport {
+    const char *name;
+    /* Moves the parts. May be called by the rank's own thread alone. On failure the link's world is
+     * failed (comm_fail). */
+    weft_status (*exchange)(comm_link *l, const comm_call *call);
+    /* Tells every rank that this one has failed with `code` and err_message(). */
+    void (*abort)(comm_link *l, weft_status code);
+    /* WEFT_OK, or the failure of any rank with its message set. */
+    weft_status (*status)(comm_link *l);
+    void (*close)(comm_link *l);
+} comm_transport;
+
+/* A rank's connection to every other. Transports begin theirs with this. */
+struct comm_link {
+    const comm_transport *transport;
+    int rank, ranks; /* of the world */
+    double timeout;  /* seconds a peer may be late beyond what is expected */
+    double expected; /* seconds that the work between two collectives may take */
+    int64_t step;
+    flight *flight; /* what this rank is doing; the transport's */
+};
+
+/* The links of `ranks` threads of this process, link[0..ranks). Close each one. */
+weft_status comm_local_open(int ranks, double timeout, comm_link **link);
+
+/* The group of `ranks` ranks of the world `member`, one of which is the link's. */
+comm comm_group(comm_link *l, int group, int ranks, const int *member);
+void comm_close(comm_link *l); /* NULL: nothing */
+/* WEFT_OK, or how the job failed: the same on every rank, naming who failed where. */
+weft_status comm_status(comm_link *l);
+/* This rank cannot go on (`code`, err_message): nobody waits for it. */
+void comm_abort(comm_link *l, weft_status code);
+/* Begins step `step`, whose longest stretch between two collectives should take `seconds`. */
+void comm_step(comm_link *l, int64_t step, double seconds);
+/* Waits until every rank of the group is here; `what` goes into a report. */
+weft_status comm_barrier(comm *c, const char *what);
+/* Copies n bytes at `data` from rank `root` of the group to all of it. */
+weft_status comm_broadcast(comm *c, int root, void *data, uint64_t n, const char *what);
+/* Rows that work in memory of the host over any transport; a step's state is the rank's comm. */
+extern const weft_kernel comm_host_kernels[];
+const char *comm_group_name(int group); /* "tp" */
+/* The group a collective step runs over. */
+int comm_group_of(weft_op op, const weft_args *a);
+/* Bytes a rank sends for one run of a collective step among `ranks`; 0 for other ops. */
 int64_t comm_sent_bytes(weft_op op, const weft_args *a, int ranks);
+
+/* ---- For transports ---- */
+
+/* dst = src element by element; equal shapes and types, any strides. */
+void comm_copy(const weft_tensor *dst, const weft_tensor *src);
+uint64_t comm_part_bytes(const comm_part *p);
+/* WEFT_PEER naming both sides unless a message that came from `peer` is the one expected. */
+weft_status comm_check(const comm_link *l, int peer, const comm_head *want, const comm_head *got);

@@ -1,225 +1,277 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The transport of ranks that are threads of one process: a board with each rank's tensor, and a
- * barrier before it is read and after. */
+ * The transport of ranks that are threads of one process. A pair of ranks has a mailbox each way:
+ * the sender puts up where its tensor lies, the receiver copies it out. Whoever waits sleeps on its
+ * own bell, which those it waits for ring. */
+#include "host/base/clock.h"
 #include "host/base/err.h"
 #include "host/base/mem.h"
 #include "host/run/comm.h"
-#include "host/run/ops.h"
-#include "weft/step.h"
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
+#include <time.h>
 
-enum { SPINS = 2000 };
+#define SPIN_SECONDS 1e-4
+enum { MESSAGE_BYTES = 1024 };
 
-struct comm_group {
-    int ranks;
-    weft_tensor *board; /* [ranks]: what each rank offers in the collective under way */
-    atomic_int waiting;
-    atomic_uint generation;
+typedef struct {
+    atomic_uint posted; /* by the sender */
+    atomic_uint taken;  /* by the receiver */
+    comm_head head;
+    weft_tensor t;
+    char apart[64]; /* neighbours are of other ranks */
+} mailbox;
+
+typedef struct {
+    atomic_uint rung;
+    atomic_int asleep;
     pthread_mutex_t lock;
-    pthread_cond_t passed;
-};
+    pthread_cond_t cond;
+    char apart[64];
+} bell;
 
-weft_status comm_local_open(int ranks, comm *ends, comm_group **out) {
-    comm_group *g = mem_alloc(sizeof *g);
-    g->ranks = ranks;
-    g->board = mem_alloc(sizeof(weft_tensor) * (size_t)ranks);
-    pthread_mutex_init(&g->lock, NULL);
-    pthread_cond_init(&g->passed, NULL);
-    for (int r = 0; r < ranks; r++)
-        ends[r] = (comm){.group = g, .rank = r, .ranks = ranks};
-    *out = g;
+typedef struct {
+    int ranks, open;
+    mailbox *box; /* [from * ranks + to] */
+    bell *bell;   /* [ranks] */
+    flight *flight;
+    atomic_int failed;
+    pthread_mutex_t lock; /* of what follows, and of `open` */
+    weft_status code;
+    char message[MESSAGE_BYTES];
+} local_world;
+
+typedef struct {
+    comm_link link;
+    local_world *world;
+} local_link;
+
+static local_link *own(comm_link *l) {
+    return (local_link *)(void *)l;
+}
+
+/* ---- Bells ---- */
+
+static void ring(bell *b) {
+    atomic_fetch_add(&b->rung, 1);
+    if (!atomic_load(&b->asleep))
+        return;
+    pthread_mutex_lock(&b->lock);
+    pthread_cond_broadcast(&b->cond);
+    pthread_mutex_unlock(&b->lock);
+}
+
+static struct timespec time_at(double seconds) {
+    struct timespec t = {.tv_sec = (time_t)seconds};
+    t.tv_nsec = (long)((seconds - (double)t.tv_sec) * 1e9);
+    return t;
+}
+
+/* Until the bell has rung since `seen`; false: the deadline is past. Yields for a while, since
+ * ranks may outnumber cores, then sleeps. */
+static bool wait_for(bell *b, unsigned seen, double deadline) {
+    struct timespec until = time_at(deadline);
+    int late = 0;
+    double spin = clock_seconds() + SPIN_SECONDS;
+    do {
+        if (atomic_load(&b->rung) != seen)
+            return true;
+        sched_yield();
+    } while (clock_seconds() < spin);
+    pthread_mutex_lock(&b->lock);
+    atomic_store(&b->asleep, 1);
+    while (atomic_load(&b->rung) == seen && late != ETIMEDOUT)
+        late = pthread_cond_timedwait(&b->cond, &b->lock, &until);
+    atomic_store(&b->asleep, 0);
+    pthread_mutex_unlock(&b->lock);
+    return late != ETIMEDOUT || atomic_load(&b->rung) != seen;
+}
+
+/* ---- Failure ---- */
+
+/* The first one counts: the rest follow from it. */
+static void fail_world(local_world *w, weft_status code, const char *message) {
+    pthread_mutex_lock(&w->lock);
+    if (w->code == WEFT_OK) {
+        w->code = code;
+        snprintf(w->message, sizeof w->message, "%s", message);
+        atomic_store(&w->failed, 1);
+    }
+    pthread_mutex_unlock(&w->lock);
+    for (int r = 0; r < w->ranks; r++)
+        ring(&w->bell[r]);
+}
+
+static weft_status local_status(comm_link *l) {
+    local_world *w = own(l)->world;
+    if (!atomic_load(&w->failed))
+        return WEFT_OK;
+    pthread_mutex_lock(&w->lock);
+    weft_status s = w->code;
+    err_set_message(w->message);
+    pthread_mutex_unlock(&w->lock);
+    return s;
+}
+
+static void local_abort(comm_link *l, weft_status code) {
+    fail_world(own(l)->world, code, err_message());
+}
+
+static weft_status too_late(local_link *l) {
+    local_world *w = l->world;
+    char where[160] = "before its first collective", mine[160];
+    double now = clock_seconds();
+    int r = flight_culprit(w->flight, w->ranks, l->link.rank);
+    flight_place p;
+    if (flight_last(&w->flight[r], 0, &p))
+        flight_text(&p, now, where, sizeof where);
+    flight_last(&w->flight[l->link.rank], 0, &p);
+    flight_text(&p, now, mine, sizeof mine);
+    weft_status s = weft_fail(WEFT_PEER, "rank %d is late: %s; rank %d waits %s (--timeout %g)", r,
+                              where, l->link.rank, mine, l->link.timeout);
+    fail_world(w, s, err_message());
+    return local_status(&l->link);
+}
+
+/* ---- The exchange ---- */
+
+static mailbox *box_of(const local_world *w, int from, int to) {
+    return &w->box[from * w->ranks + to];
+}
+
+static void post(local_link *l, const comm_head *head, const comm_part *p) {
+    mailbox *b = box_of(l->world, l->link.rank, p->peer);
+    b->head = *head;
+    b->head.bytes = comm_part_bytes(p);
+    b->t = p->t;
+    atomic_fetch_add(&b->posted, 1);
+    ring(&l->world->bell[p->peer]);
+}
+
+static bool is_sent(local_link *l, const comm_part *p) {
+    mailbox *b = box_of(l->world, l->link.rank, p->peer);
+    return atomic_load(&b->taken) == atomic_load(&b->posted);
+}
+
+/* Takes what has come from a peer; *took says whether anything had. */
+static weft_status take(local_link *l, const comm_head *head, const comm_part *p, bool *took) {
+    mailbox *b = box_of(l->world, p->peer, l->link.rank);
+    comm_head want = *head;
+    *took = atomic_load(&b->posted) != atomic_load(&b->taken);
+    if (!*took)
+        return WEFT_OK;
+    want.bytes = comm_part_bytes(p);
+    WEFT_TRY(comm_check(&l->link, p->peer, &want, &b->head));
+    comm_copy(&p->t, &b->t);
+    atomic_fetch_add(&b->taken, 1);
+    ring(&l->world->bell[p->peer]);
     return WEFT_OK;
 }
 
-void comm_local_close(comm_group *g) {
-    if (!g)
-        return;
-    pthread_cond_destroy(&g->passed);
-    pthread_mutex_destroy(&g->lock);
-    mem_free(g->board);
-    mem_free(g);
-}
-
-static void pass_barrier(comm_group *g) {
-    pthread_mutex_lock(&g->lock);
-    atomic_store(&g->waiting, 0);
-    atomic_fetch_add(&g->generation, 1);
-    pthread_cond_broadcast(&g->passed);
-    pthread_mutex_unlock(&g->lock);
-}
-
-/* Yields for a while, since ranks may outnumber cores, then sleeps. */
-void comm_local_barrier(comm *c) {
-    comm_group *g = c->group;
-    unsigned mine = atomic_load(&g->generation);
-    if (atomic_fetch_add(&g->waiting, 1) + 1 == g->ranks) {
-        pass_barrier(g);
-        return;
+static weft_status progress(local_link *l, const comm_call *c, bool *done, int *left) {
+    uint64_t waits = 0;
+    for (int i = 0; i < c->nrecv; i++) {
+        bool took = false;
+        if (!done[i])
+            WEFT_TRY(take(l, &c->head, &c->recv[i], &took));
+        done[i] |= took;
+        *left -= took;
+        waits |= (uint64_t)!done[i] << c->recv[i].peer;
     }
-    for (int i = 0; i < SPINS; i++) {
-        if (atomic_load(&g->generation) != mine)
-            return;
-        sched_yield();
+    for (int i = 0; i < c->nsend; i++) {
+        bool sent = !done[c->nrecv + i] && is_sent(l, &c->send[i]);
+        done[c->nrecv + i] |= sent;
+        *left -= sent;
+        waits |= (uint64_t)!done[c->nrecv + i] << c->send[i].peer;
     }
-    pthread_mutex_lock(&g->lock);
-    while (atomic_load(&g->generation) == mine)
-        pthread_cond_wait(&g->passed, &g->lock);
-    pthread_mutex_unlock(&g->lock);
+    atomic_store_explicit(&l->link.flight->waits, waits, memory_order_relaxed);
+    return WEFT_OK;
 }
 
-static char *element(const weft_tensor *t, const int64_t *index) {
-    int64_t off = 0;
-    for (int i = 0; i < WEFT_DIMS; i++)
-        off += index[i] * t->stride[i];
-    return (char *)t->data + weft_dtype_bytes(t->dtype, off);
-}
-
-static int64_t contiguous_from(const weft_tensor *a, const weft_tensor *b, int *axis) {
-    int64_t run = 1;
-    int i = WEFT_DIMS - 1;
-    for (; i >= 0; i--) {
-        bool dense = a->shape[i] == 1 || (a->stride[i] == run && b->stride[i] == run);
-        if (!dense)
-            break;
-        run *= a->shape[i];
-    }
-    *axis = i;
-    return run;
-}
-
-/* dst = src element by element, equal shapes, in the longest runs both have in one piece. */
-static void copy_tensor(const weft_tensor *dst, const weft_tensor *src) {
-    int axis;
-    int64_t run = contiguous_from(dst, src, &axis),
-            total = weft_tensor_count(dst) / (run ? run : 1);
-    int64_t index[WEFT_DIMS] = {0};
-    for (int64_t n = 0; n < total; n++) {
-        memcpy(element(dst, index), element(src, index), (size_t)weft_dtype_bytes(dst->dtype, run));
-        for (int i = axis; i >= 0; i--) {
-            if (++index[i] < dst->shape[i])
-                break;
-            index[i] = 0;
+static weft_status local_exchange(comm_link *link, const comm_call *c) {
+    local_link *l = own(link);
+    bell *b = &l->world->bell[link->rank];
+    bool done[2 * COMM_MAX_RANKS] = {false};
+    int left = c->nsend + c->nrecv;
+    WEFT_TRY(local_status(link));
+    for (int i = 0; i < c->nsend; i++)
+        post(l, &c->head, &c->send[i]);
+    for (;;) {
+        unsigned seen = atomic_load(&b->rung);
+        weft_status s = progress(l, c, done, &left);
+        if (s != WEFT_OK) {
+            fail_world(l->world, s, err_message());
+            return local_status(link);
         }
+        if (left == 0)
+            return WEFT_OK;
+        WEFT_TRY(local_status(link));
+        if (!wait_for(b, seen, c->deadline))
+            return too_late(l);
     }
 }
 
-static weft_tensor part_of(const weft_tensor *t, int axis, int64_t begin, int64_t n) {
-    weft_tensor p = *t;
-    p.data = (char *)t->data + weft_dtype_bytes(t->dtype, begin * t->stride[axis]);
-    p.shape[axis] = n;
-    return p;
-}
+/* ---- Opening ---- */
 
-static comm *end_of(const weft_step *s) {
-    return s->state;
-}
-
-/* Shows every rank's tensor to every rank; the caller closes with the second barrier. */
-static void offer(comm *c, const weft_tensor *t) {
-    c->group->board[c->rank] = *t;
-    comm_local_barrier(c);
-}
-
-static void leave(comm *c, const weft_step *s) {
-    c->sequence++;
-    c->sent += (uint64_t)comm_sent_bytes(s->kernel->op, &s->args, c->ranks);
-    comm_local_barrier(c);
-}
-
-static void all_gather_run(const weft_step *s, weft_stream *stream) {
-    (void)stream;
-    const weft_all_gather_args *a = &s->args.all_gather;
-    comm *c = end_of(s);
-    offer(c, &a->x);
-    int64_t part = a->x.shape[a->axis];
-    for (int r = 0; r < c->ranks; r++) {
-        weft_tensor to = part_of(&a->y, a->axis, r * part, part);
-        copy_tensor(&to, &c->group->board[r]);
+static void close_world(local_world *w) {
+    for (int r = 0; r < w->ranks; r++) {
+        pthread_cond_destroy(&w->bell[r].cond);
+        pthread_mutex_destroy(&w->bell[r].lock);
     }
-    leave(c, s);
+    pthread_mutex_destroy(&w->lock);
+    mem_free(w->flight);
+    mem_free(w->bell);
+    mem_free(w->box);
+    mem_free(w);
 }
 
-static void add_into(const weft_tensor *y, const weft_tensor *x) {
-    int64_t n = weft_tensor_count(y), index[WEFT_DIMS] = {0};
-    for (int64_t k = 0; k < n; k++) {
-        *(float *)element(y, index) += *(const float *)element(x, index);
-        for (int i = WEFT_DIMS - 1; i >= 0; i--) {
-            if (++index[i] < y->shape[i])
-                break;
-            index[i] = 0;
-        }
-    }
+static void local_close(comm_link *link) {
+    local_world *w = own(link)->world;
+    pthread_mutex_lock(&w->lock);
+    int left = --w->open;
+    pthread_mutex_unlock(&w->lock);
+    mem_free(link);
+    if (left == 0)
+        close_world(w);
 }
 
-static void reduce_scatter_run(const weft_step *s, weft_stream *stream) {
-    (void)stream;
-    const weft_reduce_scatter_args *a = &s->args.reduce_scatter;
-    comm *c = end_of(s);
-    offer(c, &a->x);
-    int64_t part = a->y.shape[a->axis];
-    for (int r = 0; r < c->ranks; r++) {
-        weft_tensor from = part_of(&c->group->board[r], a->axis, c->rank * part, part);
-        if (r == 0)
-            copy_tensor(&a->y, &from);
-        else
-            add_into(&a->y, &from);
-    }
-    leave(c, s);
-}
-
-static void all_to_all_run(const weft_step *s, weft_stream *stream) {
-    (void)stream;
-    const weft_all_to_all_args *a = &s->args.all_to_all;
-    comm *c = end_of(s);
-    offer(c, &a->x);
-    int64_t part = a->x.shape[0] / c->ranks;
-    for (int r = 0; r < c->ranks; r++) {
-        weft_tensor from = part_of(&c->group->board[r], 0, c->rank * part, part);
-        weft_tensor to = part_of(&a->y, 0, r * part, part);
-        copy_tensor(&to, &from);
-    }
-    leave(c, s);
-}
-
-static void broadcast_run(const weft_step *s, weft_stream *stream) {
-    (void)stream;
-    const weft_broadcast_args *a = &s->args.broadcast;
-    comm *c = end_of(s);
-    offer(c, &a->x);
-    if (c->rank != a->peer)
-        copy_tensor(&a->x, &c->group->board[a->peer]);
-    leave(c, s);
-}
-
-static int all_gather_ok(const weft_args *a) {
-    const weft_all_gather_args *g = &a->all_gather;
-    return g->axis >= 0 && g->axis < WEFT_DIMS && g->x.dtype == g->y.dtype;
-}
-
-static int reduce_scatter_ok(const weft_args *a) {
-    const weft_reduce_scatter_args *g = &a->reduce_scatter;
-    return g->axis >= 0 && g->axis < WEFT_DIMS && g->x.dtype == WEFT_F32 && g->y.dtype == WEFT_F32;
-}
-
-#define ROW(o, ok_) \
-    {.op = WEFT_OP_##o, .backend = "local", .name = "local", .ok = ok_, .run = o##_run}
-const weft_kernel comm_local_kernels[] = {
-    ROW(all_gather, all_gather_ok),
-    ROW(reduce_scatter, reduce_scatter_ok),
-    ROW(all_to_all, NULL),
-    ROW(broadcast, NULL),
-    {.name = NULL},
+static const comm_transport local_transport = {
+    .name = "local",
+    .exchange = local_exchange,
+    .abort = local_abort,
+    .status = local_status,
+    .close = local_close,
 };
 
-int64_t comm_sent_bytes(weft_op op, const weft_args *a, int ranks) {
-    switch (op) {
-    case WEFT_OP_all_gather: return ops_bytes(&a->all_gather.x) * (ranks - 1);
-    case WEFT_OP_reduce_scatter: return ops_bytes(&a->reduce_scatter.x) / ranks * (ranks - 1);
-    case WEFT_OP_all_to_all: return ops_bytes(&a->all_to_all.x) / ranks * (ranks - 1);
-    case WEFT_OP_broadcast: return ops_bytes(&a->broadcast.x) * (ranks - 1);
-    default: return 0;
+static void open_bell(bell *b) {
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC); /* as clock_seconds counts */
+    pthread_cond_init(&b->cond, &attr);
+    pthread_condattr_destroy(&attr);
+    pthread_mutex_init(&b->lock, NULL);
+}
+
+weft_status comm_local_open(int ranks, double timeout, comm_link **link) {
+    WEFT_ASSERT(ranks >= 1 && ranks <= COMM_MAX_RANKS);
+    local_world *w = mem_alloc(sizeof *w);
+    w->ranks = w->open = ranks;
+    w->box = mem_alloc(sizeof *w->box * (size_t)(ranks * ranks));
+    w->bell = mem_alloc(sizeof *w->bell * (size_t)ranks);
+    w->flight = mem_alloc(sizeof *w->flight * (size_t)ranks);
+    pthread_mutex_init(&w->lock, NULL);
+    for (int r = 0; r < ranks; r++) {
+        open_bell(&w->bell[r]);
+        local_link *l = mem_alloc(sizeof *l);
+        l->link = (comm_link){.transport = &local_transport,
+                              .rank = r,
+                              .ranks = ranks,
+                              .timeout = timeout > 0 ? timeout : COMM_TIMEOUT_SECONDS,
+                              .flight = &w->flight[r]};
+        l->world = w;
+        link[r] = &l->link;
     }
+    return WEFT_OK;
 }

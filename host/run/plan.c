@@ -9,12 +9,13 @@
 #include <string.h>
 
 void plan_begin(plan_builder *b, arena *mem, const device *dev, weft_phase phase, int rank,
-                int ranks, int bucket_tokens, int bucket_rows) {
+                const int ranks[WEFT_GROUPS], int bucket_tokens, int bucket_rows) {
     *b = (plan_builder){.dev = dev, .mem = mem};
     weft_plan *p = b->plan = ARENA_NEW(mem, weft_plan, 1);
     p->phase = phase;
     p->rank = rank;
-    p->ranks = ranks;
+    for (int g = 0; g < WEFT_GROUPS; g++)
+        p->group_ranks[g] = ranks ? ranks[g] : 1;
     p->bucket_tokens = bucket_tokens;
     p->bucket_rows = bucket_rows;
     b->cap_value = 64;
@@ -141,7 +142,7 @@ weft_status plan_bind(weft_plan *p, void *const base[WEFT_SPACES], comm *end, ar
                 bind_tensor(p, ops_tensor(&s->args, &info->field[f]), base);
         s->scratch = base[WEFT_SPACE_SCRATCH];
         if (info->flags & WEFT_COMM)
-            s->state = end;
+            s->state = &end[comm_group_of(s->kernel->op, &s->args)];
         else if (s->kernel->state_bytes)
             s->state = arena_alloc(mem, s->kernel->state_bytes);
         if (s->kernel->bind && s->kernel->bind(s, s->state))
@@ -156,7 +157,8 @@ plan_cost plan_total(const weft_plan *p) {
         const weft_step *s = &p->step[i];
         c.bytes += s->bytes;
         c.flops += s->flops;
-        c.sent += comm_sent_bytes(s->kernel->op, &s->args, p->ranks);
+        c.sent += comm_sent_bytes(s->kernel->op, &s->args,
+                                  p->group_ranks[comm_group_of(s->kernel->op, &s->args)]);
     }
     return c;
 }

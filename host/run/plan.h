@@ -18,9 +18,10 @@ typedef struct {
     weft_status status; /* sticky: the first failure of a push; later calls do nothing */
 } plan_builder;
 
-/* An empty plan in `mem`, which owns everything of it. */
+/* An empty plan in `mem`, which owns everything of it. `rank` of the world; ranks: of every
+ * group; NULL: one. */
 void plan_begin(plan_builder *b, arena *mem, const device *dev, weft_phase phase, int rank,
-                int ranks, int bucket_tokens, int bucket_rows);
+                const int ranks[WEFT_GROUPS], int bucket_tokens, int bucket_rows);
 /* A new activation. */
 weft_tensor plan_new(plan_builder *b, int dtype, int ndim, const int64_t *shape);
 /* A value whose place is known: `off` inside the arena of `space`, the same in every plan. */
@@ -35,7 +36,7 @@ void plan_push(plan_builder *b, weft_op op, const weft_args *a, int layer, const
 weft_status plan_end(plan_builder *b);
 
 /* Replaces offsets by addresses: base[space] is the arena of that space. Runs the rows' bind hooks;
- * collectives get `end` as their state. */
+ * collectives get their group's comm of end[WEFT_GROUPS] as their state. */
 weft_status plan_bind(weft_plan *p, void *const base[WEFT_SPACES], comm *end, arena *mem);
 
 /* plan_mem.c: offsets for every value of space ACT, lifetimes disjoint or bytes disjoint. */

@@ -15,7 +15,8 @@ void plan_print(const weft_plan *p, buf *out) {
     plan_cost c = plan_total(p);
     buf_printf(out, "plan %s: %d token%s, %d row%s of logits, rank %d of %d, %d steps\n",
                phase_name(p->phase), p->bucket_tokens, p->bucket_tokens == 1 ? "" : "s",
-               p->bucket_rows, p->bucket_rows == 1 ? "" : "s", p->rank, p->ranks, p->nstep);
+               p->bucket_rows, p->bucket_rows == 1 ? "" : "s", p->rank,
+               p->group_ranks[WEFT_GROUP_WORLD], p->nstep);
     buf_printf(out,
                "  %.3f MB, %.3f MFLOP, %.3f kB sent; activations %" PRIu64 " B, scratch %" PRIu64
                " B\n",

@@ -6,7 +6,7 @@
 #include "weft/gpu.h"
 
 /* The highest-ranked row of the device's backend (then, where the memory is the host's as on CPU
- * backends and the emulator, of ref and of the local transport, for collectives) whose level the
+ * backends and the emulator, of ref and, for collectives, comm's) whose level the
  * device has and whose ok() agrees. The environment's WEFT_KERNEL='matmul=ref,attention=avx2'
  * restricts an op to rows of that backend or row name. WEFT_UNSUPPORTED names op and operands if no
  * row is left, WEFT_USAGE a bad WEFT_KERNEL. */
@@ -18,7 +18,7 @@ weft_status registry_find(const device *d, weft_op op, const weft_args *a, const
 #define REGISTRY_TABLES(...) \
     { \
         weft_kernels_cpu, weft_kernels_ref, \
-            WEFT_CU_FILES(REGISTRY_EMU_) __VA_ARGS__ comm_local_kernels, NULL, NULL \
+            WEFT_CU_FILES(REGISTRY_EMU_) __VA_ARGS__ comm_host_kernels, NULL, NULL \
     }
 extern const weft_kernel *registry_tables[];
 /* Takes in the rows of the shared object that WEFT_KERNEL_LIB names (weft/kernel_lib.h), once a

@@ -113,8 +113,8 @@ weft_status sched_team_open(int ranks, sched_team **out) {
         t->rank[r] = (rank_thread){.team = t, .rank = r};
         if (pthread_create(&t->rank[r].thread, NULL, rank_main, &t->rank[r]) != 0) {
             sched_team_close(t);
-            return weft_fail(WEFT_NO_MEMORY, "rank %d: its thread cannot be started; lower --tp",
-                             r);
+            return weft_fail(WEFT_NO_MEMORY,
+                             "rank %d: its thread cannot be started; lower --tp or --pp", r);
         }
         t->started++;
     }

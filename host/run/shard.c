@@ -32,6 +32,63 @@ weft_status shard_check(const shard_dims *d, int tp) {
                      shard_leaves(d->d_ff), fits);
 }
 
+int shard_ranks(const shard_mesh *m) {
+    return m->tp * m->pp * m->dp;
+}
+
+shard_mesh shard_place(const shard_mesh *m, int rank) {
+    return (shard_mesh){rank % m->tp, rank / m->tp % m->pp, rank / m->tp / m->pp};
+}
+
+int shard_rank(const shard_mesh *m, shard_mesh p) {
+    return (p.dp * m->pp + p.pp) * m->tp + p.tp;
+}
+
+shard_part shard_whole(int64_t layers) {
+    return (shard_part){.tp = 1, .last = layers, .layers = layers};
+}
+
+bool shard_owns(const shard_part *p, int64_t layer) {
+    return layer >= p->first && layer < p->last;
+}
+
+/* Stages of as many layers as `limit` lets in, each later one keeping one at least; whether all
+ * fit. */
+static bool fill_stages(int64_t layers, const int64_t *cost, int64_t before, int64_t behind, int pp,
+                        int64_t limit, int64_t *first) {
+    int64_t at = 0;
+    first[0] = 0;
+    for (int s = 0; s < pp; s++) {
+        int64_t sum = (s == 0 ? before : 0) + (s == pp - 1 ? behind : 0) + cost[at++];
+        while (at < layers - (pp - 1 - s) && (s == pp - 1 || sum + cost[at] <= limit))
+            sum += cost[at++];
+        if (sum > limit)
+            return false;
+        first[s + 1] = at;
+    }
+    return true;
+}
+
+weft_status shard_stages(int64_t layers, const int64_t *cost, int64_t before, int64_t behind,
+                         int pp, int64_t *first) {
+    int64_t low = 0, high = before + behind;
+    if (pp < 1 || pp > layers)
+        return weft_fail(WEFT_USAGE,
+                         "--pp: %d stages, the model has %lld layers; possible: 1 to %lld", pp,
+                         (long long)layers, (long long)layers);
+    for (int64_t i = 0; i < layers; i++)
+        high += cost[i];
+    while (low < high) { /* the least limit that all fit under */
+        int64_t mid = low + (high - low) / 2;
+        if (fill_stages(layers, cost, before, behind, pp, mid, first))
+            high = mid;
+        else
+            low = mid + 1;
+    }
+    WEFT_ASSERT(fill_stages(layers, cost, before, behind, pp, high, first));
+    return WEFT_OK;
+}
+
 int64_t shard_vocab_rows(const shard_dims *d, int tp) {
     return (d->vocab + tp - 1) / tp;
 }

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * shard: a pure function (dimensions, tp; rank) -> the slice of every weight a rank owns. */
+ * shard: pure functions (dimensions, mesh; rank) -> the stage and the slice of every weight a rank
+ * owns. */
 #pragma once
 #include "weft/status.h"
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct {
@@ -22,6 +24,30 @@ typedef struct {
     int axis;           /* 0 rows, 1 columns, -1 whole */
     int64_t begin, end; /* along axis */
 } shard_slice;
+
+/* A mesh of dp x pp x tp ranks; tp runs fastest, so that its ranks are neighbours. */
+typedef struct {
+    int tp, pp, dp;
+} shard_mesh;
+enum { SHARD_MAX_RANKS = 64 };
+int shard_ranks(const shard_mesh *m);
+shard_mesh shard_place(const shard_mesh *m, int rank); /* coordinates of a rank */
+int shard_rank(const shard_mesh *m, shard_mesh place);
+
+/* What of a model a rank owns: slice `slice` of tp of the layers [first, last) of `layers`, the
+ * embedding if first is 0, the final norm and the head if last is `layers`. */
+typedef struct {
+    int tp, slice;
+    int64_t first, last, layers;
+} shard_part;
+shard_part shard_whole(int64_t layers); /* all of it */
+bool shard_owns(const shard_part *p, int64_t layer);
+/* Stage s computes layers [first[s], first[s + 1]): consecutive, at least one each, so that the
+ * dearest stage is as cheap as can be, and among such cuts the earlier stages have more. cost[i] is
+ * of layer i, `before` of what the first stage does besides (the embedding), `behind` of what the
+ * last one does (the head). WEFT_USAGE naming the limit unless 1 <= pp <= layers. */
+weft_status shard_stages(int64_t layers, const int64_t *cost, int64_t before, int64_t behind,
+                         int pp, int64_t *first);
 
 /* Leaves of a row-split matrix with K columns: the largest of 8, 4, 2, 1 that cuts K into equal
  * slices of at least 16. */

@@ -207,7 +207,7 @@ static void begin(build *u, graph *g, int level) {
     g->training.user = u;
     g->training.seen = seen;
     g->training.adapter = g->o->lora_rank > 0 ? adapter : NULL;
-    plan_begin(&u->b, g->mem, g->dev, WEFT_PHASE_TRAIN, 0, 1, g->shape.tokens, g->shape.tokens);
+    plan_begin(&u->b, g->mem, g->dev, WEFT_PHASE_TRAIN, 0, NULL, g->shape.tokens, g->shape.tokens);
 }
 
 static weft_status end(build *u, weft_plan **out) {
@@ -287,8 +287,12 @@ static weft_tensor head_weight(build *u) {
 }
 
 static decoder decoder_of(const graph *g) {
-    return (decoder){
-        .config = g->c, .w = g->w, .io = &g->io, .dtype = g->dtype, .tp = 1, .train = &g->training};
+    return (decoder){.config = g->c,
+                     .w = g->w,
+                     .io = &g->io,
+                     .dtype = g->dtype,
+                     .part = shard_whole(g->c->n_layers),
+                     .train = &g->training};
 }
 
 static weft_status build_micro(graph *g, int level, weft_plan **out) {

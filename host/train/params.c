@@ -141,7 +141,7 @@ weft_status params_describe(const model_config *c, const safetensors *st, const 
     weights shapes;
     p.nstored = weights_stored(c, st, a, &p.stored);
     p.param = ARENA_NEW(a, param, p.nstored * 5);
-    WEFT_TRY(weights_describe(c, WEFT_F32, 1, 0, &shapes));
+    WEFT_TRY(weights_describe(c, WEFT_F32, NULL, &shapes));
     add_weights(&p, o, &shapes);
     weights_close(&shapes);
     WEFT_TRY(check_patterns(&p, o));

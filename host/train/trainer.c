@@ -69,19 +69,19 @@ static weft_status open_weights(trainer *t) {
     bool lora = t->o.lora_rank > 0, copies = !lora && t->g.dtype != WEFT_F32;
     if (t->dry) {
         if (copies)
-            WEFT_TRY(weights_describe(c, WEFT_F32, 1, 0, &t->master));
-        return weights_describe(c, t->g.dtype, 1, 0, &t->w);
+            WEFT_TRY(weights_describe(c, WEFT_F32, NULL, &t->master));
+        return weights_describe(c, t->g.dtype, NULL, &t->w);
     }
     if (lora)
         return t->o.from_scratch
                    ? weft_fail(WEFT_USAGE, "--lora-r: an adapter of random weights is of no use; "
                                            "leave out --from-scratch")
-                   : weights_open(c, &t->st, t->dev, t->g.dtype, 1, 0, false, &t->w);
+                   : weights_open(c, &t->st, t->dev, t->g.dtype, NULL, false, &t->w);
     weights *fp32 = copies ? &t->master : &t->w;
     if (copies)
         WEFT_TRY(weights_blank(c, t->dev, t->g.dtype, &t->w));
     return t->o.from_scratch ? weights_blank(c, t->dev, WEFT_F32, fp32)
-                             : weights_open(c, &t->st, t->dev, WEFT_F32, 1, 0, true, fp32);
+                             : weights_open(c, &t->st, t->dev, WEFT_F32, NULL, true, fp32);
 }
 
 /* ---- Parameters ---- */

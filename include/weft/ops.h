@@ -69,7 +69,8 @@ typedef enum {
  * WEFT_S32_TERMS long. */
 #define WEFT_MATMUL(I, Q, O, A, S) \
     I(x) \
-    I(w) Q(xscale) Q(wscale) Q(bias) Q(res) Q(rows) O(y) S(int32_t, act) S(int32_t, leaves) \
+    I(w) \
+    Q(xscale) Q(wscale) Q(bias) Q(res) Q(rows) O(y) S(int32_t, act) S(int32_t, leaves) \
         S(int32_t, partial)
 enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
 
@@ -95,7 +96,8 @@ enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
  * y[T,H,Dv]; lse f32[T,H]. (Dao et al., FlashAttention, 2022; Kwon et al., PagedAttention, 2023) */
 #define WEFT_ATTENTION(I, Q, O, A, S) \
     I(q) \
-    I(k) I(v) Q(pages) I(qstart) I(qpos) I(kvlen) I(work) I(nwork) Q(slopes) Q(bias) Q(sinks) O(y) \
+    I(k) \
+    I(v) Q(pages) I(qstart) I(qpos) I(kvlen) I(work) I(nwork) Q(slopes) Q(bias) Q(sinks) O(y) \
         O(lse) S(float, scale) S(float, softcap) S(int32_t, causal) S(int32_t, window) \
             S(int32_t, group) S(int32_t, head0)
 
@@ -142,19 +144,23 @@ enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
  * known; then the last one before it counts, and 2 tau where there is none. */
 #define WEFT_SAMPLE(I, Q, O, A, S) \
     I(logits) \
-    I(params) Q(bias_id) Q(bias) Q(breaker) Q(rows) O(id) O(logprob) O(top_id) O(top_logprob) \
-        O(probs) A(history) A(last) A(mu)
+    I(params) \
+    Q(bias_id) Q(bias) Q(breaker) Q(rows) O(id) O(logprob) O(top_id) O(top_logprob) O(probs) \
+        A(history) A(last) A(mu)
 
-/* Collectives. Every rank of the group calls them in plan order; data moves, sums are our own ops.
- * all_gather: y is the ranks' x in rank order along `axis`. reduce_scatter: y is this rank's part
- * along `axis` of the fp32 sum over ranks in rank order. all_to_all: part p along axis 0 of x goes
- * to rank p. broadcast, send, recv: from or to `peer`. */
-#define WEFT_ALL_GATHER(I, Q, O, A, S) I(x) O(y) S(int32_t, axis)
-#define WEFT_REDUCE_SCATTER(I, Q, O, A, S) I(x) O(y) S(int32_t, axis)
-#define WEFT_ALL_TO_ALL(I, Q, O, A, S) I(x) O(y)
-#define WEFT_BROADCAST(I, Q, O, A, S) A(x) S(int32_t, peer)
-#define WEFT_SEND(I, Q, O, A, S) I(x) S(int32_t, peer)
-#define WEFT_RECV(I, Q, O, A, S) O(y) S(int32_t, peer)
+/* Collectives over the ranks of a `group` (WEFT_GROUP_*), which all call them in plan order; data
+ * moves, sums are our own ops. all_gather: y is the ranks' x in rank order along `axis`.
+ * reduce_scatter: y is this rank's part along `axis` of the fp32 sum over ranks in rank order.
+ * all_to_all: part p along axis 0 of x goes to rank p. broadcast, send, recv: from or to `peer`, a
+ * rank of the group; a send returns when the receiver has the data. */
+#define WEFT_ALL_GATHER(I, Q, O, A, S) I(x) O(y) S(int32_t, axis) S(int32_t, group)
+#define WEFT_REDUCE_SCATTER(I, Q, O, A, S) I(x) O(y) S(int32_t, axis) S(int32_t, group)
+#define WEFT_ALL_TO_ALL(I, Q, O, A, S) I(x) O(y) S(int32_t, group)
+#define WEFT_BROADCAST(I, Q, O, A, S) A(x) S(int32_t, peer) S(int32_t, group)
+#define WEFT_SEND(I, Q, O, A, S) I(x) S(int32_t, peer) S(int32_t, group)
+#define WEFT_RECV(I, Q, O, A, S) O(y) S(int32_t, peer) S(int32_t, group)
+/* The ranks that differ from this one in one coordinate of the mesh alone; all there are. */
+enum { WEFT_GROUP_TP, WEFT_GROUP_PP, WEFT_GROUP_DP, WEFT_GROUP_WORLD, WEFT_GROUPS };
 
 enum {
     WEFT_BWD = 1,  /* has a backward: backward.c knows its gradient steps */

@@ -34,7 +34,8 @@ typedef struct weft_value {
 typedef enum { WEFT_PHASE_GENERATE, WEFT_PHASE_SCORE, WEFT_PHASE_TRAIN } weft_phase;
 
 typedef struct weft_plan {
-    int phase, rank, ranks;
+    int phase, rank;
+    int group_ranks[WEFT_GROUPS];
     int bucket_tokens, bucket_rows; /* most tokens of a step; most rows of logits */
     weft_step *step;
     int nstep;

@@ -535,7 +535,9 @@ class Reports(unittest.TestCase):
         self.assertEqual([r["rank"] for r in d["ranks"]], [0, 1])
         for r in d["ranks"]:
             self.assertEqual(set(r), {"rank", "weights_bytes", "kv_bytes", "act_bytes",
-                                      "sent_bytes_per_token"})
+                                      "sent_bytes_per_token",
+                                      "sent_bytes_per_step", "stage", "slice", "layers",
+                                      "idle_token", "idle_step"})
         self.assertTrue(d["steps"])
         for step in d["steps"]:
             for key in ("tag", "op", "bytes", "flops"):

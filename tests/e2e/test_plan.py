@@ -16,6 +16,7 @@ BUILD = os.path.abspath(os.environ.get("WEFT_BUILD", os.path.join(ROOT, "build")
 GOLDEN = os.path.join(ROOT, "tests", "golden", "plan")
 CASES = [("llama", 1), ("llama", 8), ("mistral", 1), ("mistral", 2), ("qwen3", 1), ("gpt2", 1),
          ("gpt2", 4)]
+PIPELINES = [("llama", 1, 2), ("llama", 4, 2), ("gpt2", 4, 2)]  # tp, pp
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -25,8 +26,17 @@ def plan(model, tp, *more):
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
-def golden_path(model, tp):
-    return os.path.join(GOLDEN, model, "plan.txt" if tp == 1 else f"plan-tp{tp}.txt")
+def golden_path(model, tp, pp=1):
+    mesh = ("" if tp == 1 else f"-tp{tp}") + ("" if pp == 1 else f"-pp{pp}")
+    return os.path.join(GOLDEN, model, f"plan{mesh}.txt")
+
+
+def texts():
+    """Every golden text: its path, its name, and what the plan is now."""
+    for model, tp in CASES:
+        yield golden_path(model, tp), (model, tp), plan(model, tp)
+    for model, tp, pp in PIPELINES:
+        yield golden_path(model, tp, pp), (model, tp, pp), plan(model, tp, "--pp", str(pp))
 
 
 def config(model):
@@ -47,9 +57,9 @@ def llama_like_bytes(c, tp, size):
 
 class Plan(unittest.TestCase):
     def test_text_is_golden(self):
-        for model, tp in CASES:
-            with self.subTest(model=model, tp=tp), open(golden_path(model, tp)) as f:
-                want, got = f.read(), plan(model, tp)
+        for path, name, got in texts():
+            with self.subTest(name), open(path) as f:
+                want = f.read()
                 lines = difflib.unified_diff(want.splitlines(1), got.splitlines(1), "golden", "now")
                 self.assertTrue(want == got, "\n" + "".join(list(lines)[:40]))
 
@@ -84,6 +94,45 @@ class Plan(unittest.TestCase):
                 sent = 4 * (tp - 1) * (2 * layers * leaves * h + h + v)
                 self.assertEqual(rank["sent_bytes_per_token"], sent if tp > 1 else 0)
 
+    def test_stages_hold_every_layer_and_send_what_the_shape_says(self):
+        for model, tp, pp in PIPELINES:
+            c, got = config(model), json.loads(plan(model, tp, "--pp", str(pp), "--json"))
+            size = BYTES[got["dtype"]]
+            layers = c.get("num_hidden_layers", c.get("n_layer"))
+            h = c.get("hidden_size", c.get("n_embd"))
+            tied = c.get("tie_word_embeddings", True)
+            ranks, held = got["ranks"], []
+            for stage in range(pp):
+                first, last = ranks[stage * tp]["layers"]
+                held += range(first, last)
+                v = -(-c["vocab_size"] // tp)
+                sums = 2 * (last - first) * (8 // tp) * h + (h if stage == 0 else 0)
+                sent = 4 * (tp - 1) * (sums + (v if stage == pp - 1 else 0))
+                sent += h * size if stage < pp - 1 else 0
+                for rank in ranks[stage * tp:stage * tp + tp]:
+                    self.assertEqual((rank["stage"], rank["layers"]), (stage, [first, last]))
+                    self.assertEqual(rank["sent_bytes_per_token"], sent, (model, tp, rank))
+            self.assertEqual(held, list(range(layers)))
+            one = json.loads(plan(model, tp, "--json"))["ranks"]
+            again = sum(-(-c["vocab_size"] * h // tp) for _ in range(tp)) if tied else 0
+            self.assertAlmostEqual(sum(r["weights_bytes"] for r in ranks),
+                                   sum(r["weights_bytes"] for r in one) + size * again,
+                                   delta=size * h * tp)
+
+    def test_idle_follows_from_the_stages(self):
+        ranks = json.loads(plan("llama", 1, "--pp", "2", "--json"))["ranks"]
+        cost = [1 - r["idle_token"] for r in ranks]
+        self.assertAlmostEqual(sum(cost), 1, places=3)  # one token is in one stage at a time
+
+    def test_meshes_that_cannot_be(self):
+        for more, words in ((["--pp", "65"], "--pp"), (["--pp", "9"], "9 stages, the model has"),
+                            (["--tp", "3"], "--tp: 3 does not divide"),
+                            (["--tp", "32", "--pp", "4"], "--tp times --pp")):
+            argv = [os.path.join(BUILD, "weft"), "plan", os.path.join(GOLDEN, "llama"), *more]
+            r = subprocess.run(argv, capture_output=True, text=True)
+            self.assertEqual(r.returncode, 2, more)
+            self.assertIn(words, r.stderr)
+
     def test_head_flops(self):
         steps = json.loads(plan("llama", 1, "--json"))["steps"]
         heads = [s for s in steps if s["tag"] == "head" and s["tokens"] == 1]
@@ -91,9 +140,9 @@ class Plan(unittest.TestCase):
 
 
 def update():
-    for model, tp in CASES:
-        with open(golden_path(model, tp), "w") as f:
-            f.write(plan(model, tp))
+    for path, _, text in texts():
+        with open(path, "w") as f:
+            f.write(text)
 
 
 if __name__ == "__main__":

@@ -137,18 +137,37 @@ static void expect_same(const char *what, const story *want, const story *got, i
 typedef struct {
     int together, ubatch, threads, tp;
     const char *level;
+    int pp, micro;
 } setting;
 
 static const setting settings[] = {
-    {2, 0, 2, 1, NULL},  {3, 16, 1, 1, NULL},       {7, 7, 3, 1, NULL},    {16, 64, 2, 1, NULL},
-    {33, 0, 2, 1, NULL}, {33, 16, 3, 1, NULL},      {1, 1, 2, 1, NULL},    {1, 7, 1, 1, NULL},
-    {1, 64, 3, 1, NULL}, {5, 33, 2, 2, NULL},       {33, 0, 4, 4, NULL},   {4, 16, 8, 8, NULL},
-    {1, 0, 1, 2, NULL},  {9, 64, 2, 1, "portable"}, {9, 64, 2, 1, "avx2"}, {9, 64, 2, 1, "avx512"},
+    {.together = 2, .threads = 2, .tp = 1},
+    {.together = 3, .ubatch = 16, .threads = 1, .tp = 1},
+    {.together = 7, .ubatch = 7, .threads = 3, .tp = 1},
+    {.together = 16, .ubatch = 64, .threads = 2, .tp = 1},
+    {.together = 33, .threads = 2, .tp = 1},
+    {.together = 33, .ubatch = 16, .threads = 3, .tp = 1},
+    {.together = 1, .ubatch = 1, .threads = 2, .tp = 1},
+    {.together = 1, .ubatch = 7, .threads = 1, .tp = 1},
+    {.together = 1, .ubatch = 64, .threads = 3, .tp = 1},
+    {.together = 5, .ubatch = 33, .threads = 2, .tp = 2},
+    {.together = 33, .threads = 4, .tp = 4},
+    {.together = 4, .ubatch = 16, .threads = 8, .tp = 8},
+    {.together = 1, .threads = 1, .tp = 2},
+    {.together = 9, .ubatch = 64, .threads = 2, .tp = 1, .level = "portable"},
+    {.together = 9, .ubatch = 64, .threads = 2, .tp = 1, .level = "avx2"},
+    {.together = 9, .ubatch = 64, .threads = 2, .tp = 1, .level = "avx512"},
+    {.together = 5, .threads = 2, .tp = 1, .pp = 2, .micro = 3},
+    {.together = 9, .ubatch = 40, .threads = 1, .tp = 2, .pp = 2, .micro = 16},
+    {.together = 33, .threads = 2, .tp = 4, .pp = 2, .micro = 1},
+    {.together = 1, .threads = 3, .tp = 1, .pp = 3, .micro = 5},
+    {.together = 16, .ubatch = 7, .threads = 1, .tp = 2, .pp = 3},
+    {.together = 3, .ubatch = 64, .threads = 2, .tp = 1, .pp = 2, .micro = 64},
 };
 enum { SETTINGS = sizeof settings / sizeof settings[0] };
 
-static bool tp_possible(const char *path, int tp) {
-    weft_engine_options o = {.tp = tp};
+static bool mesh_possible(const char *path, int tp, int pp) {
+    weft_engine_options o = {.tp = tp, .pp = pp};
     weft_engine *e = NULL;
     bool ok = engine_open_dry(path, &o, &e) == WEFT_OK;
     weft_engine_close(e);
@@ -182,15 +201,18 @@ static void check_model(const char *path, const char *backend, const char *dtype
         const setting *s = &settings[i];
         if (!long_run() && next_random(seed) % 5)
             continue;
-        if (!tp_possible(path, s->tp) || !level_possible(s, backend))
+        if (!mesh_possible(path, s->tp, s->pp) || !level_possible(s, backend))
             continue;
         char what[256];
-        snprintf(what, sizeof what, "%s %s %s together=%d ubatch=%d threads=%d tp=%d level=%s",
-                 path, backend, dtype, s->together, s->ubatch, s->threads, s->tp,
+        snprintf(what, sizeof what,
+                 "%s %s %s together=%d ubatch=%d threads=%d tp=%d pp=%d/%d level=%s", path, backend,
+                 dtype, s->together, s->ubatch, s->threads, s->tp, s->pp, s->micro,
                  s->level ? s->level : "auto");
         e = open_model(path, (weft_engine_options){.device = backend,
                                                    .dtype = dtype,
                                                    .tp = s->tp,
+                                                   .pp = s->pp,
+                                                   .micro_batch = s->micro,
                                                    .threads = s->threads,
                                                    .ubatch_size = s->ubatch,
                                                    .max_seqs = s->together,
@@ -288,18 +310,51 @@ CASE(prefix_cache_changes_no_bit) {
     }
 }
 
-/* Decode one by one against prefill of the same tokens, and scoring against both. */
-CASE(decode_equals_prefill_equals_score) {
-    char path[512];
+/* Every mesh that the smallest models allow, from the first layer's embedding to the last one's
+ * rows of logits in several micro-batches. */
+CASE(meshes_have_the_bits_of_one_rank) {
+    static const char *const models[] = {"llama-tp8", "llama-gqa", "qwen3", "gpt2"};
+    static const int meshes[][2] = {{1, 2}, {1, 3}, {2, 2}, {4, 2}};
+    char path[512], what[600];
+    story one[9], many[9];
     if (!file_is_dir(fixture("qwen3", path))) {
-        print_message("skipped: decode_equals_prefill_equals_score: no fixtures at %s\n", path);
+        print_message("skipped: meshes_have_the_bits_of_one_rank: no fixtures at %s\n", path);
         skip();
     }
+    for (int m = 0; m < 9; m++) {
+        bool emu = m == 8; /* slow: a sample */
+        int n = emu ? 2 : 9;
+        weft_engine_options o = {.device = emu ? "emu" : m % 2 ? "ref" : "cpu", .max_seqs = 5};
+        weft_engine_info info;
+        weft_engine *e = open_model(fixture(models[m / 2 % 4], path), o);
+        weft_engine_describe(e, &info);
+        write_stories(one, n, &info, 17);
+        tell(e, one, n, 5);
+        weft_engine_close(e);
+        for (int i = emu ? 2 : 0; i < (emu ? 3 : 4); i++) {
+            o.tp = meshes[i][0];
+            o.pp = meshes[i][1];
+            o.micro_batch = 3;
+            if (!mesh_possible(path, o.tp, o.pp))
+                continue;
+            snprintf(what, sizeof what, "%s on %s, tp %d, pp %d", path, o.device, o.tp, o.pp);
+            e = open_model(path, o);
+            memcpy(many, one, sizeof many);
+            tell(e, many, n, 5);
+            expect_same(what, one, many, n);
+            weft_engine_close(e);
+        }
+    }
+}
+
+/* Decode one by one against prefill of the same tokens, and scoring against both. */
+static void compare_scores(const char *path, int pp) {
     enum { N = 70 };
     int32_t ids[N];
     float lp[N];
     uint64_t seed = 4;
-    weft_engine *e = open_model(path, (weft_engine_options){.score = true, .max_seqs = 2});
+    weft_engine *e = open_model(
+        path, (weft_engine_options){.score = true, .max_seqs = 2, .pp = pp, .micro_batch = 13});
     weft_engine_info info;
     weft_engine_describe(e, &info);
     size_t v = (size_t)info.vocab;
@@ -320,6 +375,16 @@ CASE(decode_equals_prefill_equals_score) {
     free(row);
     free(all);
     weft_engine_close(e);
+}
+
+CASE(decode_equals_prefill_equals_score) {
+    char path[512];
+    if (!file_is_dir(fixture("qwen3", path))) {
+        print_message("skipped: decode_equals_prefill_equals_score: no fixtures at %s\n", path);
+        skip();
+    }
+    compare_scores(path, 1);
+    compare_scores(path, 2);
 }
 
 /* Cutting a sequence back and going on gives the bits of never having gone further. */
@@ -411,7 +476,7 @@ CASE(mirostat_goes_back_with_its_sequence) {
 
 static uint64_t planned(const weft_engine *e) {
     uint64_t n = 0;
-    for (int i = 0; i < e->shape.tp; i++)
+    for (int i = 0; i < e->shape.ranks; i++)
         n += e->rank[i].w.owned + e->rank[i].bytes[WEFT_SPACE_KV] +
              (uint64_t)engine_act_bytes(&e->rank[i]);
     return n;
@@ -426,13 +491,14 @@ CASE(planned_is_taken_and_given_back) {
     static const char *const models[] = {"gpt2", "llama-tp8", "qwen2"};
     for (int m = 0; m < 3; m++) {
         for (int tp = 1; tp <= 8; tp *= 2) {
-            if (!tp_possible(fixture(models[m], path), tp))
+            int pp = 1 + tp % 2;
+            if (!mesh_possible(fixture(models[m], path), tp, pp))
                 continue;
-            weft_engine_options o = {.tp = tp, .max_seqs = 3, .score = true};
+            weft_engine_options o = {.tp = tp, .pp = pp, .max_seqs = 3, .score = true};
             weft_engine *e = open_model(path, o), *dry = NULL;
             assert_int_equal(engine_open_dry(path, &o, &dry), WEFT_OK);
             assert_int_equal(e->dev->allocated, planned(e));
-            for (int r = 0; r < tp; r++)
+            for (int r = 0; r < tp * pp; r++)
                 for (int s = 0; s < WEFT_SPACES; s++)
                     assert_int_equal(e->rank[r].bytes[s], dry->rank[r].bytes[s]);
             weft_engine_close(dry);
@@ -499,6 +565,7 @@ CASE(limits_are_refused_without_a_trace) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_arithmetic),
+        cmocka_unit_test(meshes_have_the_bits_of_one_rank),
         cmocka_unit_test(prefix_cache_changes_no_bit),
         cmocka_unit_test(decode_equals_prefill_equals_score),
         cmocka_unit_test(truncate_leaves_no_trace),

@@ -30,7 +30,7 @@ CASE(chain_needs_two_buffers) {
     device *d = dry("ref");
     arena mem = {0};
     plan_builder b;
-    plan_begin(&b, &mem, d, WEFT_PHASE_GENERATE, 0, 1, 1, 1);
+    plan_begin(&b, &mem, d, WEFT_PHASE_GENERATE, 0, NULL, 1, 1);
     weft_tensor x = input(&b, 64);
     for (int i = 0; i < 50; i++)
         x = add(&b, x, x);
@@ -70,7 +70,7 @@ CASE(live_values_never_overlap) {
     for (int round = 0; round < 200; round++) {
         arena mem = {0};
         plan_builder b;
-        plan_begin(&b, &mem, d, WEFT_PHASE_GENERATE, 0, 1, 1, 1);
+        plan_begin(&b, &mem, d, WEFT_PHASE_GENERATE, 0, NULL, 1, 1);
         int64_t n = 1 + (int64_t)(next_random(&seed) % 300);
         weft_tensor v[40] = {input(&b, n)};
         for (int i = 1; i < 40; i++) {
@@ -129,7 +129,7 @@ CASE(a_step_no_row_can_do_names_its_tag) {
     device *d = dry("ref");
     arena mem = {0};
     plan_builder b;
-    plan_begin(&b, &mem, d, WEFT_PHASE_GENERATE, 0, 1, 1, 1);
+    plan_begin(&b, &mem, d, WEFT_PHASE_GENERATE, 0, NULL, 1, 1);
     weft_tensor x = input(&b, 8), y = plan_new(&b, WEFT_I32, 2, (int64_t[]){1, 8});
     plan_push(&b, WEFT_OP_add, &(weft_args){.add = {.a = x, .b = x, .y = y}}, 3, "L3.add");
     assert_int_equal(plan_end(&b), WEFT_UNSUPPORTED);

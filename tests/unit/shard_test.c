@@ -87,6 +87,74 @@ CASE(slices_tile) {
         }
 }
 
+CASE(places_count_every_rank_once) {
+    shard_mesh m = {2, 3, 2};
+    assert_int_equal(shard_ranks(&m), 12);
+    for (int r = 0; r < 12; r++)
+        assert_int_equal(shard_rank(&m, shard_place(&m, r)), r);
+    shard_mesh seventh = shard_place(&m, 7);
+    assert_int_equal(seventh.tp, 1);
+    assert_int_equal(seventh.pp, 0);
+    assert_int_equal(seventh.dp, 1);
+}
+
+static int64_t dearest(const int64_t *cost, int64_t before, int64_t behind, int pp,
+                       const int64_t *first) {
+    int64_t most = 0;
+    for (int s = 0; s < pp; s++) {
+        int64_t sum = (s == 0 ? before : 0) + (s == pp - 1 ? behind : 0);
+        for (int64_t i = first[s]; i < first[s + 1]; i++)
+            sum += cost[i];
+        most = sum > most ? sum : most;
+    }
+    return most;
+}
+
+/* The least that any cut of layers [at, n) into pp stages costs, by trying them all. */
+static int64_t least(const int64_t *cost, int64_t n, int64_t before, int64_t behind, int pp) {
+    int64_t best = INT64_MAX, sum = before;
+    if (pp == 1) {
+        for (int64_t i = 0; i < n; i++)
+            sum += cost[i];
+        return sum + behind;
+    }
+    for (int64_t k = 1; k <= n - pp + 1; k++) {
+        sum += cost[k - 1];
+        int64_t rest = least(cost + k, n - k, 0, behind, pp - 1), most = sum > rest ? sum : rest;
+        best = most < best ? most : best;
+    }
+    return best;
+}
+
+CASE(no_cut_into_stages_is_cheaper) {
+    uint64_t seed = 3;
+    for (int round = 0; round < 300; round++) {
+        int64_t cost[9], first[10], n = 1 + (int64_t)(next_random(&seed) % 9);
+        int64_t before = (int64_t)(next_random(&seed) % 20),
+                behind = (int64_t)(next_random(&seed) % 40);
+        for (int i = 0; i < n; i++)
+            cost[i] = (int64_t)(next_random(&seed) % 12);
+        for (int pp = 1; pp <= n; pp++) {
+            assert_int_equal(shard_stages(n, cost, before, behind, pp, first), WEFT_OK);
+            assert_int_equal(first[0], 0);
+            assert_int_equal(first[pp], n);
+            for (int s = 0; s < pp; s++)
+                assert_true(first[s] < first[s + 1]);
+            assert_int_equal(dearest(cost, before, behind, pp, first),
+                             least(cost, n, before, behind, pp));
+        }
+        assert_int_equal(shard_stages(n, cost, 0, 0, (int)n + 1, first), WEFT_USAGE);
+        assert_int_equal(shard_stages(n, cost, 0, 0, 0, first), WEFT_USAGE);
+    }
+}
+
+CASE(a_large_head_takes_layers_from_the_last_stage) {
+    const int64_t cost[8] = {10, 10, 10, 10, 10, 10, 10, 10};
+    int64_t first[3];
+    assert_int_equal(shard_stages(8, cost, 0, 20, 2, first), WEFT_OK);
+    assert_int_equal(first[1], 5);
+}
+
 CASE(kv_heads_are_only_as_many_as_needed) {
     shard_dims d = {32000, 4096, 14336, 32, 8, 128};
     shard_slice one = shard_of(&d, SHARD_KV, 8, 3);
@@ -113,6 +181,9 @@ int main(void) {
         cmocka_unit_test(leaves_are_the_largest_that_fit),
         cmocka_unit_test(tp_divides_heads_and_leaves),
         cmocka_unit_test(slices_tile),
+        cmocka_unit_test(places_count_every_rank_once),
+        cmocka_unit_test(no_cut_into_stages_is_cheaper),
+        cmocka_unit_test(a_large_head_takes_layers_from_the_last_stage),
         cmocka_unit_test(kv_heads_are_only_as_many_as_needed),
         cmocka_unit_test(a_short_vocabulary_leaves_ranks_empty),
     };

@@ -198,7 +198,7 @@ static void expect_counting(const weft_tensor *t, float first, int64_t row0, int
 static void expect_slice(const model *m, const weights *w, int slot, int layer, int64_t rows,
                          int64_t cols, shard_kind kind) {
     shard_dims d = config_shard_dims(&m->c);
-    shard_slice s = shard_of(&d, kind, w->tp, w->rank);
+    shard_slice s = shard_of(&d, kind, w->part.tp, w->part.slice);
     weft_tensor t = weights_get(w, slot, layer);
     assert_int_equal(t.ndim, cols ? 2 : 1);
     assert_int_equal(t.shape[0], s.axis == 0 ? s.end - s.begin : rows);
@@ -206,6 +206,10 @@ static void expect_slice(const model *m, const weights *w, int slot, int layer, 
     expect_counting(&t, m->first[layer < 0 ? 2 : layer][slot], s.axis == 0 ? s.begin : 0,
                     s.axis == 1 ? s.begin : 0, cols);
 }
+
+/* A slice of all layers. */
+#define SLICE(tp_, rank_, n_) (&(shard_part){.tp = tp_, .slice = rank_, .last = n_, .layers = n_})
+#define PART(tp_, rank_) SLICE(tp_, rank_, 2)
 
 static void expect_llama(const model *m, const weights *w) {
     static const shard_kind kinds[] = {SHARD_WHOLE, SHARD_Q,  SHARD_KV, SHARD_KV,     SHARD_O_COLS,
@@ -223,7 +227,7 @@ static void expect_llama(const model *m, const weights *w) {
 
 static uint64_t described_bytes(const model *m, int dtype, int tp, int rank) {
     weights w;
-    assert_int_equal(weights_describe(&m->c, dtype, tp, rank, &w), WEFT_OK);
+    assert_int_equal(weights_describe(&m->c, dtype, PART(tp, rank), &w), WEFT_OK);
     uint64_t bytes = w.bytes, sum = 0;
     for (int64_t i = 0; i < 3 * WEIGHT_SLOTS; i++)
         if (w.tensor[i].ndim) {
@@ -238,7 +242,7 @@ static uint64_t described_bytes(const model *m, int dtype, int tp, int rank) {
 /* Opens one rank, checks every element and every count, closes. Returns the bytes copied. */
 static uint64_t check_rank(const model *m, device *dev, int dtype, int tp, int rank, bool no_mmap) {
     weights w;
-    if (weights_open(&m->c, &m->st, dev, dtype, tp, rank, no_mmap, &w) != WEFT_OK)
+    if (weights_open(&m->c, &m->st, dev, dtype, PART(tp, rank), no_mmap, &w) != WEFT_OK)
         fail_msg("%s", err_message());
     expect_llama(m, &w);
     assert_int_equal(w.bytes, described_bytes(m, dtype, tp, rank));
@@ -287,15 +291,39 @@ CASE(each_rank_has_its_slices) {
                              described_bytes(&m, WEFT_BF16, tp, r));
             assert_true(copies > 0);
             weights w;
-            assert_int_equal(weights_describe(&m.c, WEFT_F32, tp, r, &w), WEFT_OK);
+            assert_int_equal(weights_describe(&m.c, WEFT_F32, PART(tp, r), &w), WEFT_OK);
             vocab_rows += (uint64_t)weights_get(&w, WEIGHT_EMBED, -1).shape[0];
             weights_close(&w);
         }
         assert_int_equal(vocab_rows, 10);
     }
     weights w;
-    assert_int_equal(weights_open(&m.c, &m.st, &near, WEFT_F32, 3, 0, false, &w), WEFT_USAGE);
-    assert_int_equal(weights_describe(&m.c, WEFT_F32, 8, 0, &w), WEFT_USAGE);
+    assert_int_equal(weights_open(&m.c, &m.st, &near, WEFT_F32, PART(3, 0), false, &w), WEFT_USAGE);
+    assert_int_equal(weights_describe(&m.c, WEFT_F32, PART(8, 0), &w), WEFT_USAGE);
+    close_model(&m);
+}
+
+/* Two stages hold every tensor once between them, the tied embedding in both. */
+CASE(each_stage_has_its_layers) {
+    model m;
+    device near = make_device(true);
+    open_llama(&m, WEFT_F32, 0);
+    uint64_t whole = described_bytes(&m, WEFT_F32, 1, 0), sum = 0;
+    for (int stage = 0; stage < 2; stage++) {
+        weights w;
+        shard_part p = {.tp = 1, .first = stage, .last = stage + 1, .layers = 2};
+        assert_int_equal(weights_open(&m.c, &m.st, &near, WEFT_F32, &p, false, &w), WEFT_OK);
+        assert_int_equal(w.n_unused, 0);
+        for (int layer = 0; layer < 2; layer++)
+            assert_int_equal(weights_get(&w, WEIGHT_Q, layer).ndim, layer == stage ? 2 : 0);
+        assert_int_equal(weights_get(&w, WEIGHT_EMBED, -1).ndim, stage == 0 || m.c.tied ? 2 : 0);
+        assert_int_equal(weights_get(&w, WEIGHT_HEAD, -1).ndim, stage == 1 || m.c.tied ? 2 : 0);
+        assert_int_equal(weights_get(&w, WEIGHT_FINAL_NORM, -1).ndim, stage == 1);
+        sum += w.bytes;
+        weights_close(&w);
+    }
+    uint64_t twice = m.c.tied ? (uint64_t)(m.c.vocab * m.c.d_model * 4) : 0;
+    assert_int_equal(sum, whole + twice);
     close_model(&m);
 }
 
@@ -333,7 +361,7 @@ CASE(tied_under_either_name) {
         overwrite(&b.header, "lm_head.weight", "other.matrix_b");
         float first = st_add(&b, names[i], 10, 8);
         open_model(&m, "{\"model_type\":\"llama\",\"tie_word_embeddings\":true," SMALL "}", &b, 0);
-        assert_int_equal(weights_open(&m.c, &m.st, &dev, WEFT_F32, 2, 1, false, &w), WEFT_OK);
+        assert_int_equal(weights_open(&m.c, &m.st, &dev, WEFT_F32, PART(2, 1), false, &w), WEFT_OK);
         weft_tensor e = weights_get(&w, WEIGHT_EMBED, -1), h = weights_get(&w, WEIGHT_HEAD, -1);
         assert_ptr_equal(e.data, h.data);
         expect_counting(&h, first, 5, 0, 8);
@@ -350,7 +378,7 @@ CASE(a_tied_model_may_store_its_head_too) {
     weights w;
     st_builder b = llama_builder(&m, WEFT_F32);
     open_model(&m, "{\"model_type\":\"llama\",\"tie_word_embeddings\":true," SMALL "}", &b, 0);
-    assert_int_equal(weights_open(&m.c, &m.st, &dev, WEFT_F32, 1, 0, false, &w), WEFT_OK);
+    assert_int_equal(weights_open(&m.c, &m.st, &dev, WEFT_F32, NULL, false, &w), WEFT_OK);
     weft_tensor h = weights_get(&w, WEIGHT_HEAD, -1);
     expect_counting(&h, m.first[2][WEIGHT_EMBED], 0, 0, 8);
     assert_int_equal(w.n_unused, 0);
@@ -395,21 +423,21 @@ static void open_gpt2(model *m, int dtype, float first[8]) {
 }
 
 static void expect_gpt2(const weights *w, const float first[8]) {
-    int64_t cols = 64 / w->tp, ff = 272 / w->tp;
+    int64_t cols = 64 / w->part.tp, ff = 272 / w->part.tp;
     for (int part = 0; part < 3; part++) {
         weft_tensor m = weights_get(w, WEIGHT_Q + 2 * part, 0);
         weft_tensor b = weights_get(w, WEIGHT_Q_BIAS + 2 * part, 0);
         assert_int_equal(m.shape[0], cols);
-        expect_transposed(&m, first[1], 192, 64 * part + cols * w->rank, 0);
-        expect_counting(&b, first[2], 64 * part + cols * w->rank, 0, 0);
+        expect_transposed(&m, first[1], 192, 64 * part + cols * w->part.slice, 0);
+        expect_counting(&b, first[2], 64 * part + cols * w->part.slice, 0, 0);
     }
     weft_tensor o = weights_get(w, WEIGHT_O, 0), up = weights_get(w, WEIGHT_UP, 0);
     weft_tensor up_bias = weights_get(w, WEIGHT_UP_BIAS, 0), down = weights_get(w, WEIGHT_DOWN, 0);
     weft_tensor position = weights_get(w, WEIGHT_POSITION, -1);
-    expect_transposed(&o, first[3], 64, 0, cols * w->rank);
-    expect_transposed(&up, first[4], 272, ff * w->rank, 0);
-    expect_counting(&up_bias, first[5], ff * w->rank, 0, 0);
-    expect_transposed(&down, first[6], 64, 0, ff * w->rank);
+    expect_transposed(&o, first[3], 64, 0, cols * w->part.slice);
+    expect_transposed(&up, first[4], 272, ff * w->part.slice, 0);
+    expect_counting(&up_bias, first[5], ff * w->part.slice, 0, 0);
+    expect_transposed(&down, first[6], 64, 0, ff * w->part.slice);
     expect_counting(&position, first[0], 0, 0, 64);
 }
 
@@ -423,8 +451,9 @@ CASE(gpt2_is_transposed_and_taken_apart) {
         for (int tp = 1; tp <= 4; tp *= 2)
             for (int r = 0; r < tp; r++) {
                 weights w;
-                assert_int_equal(weights_open(&m.c, &m.st, &dev, types[i % 3], tp, r, false, &w),
-                                 WEFT_OK);
+                assert_int_equal(
+                    weights_open(&m.c, &m.st, &dev, types[i % 3], SLICE(tp, r, 1), false, &w),
+                    WEFT_OK);
                 expect_gpt2(&w, first);
                 assert_int_equal(w.n_unused, 0);
                 weights_close(&w);
@@ -464,7 +493,7 @@ CASE(config_against_weights) {
         weights w;
         st_builder b = llama_builder(&m, WEFT_F32);
         open_model(&m, rows[i].config, &b, 0);
-        assert_int_equal(weights_open(&m.c, &m.st, &dev, WEFT_F32, 1, 0, false, &w),
+        assert_int_equal(weights_open(&m.c, &m.st, &dev, WEFT_F32, NULL, false, &w),
                          rows[i].status);
         expect_message(rows[i].message);
         assert_int_equal(dev.allocated, 0);
@@ -479,7 +508,7 @@ CASE(types_without_arithmetic_are_refused) {
     st_builder b = llama_builder(&m, WEFT_F32);
     overwrite(&b.header, "\"F32\"", "\"I32\"");
     open_model(&m, "{\"model_type\":\"llama\"," SMALL "}", &b, 0);
-    assert_int_equal(weights_open(&m.c, &m.st, &dev, WEFT_F32, 1, 0, false, &w), WEFT_UNSUPPORTED);
+    assert_int_equal(weights_open(&m.c, &m.st, &dev, WEFT_F32, NULL, false, &w), WEFT_UNSUPPORTED);
     expect_message("stored as I32");
     close_model(&m);
 }
@@ -507,6 +536,7 @@ int main(void) {
         cmocka_unit_test(views_where_the_file_will_do),
         cmocka_unit_test(every_type_into_every_type),
         cmocka_unit_test(each_rank_has_its_slices),
+        cmocka_unit_test(each_stage_has_its_layers),
         cmocka_unit_test(misaligned_data_is_copied),
         cmocka_unit_test(tied_under_either_name),
         cmocka_unit_test(a_tied_model_may_store_its_head_too),

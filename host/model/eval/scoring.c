@@ -71,7 +71,7 @@ static int choose(scorer *s) {
         for (int32_t k = 0; k < l->take; k++)
             s->target[rows++] = r->ids[from + k + 1];
         if (l->take)
-            s->part[parts++] = (step_part){l->seq, l->take, -1};
+            s->part[parts++] = (step_part){.seq = l->seq, .take = l->take, .row = -1};
     }
     return parts;
 }
@@ -79,8 +79,8 @@ static int choose(scorer *s) {
 static weft_status look_at(scorer *s, int32_t row, int32_t id, bool *greedy) {
     int64_t vocab = s->e->config.vocab;
     int32_t best = 0;
-    WEFT_TRY(engine_result(s->e, &s->e->rank[0].io.logits, row * s->e->shape.vocab_padded * 4,
-                           s->logits, (uint64_t)vocab * 4));
+    WEFT_TRY(engine_result(s->e, &engine_sampler(s->e)->io.logits,
+                           row * s->e->shape.vocab_padded * 4, s->logits, (uint64_t)vocab * 4));
     for (int32_t i = 1; i < vocab; i++)
         if (s->logits[i] > s->logits[best])
             best = i;
@@ -109,7 +109,7 @@ static weft_status step(scorer *s) {
     for (int i = 0; i < parts; i++)
         rows += s->part[i].take;
     WEFT_TRY(engine_run(s->e, s->part, parts, s->target));
-    WEFT_TRY(engine_result(s->e, &s->e->rank[0].io.score, 0, s->score, (uint64_t)rows * 4));
+    WEFT_TRY(engine_result(s->e, &engine_sampler(s->e)->io.score, 0, s->score, (uint64_t)rows * 4));
     for (int i = 0; i < s->nlane; i++) {
         lane *l = &s->lane[i];
         if (!l->take)

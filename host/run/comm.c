@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Collectives over exchanges: the rows for memory of the host, whatever the transport. */
+#include "host/run/comm.h"
+#include "host/base/clock.h"
+#include "host/base/err.h"
+#include "host/run/ops.h"
+#include "weft/step.h"
+#include <stdio.h>
+#include <string.h>
+
+/* ---- Tensors ---- */
+
+static char *element(const weft_tensor *t, const int64_t *index) {
+    int64_t off = 0;
+    for (int i = 0; i < WEFT_DIMS; i++)
+        off += index[i] * t->stride[i];
+    return (char *)t->data + weft_dtype_bytes(t->dtype, off);
+}
+
+static int64_t contiguous_from(const weft_tensor *a, const weft_tensor *b, int *axis) {
+    int64_t run = 1;
+    int i = WEFT_DIMS - 1;
+    for (; i >= 0; i--) {
+        bool dense = a->shape[i] == 1 || (a->stride[i] == run && b->stride[i] == run);
+        if (!dense)
+            break;
+        run *= a->shape[i];
+    }
+    *axis = i;
+    return run;
+}
+
+/* In the longest runs both have in one piece. */
+void comm_copy(const weft_tensor *dst, const weft_tensor *src) {
+    int axis;
+    int64_t run = contiguous_from(dst, src, &axis),
+            total = weft_tensor_count(dst) / (run ? run : 1);
+    int64_t index[WEFT_DIMS] = {0};
+    for (int64_t n = 0; n < total; n++) {
+        memcpy(element(dst, index), element(src, index), (size_t)weft_dtype_bytes(dst->dtype, run));
+        for (int i = axis; i >= 0; i--) {
+            if (++index[i] < dst->shape[i])
+                break;
+            index[i] = 0;
+        }
+    }
+}
+
+static void add_into(const weft_tensor *y, const weft_tensor *x) {
+    int64_t n = weft_tensor_count(y), index[WEFT_DIMS] = {0};
+    for (int64_t k = 0; k < n; k++) {
+        *(float *)(void *)element(y, index) += *(const float *)(const void *)element(x, index);
+        for (int i = WEFT_DIMS - 1; i >= 0; i--) {
+            if (++index[i] < y->shape[i])
+                break;
+            index[i] = 0;
+        }
+    }
+}
+
+static weft_tensor part_of(const weft_tensor *t, int axis, int64_t begin, int64_t n) {
+    weft_tensor p = *t;
+    p.data = (char *)t->data + weft_dtype_bytes(t->dtype, begin * t->stride[axis]);
+    p.shape[axis] = n;
+    return p;
+}
+
+uint64_t comm_part_bytes(const comm_part *p) {
+    return (uint64_t)weft_dtype_bytes(p->t.dtype, weft_tensor_count(&p->t));
+}
+
+static weft_tensor bytes_at(void *data, uint64_t n) {
+    weft_tensor t = weft_tensor_make(WEFT_I8, 1, (int64_t[]){(int64_t)n});
+    t.data = data;
+    return t;
+}
+
+/* ---- Links and groups ---- */
+
+const char *comm_group_name(int group) {
+    static const char *const names[WEFT_GROUPS] = {"tp", "pp", "dp", "world"};
+    return group >= 0 && group < WEFT_GROUPS ? names[group] : "?";
+}
+
+comm comm_group(comm_link *l, int group, int ranks, const int *member) {
+    comm c = {.link = l, .group = group, .ranks = ranks};
+    WEFT_ASSERT(ranks <= COMM_MAX_RANKS);
+    for (int i = 0; i < ranks; i++) {
+        c.member[i] = member[i];
+        c.rank = member[i] == l->rank ? i : c.rank;
+    }
+    return c;
+}
+
+void comm_close(comm_link *l) {
+    if (l)
+        l->transport->close(l);
+}
+
+weft_status comm_status(comm_link *l) {
+    return l->transport->status(l);
+}
+
+void comm_abort(comm_link *l, weft_status code) {
+    l->transport->abort(l, code);
+}
+
+void comm_step(comm_link *l, int64_t step, double seconds) {
+    l->step = step;
+    l->expected = seconds;
+}
+
+static const char *op_name(int op) {
+    return op >= 0 && op < WEFT_OP_COUNT ? weft_op_table[op].name : "?";
+}
+
+weft_status comm_check(const comm_link *l, int peer, const comm_head *want, const comm_head *got) {
+    if (memcmp(want, got, sizeof *want) == 0)
+        return WEFT_OK;
+    return weft_fail(WEFT_PEER,
+                     "rank %d and rank %d disagree at step %lld: rank %d is in %s %llu of %s (%s, "
+                     "%llu bytes), rank %d in %s %llu of %s (%.*s, %llu bytes)",
+                     l->rank, peer, (long long)l->step, l->rank, op_name(want->op),
+                     (unsigned long long)want->sequence, comm_group_name(want->group), want->tag,
+                     (unsigned long long)want->bytes, peer, op_name(got->op),
+                     (unsigned long long)got->sequence, comm_group_name(got->group),
+                     (int)sizeof got->tag - 1, got->tag, (unsigned long long)got->bytes);
+}
+
+/* One exchange with its place in the flight record around it; *sequence counts those before. */
+static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
+                           const comm_part *send, int nsend, const comm_part *recv, int nrecv) {
+    comm_link *l = c->link;
+    double now = clock_seconds();
+    comm_call call = {.send = send, .recv = recv, .nsend = nsend, .nrecv = nrecv};
+    call.head = (comm_head){.op = op, .group = c->group, .sequence = *sequence};
+    snprintf(call.head.tag, sizeof call.head.tag, "%s", tag);
+    call.deadline = now + l->timeout + l->expected;
+    flight_place p = {.step = l->step,
+                      .sequence = *sequence,
+                      .op = op,
+                      .group = c->group,
+                      .inside = true,
+                      .since = now};
+    memcpy(p.tag, call.head.tag, sizeof p.tag);
+    for (int i = 0; i < nsend; i++)
+        p.bytes += comm_part_bytes(&send[i]);
+    c->sent += p.bytes;
+    for (int i = 0; i < nrecv; i++)
+        p.bytes += comm_part_bytes(&recv[i]);
+    flight_note(l->flight, &p, false);
+    weft_status s = l->transport->exchange(l, &call);
+    ++*sequence;
+    p.inside = false;
+    p.since = clock_seconds();
+    if (s == WEFT_OK) /* a failed rank stays where it failed, for who reads the record */
+        flight_note(l->flight, &p, true);
+    return s;
+}
+
+static weft_status exchange(comm *c, int op, const char *tag, const comm_part *send, int nsend,
+                            const comm_part *recv, int nrecv) {
+    return counted(c, op, &c->sequence, tag, send, nsend, recv, nrecv);
+}
+
+static comm_part part_for(const comm *c, int rank, weft_tensor t) {
+    return (comm_part){.peer = c->member[rank], .t = t};
+}
+
+weft_status comm_broadcast(comm *c, int root, void *data, uint64_t n, const char *what) {
+    comm_part parts[COMM_MAX_RANKS];
+    int np = 0;
+    weft_tensor t = bytes_at(data, n);
+    for (int r = 0; r < c->ranks; r++)
+        if (c->rank == root ? r != root : r == root && c->rank != r)
+            parts[np++] = part_for(c, r, t);
+    if (c->rank == root)
+        return exchange(c, WEFT_OP_broadcast, what, parts, np, NULL, 0);
+    return exchange(c, WEFT_OP_broadcast, what, NULL, 0, parts, np);
+}
+
+weft_status comm_barrier(comm *c, const char *what) {
+    char mine = 0, theirs[COMM_MAX_RANKS];
+    comm_part send[COMM_MAX_RANKS], recv[COMM_MAX_RANKS];
+    int n = 0;
+    for (int r = 0; r < c->ranks; r++)
+        if (r != c->rank) {
+            send[n] = part_for(c, r, bytes_at(&mine, 1));
+            recv[n++] = part_for(c, r, bytes_at(&theirs[r], 1));
+        }
+    return exchange(c, WEFT_OP_all_gather, what, send, n, recv, n);
+}
+
+/* ---- Rows ---- */
+
+static comm *end_of(const weft_step *s) {
+    return s->state;
+}
+
+static void all_gather_run(const weft_step *s, weft_stream *stream) {
+    (void)stream;
+    const weft_all_gather_args *a = &s->args.all_gather;
+    comm *c = end_of(s);
+    comm_part send[COMM_MAX_RANKS], recv[COMM_MAX_RANKS];
+    int64_t part = a->x.shape[a->axis];
+    int n = 0;
+    for (int r = 0; r < c->ranks; r++) {
+        weft_tensor to = part_of(&a->y, a->axis, r * part, part);
+        if (r == c->rank) {
+            comm_copy(&to, &a->x);
+        } else {
+            send[n] = part_for(c, r, a->x);
+            recv[n++] = part_for(c, r, to);
+        }
+    }
+    exchange(c, WEFT_OP_all_gather, s->tag, send, n, recv, n);
+}
+
+/* The others' parts come into scratch, so that the sum is in rank order whoever is first. */
+static void reduce_scatter_run(const weft_step *s, weft_stream *stream) {
+    (void)stream;
+    const weft_reduce_scatter_args *a = &s->args.reduce_scatter;
+    comm *c = end_of(s);
+    comm_part send[COMM_MAX_RANKS], recv[COMM_MAX_RANKS];
+    weft_tensor from[COMM_MAX_RANKS];
+    int64_t part = a->y.shape[a->axis], bytes = ops_bytes(&a->y);
+    int n = 0;
+    for (int r = 0; r < c->ranks; r++) {
+        weft_tensor mine = part_of(&a->x, a->axis, r * part, part);
+        from[r] = weft_tensor_make(WEFT_F32, a->y.ndim, a->y.shape);
+        from[r].data = (char *)s->scratch + r * bytes;
+        if (r == c->rank) {
+            from[r] = mine;
+        } else {
+            send[n] = part_for(c, r, mine);
+            recv[n++] = part_for(c, r, from[r]);
+        }
+    }
+    if (exchange(c, WEFT_OP_reduce_scatter, s->tag, send, n, recv, n) != WEFT_OK)
+        return;
+    comm_copy(&a->y, &from[0]);
+    for (int r = 1; r < c->ranks; r++)
+        add_into(&a->y, &from[r]);
+}
+
+static size_t reduce_scatter_scratch(const weft_args *a) {
+    return (size_t)ops_bytes(&a->reduce_scatter.x);
+}
+
+static void all_to_all_run(const weft_step *s, weft_stream *stream) {
+    (void)stream;
+    const weft_all_to_all_args *a = &s->args.all_to_all;
+    comm *c = end_of(s);
+    comm_part send[COMM_MAX_RANKS], recv[COMM_MAX_RANKS];
+    int64_t part = a->x.shape[0] / c->ranks;
+    int n = 0;
+    for (int r = 0; r < c->ranks; r++) {
+        weft_tensor from = part_of(&a->x, 0, r * part, part);
+        weft_tensor to = part_of(&a->y, 0, r * part, part);
+        if (r == c->rank) {
+            comm_copy(&to, &from);
+        } else {
+            send[n] = part_for(c, r, from);
+            recv[n++] = part_for(c, r, to);
+        }
+    }
+    exchange(c, WEFT_OP_all_to_all, s->tag, send, n, recv, n);
+}
+
+static void broadcast_run(const weft_step *s, weft_stream *stream) {
+    (void)stream;
+    const weft_broadcast_args *a = &s->args.broadcast;
+    comm *c = end_of(s);
+    comm_part parts[COMM_MAX_RANKS];
+    int n = 0;
+    if (c->rank != a->peer) {
+        parts[0] = part_for(c, a->peer, a->x);
+        exchange(c, WEFT_OP_broadcast, s->tag, NULL, 0, parts, 1);
+        return;
+    }
+    for (int r = 0; r < c->ranks; r++)
+        if (r != c->rank)
+            parts[n++] = part_for(c, r, a->x);
+    exchange(c, WEFT_OP_broadcast, s->tag, parts, n, NULL, 0);
+}
+
+static void send_run(const weft_step *s, weft_stream *stream) {
+    (void)stream;
+    comm *c = end_of(s);
+    comm_part p = part_for(c, s->args.send.peer, s->args.send.x);
+    counted(c, WEFT_OP_send, &c->moved[0][s->args.send.peer], s->tag, &p, 1, NULL, 0);
+}
+
+/* The message carries the sender's op. */
+static void recv_run(const weft_step *s, weft_stream *stream) {
+    (void)stream;
+    comm *c = end_of(s);
+    comm_part p = part_for(c, s->args.recv.peer, s->args.recv.y);
+    counted(c, WEFT_OP_send, &c->moved[1][s->args.recv.peer], s->tag, NULL, 0, &p, 1);
+}
+
+static int all_gather_ok(const weft_args *a) {
+    const weft_all_gather_args *g = &a->all_gather;
+    return g->axis >= 0 && g->axis < WEFT_DIMS && g->x.dtype == g->y.dtype;
+}
+
+static int reduce_scatter_ok(const weft_args *a) {
+    const weft_reduce_scatter_args *g = &a->reduce_scatter;
+    return g->axis >= 0 && g->axis < WEFT_DIMS && g->x.dtype == WEFT_F32 && g->y.dtype == WEFT_F32;
+}
+
+#define ROW(o, ok_) \
+    { .op = WEFT_OP_##o, .backend = "comm", .name = "host", .ok = ok_, .run = o##_run }
+const weft_kernel comm_host_kernels[] = {
+    ROW(all_gather, all_gather_ok),
+    {.op = WEFT_OP_reduce_scatter,
+     .backend = "comm",
+     .name = "host",
+     .ok = reduce_scatter_ok,
+     .scratch = reduce_scatter_scratch,
+     .run = reduce_scatter_run},
+    ROW(all_to_all, NULL),
+    ROW(broadcast, NULL),
+    ROW(send, NULL),
+    ROW(recv, NULL),
+    {.name = NULL},
+};
+
+int comm_group_of(weft_op op, const weft_args *a) {
+    const weft_field *f = ops_field(op, "group");
+    return f ? ops_int(a, f) : WEFT_GROUP_TP;
+}
+
+int64_t comm_sent_bytes(weft_op op, const weft_args *a, int ranks) {
+    switch (op) {
+    case WEFT_OP_all_gather: return ops_bytes(&a->all_gather.x) * (ranks - 1);
+    case WEFT_OP_reduce_scatter: return ops_bytes(&a->reduce_scatter.x) / ranks * (ranks - 1);
+    case WEFT_OP_all_to_all: return ops_bytes(&a->all_to_all.x) / ranks * (ranks - 1);
+    case WEFT_OP_broadcast: return ops_bytes(&a->broadcast.x) * (ranks - 1);
+    case WEFT_OP_send: return ops_bytes(&a->send.x);
+    default: return 0;
+    }
+}
