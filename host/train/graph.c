@@ -5,7 +5,7 @@
 #include "host/model/engine.h"
 #include <string.h>
 
-enum { ALIGN = 64, GRANULE = 16, CHUNK_NUMBERS = 8 << 20, CHUNK_LEAST = 64 };
+enum { ALIGN = 64, GRANULE = 16, CHUNK_NUMBERS = 16 << 20, CHUNK_LEAST = 64 };
 
 /* ---- Shape ---- */
 
@@ -35,10 +35,14 @@ static int unit_of(int micro, int shard_rows, int shards) {
     return n;
 }
 
+/* As many whole shards as fit, a power of two: the head's weight and gradient are read once for all
+ * of them. A part of a shard where not one fits. */
 static int chunk_of(const graph_shape *s, const model_config *c) {
-    int most = s->tokens / s->unit_shards, n = (int)(CHUNK_NUMBERS / c->vocab);
+    int shard = s->tokens / s->unit_shards, n = (int)(CHUNK_NUMBERS / c->vocab), shards = 1;
     n = n < CHUNK_LEAST ? CHUNK_LEAST : n / GRANULE * GRANULE;
-    return n < most ? n : most;
+    while (shards * 2 <= s->unit_shards && shards * 2 * shard <= n)
+        shards *= 2;
+    return n < shard ? n : shards * shard;
 }
 
 weft_status graph_shape_of(const train_options *o, const device *dev, const model_config *c,
@@ -232,7 +236,7 @@ typedef struct {
     bool backward;
 } loss_head;
 
-static void loss_chunk(const loss_head *h, int64_t begin, int64_t end, weft_tensor dw) {
+static void loss_chunk(const loss_head *h, int64_t begin, int64_t end, int shards, weft_tensor dw) {
     build *u = h->u;
     const graph *g = u->g;
     weft_tensor x = tensor_slice(h->x, 0, begin, end), dlogits = {0},
@@ -250,11 +254,11 @@ static void loss_chunk(const loss_head *h, int64_t begin, int64_t end, weft_tens
         PUSH(u, matmul_dx, "head'", .dy = dlogits, .w = h->w,
              .dx = tensor_slice(h->dx, 0, begin, end), .leaves = shard_leaves(h->w.shape[0]));
     if (weft_has(&dw))
-        PUSH(u, matmul_dw, "head'", .dy = dlogits, .x = x, .dw = dw, .shards = 1);
+        PUSH(u, matmul_dw, "head'", .dy = dlogits, .x = x, .dw = dw, .shards = shards);
 }
 
-/* Where the gradient of the next shard gathers: in place while nothing waits, else a new value. */
-static weft_tensor shard_grad(const loss_head *h, int waiting) {
+/* Where the gradient of the next shards gathers: in place while nothing waits, else a new value. */
+static weft_tensor shards_grad(const loss_head *h, int waiting) {
     if (!weft_has(&h->dw) || waiting == 0)
         return h->dw;
     weft_tensor t = plan_new(&h->u->b, WEFT_F32, 2, h->dw.shape);
@@ -262,19 +266,20 @@ static weft_tensor shard_grad(const loss_head *h, int waiting) {
     return t;
 }
 
+/* Chunks of whole shards go through at once; their sums join as the shards' tree says. */
 static void loss_all(const loss_head *h) {
     const graph_shape *s = &h->u->g->shape;
-    int64_t each = s->tokens / s->unit_shards;
+    int64_t each = s->tokens / s->unit_shards, group = each > s->chunk ? each : s->chunk;
     weft_tensor wait[GRAPH_MAX_LEVELS];
     int waiting = 0;
-    for (int shard = 0; shard < s->unit_shards; shard++) {
-        weft_tensor dw = shard_grad(h, waiting);
-        for (int64_t t = 0; t < each; t += s->chunk) {
-            int64_t end = t + s->chunk < each ? t + s->chunk : each;
-            loss_chunk(h, shard * each + t, shard * each + end, dw);
+    for (int i = 0; i < s->tokens / group; i++) {
+        weft_tensor dw = shards_grad(h, waiting);
+        for (int64_t t = 0; t < group; t += s->chunk) {
+            int64_t end = t + s->chunk < group ? t + s->chunk : group;
+            loss_chunk(h, i * group + t, i * group + end, (int)(group / each), dw);
         }
         wait[waiting++] = dw;
-        for (int n = shard + 1; n % 2 == 0 && weft_has(&h->dw); n /= 2, waiting--)
+        for (int n = i + 1; n % 2 == 0 && weft_has(&h->dw); n /= 2, waiting--)
             PUSH(h->u, accumulate, "head'", .x = wait[waiting - 1], .y = wait[waiting - 2]);
     }
 }
