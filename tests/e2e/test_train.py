@@ -231,12 +231,12 @@ class Bits(Folder):
             json.dump(TINY, f)
         random_rows(self.path("rows.jsonl"), 40, 1)
 
-    def train(self, name, *more, steps=5):
+    def train(self, name, *more, steps=5, tokens=24):
         out = self.path(name)
         weft(
             *("train", "--from-scratch", self.path("config.json"), "--seed", "3"),
             *("--data", self.path("rows.jsonl"), "-o", out, "--steps", str(steps)),
-            *("--lr", "1e-2", "--seq-len", "24", *more),
+            *("--lr", "1e-2", "--seq-len", str(tokens), *more),
         )
         return digest(out)
 
@@ -263,6 +263,23 @@ class Bits(Folder):
         for micro in ("1", "3"):
             self.assertEqual(base, self.train("m" + micro, *two, "--micro-batch", micro))
         self.assertNotEqual(base, self.train("other", "--shards", "8", "--dropout", "0.1"))
+
+    def test_logits_in_parts_of_the_batch(self):
+        """A vocabulary whose logits fit for two virtual shards at once, or for a part of one."""
+        with open(self.path("config.json"), "w", encoding="utf-8") as f:
+            wide = {"vocab_size": 200_000, "hidden_size": 16, "max_position_embeddings": 96}
+            json.dump({**TINY, **wide}, f)
+        for tokens, chunk in ((24, 48), (96, 80)):
+            plan = weft(
+                *("plan", "--train", "--from-scratch", self.path("config.json")),
+                *("--seq-len", str(tokens)),
+            )
+            self.assertIn(f"logits of {chunk} tokens at once", plan)
+            runs = {
+                self.train(f"{tokens}-{micro}", "--micro-batch", micro, steps=2, tokens=tokens)
+                for micro in ("0", "1")
+            }
+            self.assertEqual(len(runs), 1)
 
     def test_packed_rows_are_the_rows(self):
         """Two documents in one row, and apart in rows of a batch twice as large."""
