@@ -130,3 +130,26 @@ void buf_json_float(buf *b, float x) {
     else
         buf_puts(b, "null");
 }
+
+void buf_json_line(buf *b, const char *s, size_t n) {
+    static const char *const ends[] = {"\xc2\x85", "\xe2\x80\xa8", "\xe2\x80\xa9"};
+    static const char *const escapes[] = {"\\u0085", "\\u2028", "\\u2029"};
+    buf plain;
+    buf_init(&plain, b->max);
+    buf_json_string(&plain, s, n);
+    b->failed |= plain.failed;
+    const char *p = plain.data, *end = p + plain.len, *run = p;
+    while (p < end) {
+        int i = (int)(sizeof ends / sizeof *ends) - 1;
+        while (i >= 0 && strncmp(p, ends[i], strlen(ends[i])) != 0)
+            i--;
+        if (i >= 0) {
+            buf_add(b, run, (size_t)(p - run));
+            buf_puts(b, escapes[i]);
+            run = p + strlen(ends[i]);
+        }
+        p = i >= 0 ? run : p + 1;
+    }
+    buf_add(b, run, (size_t)(end - run));
+    buf_fini(&plain);
+}

@@ -15,6 +15,7 @@ typedef struct {
 
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
+bool file_is_regular(const char *path);                     /* or a link to such a file */
 weft_status file_map_open(const char *path, file_map *out); /* BAD_FILE or IO with the path named */
 weft_status file_map_lock(file_map *m);                     /* mlock; NO_MEMORY with a hint */
 void file_map_close(file_map *m);

@@ -15,22 +15,32 @@ static void show(const char *text, int n) {
     }
 }
 
+/* "1:02:03", "2:03". */
+static int clock_text(char *out, size_t n, double seconds) {
+    long s = seconds < 3.6e8 ? (long)seconds : 360000000;
+    return s < 3600 ? snprintf(out, n, "%ld:%02ld", s / 60, s % 60)
+                    : snprintf(out, n, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+}
+
 static void draw(const progress *p, double now) {
     enum { WIDTH = 24 };
     static const char full[] = "========================", empty[] = "                        ";
-    char text[256];
+    char text[256], left[32] = "";
     double rate = now > p->started ? (double)p->done / (now - p->started) : 0;
     if (p->total <= 0) {
-        show(text, snprintf(text, sizeof text, "\r\033[K%.60s %lld %.20s, %.1f/s", p->label,
-                            (long long)p->done, p->unit, rate));
+        show(text, snprintf(text, sizeof text, "\r\033[K%.60s %lld %.20s, %.1f/s%s", p->label,
+                            (long long)p->done, p->unit, rate, p->note));
         return;
     }
     double share = (double)p->done / (double)p->total;
     share = share > 1 ? 1 : share < 0 ? 0 : share;
     int bars = (int)(share * WIDTH);
-    show(text, snprintf(text, sizeof text, "\r\033[K%.60s %3d%% [%.*s%.*s] %lld/%lld %.20s, %.1f/s",
-                        p->label, (int)(100 * share), bars, full, WIDTH - bars, empty,
-                        (long long)p->done, (long long)p->total, p->unit, rate));
+    if (rate > 0 && share < 1)
+        clock_text(left, sizeof left, (double)(p->total - p->done) / rate);
+    show(text,
+         snprintf(text, sizeof text, "\r\033[K%.60s %3d%% [%.*s%.*s] %lld/%lld %.20s, %.1f/s%s%s%s",
+                  p->label, (int)(100 * share), bars, full, WIDTH - bars, empty, (long long)p->done,
+                  (long long)p->total, p->unit, rate, p->note, *left ? ", left " : "", left));
 }
 
 void progress_start(progress *p, const char *label, const char *unit, int64_t total) {

@@ -9,6 +9,7 @@ typedef struct {
     int64_t total, done;
     double started, drawn;
     bool on;
+    char note[48]; /* what else to show, as ", 12 tok/s"; the caller's */
 } progress;
 
 void progress_start(progress *p, const char *label, const char *unit, int64_t total);

@@ -37,9 +37,9 @@ static void add_ids(buf *b, const int32_t *ids, size_t n) {
 
 static void add_message(buf *b, const chat_message *m) {
     buf_puts(b, "{\"role\": ");
-    cmd_json_string(b, m->role, strlen(m->role));
+    buf_json_line(b, m->role, strlen(m->role));
     buf_puts(b, ", \"content\": ");
-    cmd_json_string(b, m->content, m->n);
+    buf_json_line(b, m->content, m->n);
     if (m->ids) {
         buf_puts(b, ", \"ids\": ");
         add_ids(b, m->ids, m->n_ids);
@@ -54,9 +54,9 @@ weft_status chat_save(const chat_state *c, const char *path) {
     buf_init(&b, FILE_MAX);
     history_ids(s, &ids);
     buf_printf(&b, "{\"weft_chat\": %d,\n \"model\": ", FORMAT);
-    cmd_json_string(&b, c->model, strlen(c->model));
+    buf_json_line(&b, c->model, strlen(c->model));
     buf_puts(&b, ",\n \"template\": ");
-    cmd_json_string(&b, chat_template_name(c->template), strlen(chat_template_name(c->template)));
+    buf_json_line(&b, chat_template_name(c->template), strlen(chat_template_name(c->template)));
     buf_printf(&b, ",\n \"now\": %" PRId64 ",\n \"attempt\": %" PRIu64 ",\n \"sampling\": ",
                s->prompt.now, s->attempt);
     chat_set_json(&c->set, &b);

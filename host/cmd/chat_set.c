@@ -182,7 +182,7 @@ static void add_value(const cmd_sampling_args *a, const arg_spec *row, buf *out)
     case ARG_CHOICE:
         memcpy(&text, at, sizeof text);
         if (text)
-            cmd_json_string(out, text, strlen(text));
+            buf_json_line(out, text, strlen(text));
         else
             buf_puts(out, "null");
         break;
@@ -191,7 +191,7 @@ static void add_value(const cmd_sampling_args *a, const arg_spec *row, buf *out)
         buf_putc(out, '[');
         for (int k = 0; k < l.n; k++) {
             buf_puts(out, k ? "," : "");
-            cmd_json_string(out, l.item[k], strlen(l.item[k]));
+            buf_json_line(out, l.item[k], strlen(l.item[k]));
         }
         buf_putc(out, ']');
         break;

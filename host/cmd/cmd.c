@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,29 +47,6 @@ weft_status cmd_flush(buf *b) {
     weft_status s = cmd_write(b->data, b->len);
     buf_clear(b);
     return s;
-}
-
-void cmd_json_string(buf *b, const char *s, size_t n) {
-    static const char *const ends[] = {"\xc2\x85", "\xe2\x80\xa8", "\xe2\x80\xa9"};
-    static const char *const escapes[] = {"\\u0085", "\\u2028", "\\u2029"};
-    buf plain;
-    buf_init(&plain, b->max);
-    buf_json_string(&plain, s, n);
-    b->failed |= plain.failed;
-    const char *p = plain.data, *end = p + plain.len, *run = p;
-    while (p < end) {
-        int i = CMD_COUNT(ends) - 1;
-        while (i >= 0 && strncmp(p, ends[i], strlen(ends[i])) != 0)
-            i--;
-        if (i >= 0) {
-            buf_add(b, run, (size_t)(p - run));
-            buf_puts(b, escapes[i]);
-            run = p + strlen(ends[i]);
-        }
-        p = i >= 0 ? run : p + 1;
-    }
-    buf_add(b, run, (size_t)(end - run));
-    buf_fini(&plain);
 }
 
 int cmd_width(void) {
@@ -224,7 +202,9 @@ static weft_status more(cmd_lines *l) {
     ssize_t got;
     do
         got = read(l->fd, block, sizeof block);
-    while (got < 0 && errno == EINTR);
+    while (got < 0 && errno == EINTR && !(l->stop && *l->stop));
+    if (got < 0 && errno == EINTR)
+        got = 0;
     if (got < 0)
         return weft_fail(errno == EISDIR ? WEFT_BAD_FILE : WEFT_IO, "%s: cannot read: %m", l->name);
     l->end = got == 0;
@@ -233,6 +213,12 @@ static weft_status more(cmd_lines *l) {
         return weft_fail(WEFT_BAD_FILE, "%s:%" PRId64 ": the line is too long (limit %d bytes)",
                          l->name, l->number + 1, LINE_MAX_BYTES);
     return WEFT_OK;
+}
+
+bool cmd_lines_ready(const cmd_lines *l) {
+    struct pollfd fd = {.fd = l->fd, .events = POLLIN};
+    bool held = memchr(l->held.data + l->at, '\n', l->held.len - l->at) != NULL;
+    return held || l->end || poll(&fd, 1, 0) != 0;
 }
 
 weft_status cmd_lines_next(cmd_lines *l, const char **line, size_t *n) {

@@ -7,6 +7,7 @@
 #include "host/base/buf.h"
 #include "host/base/err.h"
 #include "weft.h"
+#include <signal.h>
 #include <stddef.h>
 
 typedef struct {
@@ -24,8 +25,8 @@ typedef struct {
 extern const cmd_row *const cmd_rows[]; /* in the order of `weft help`, ended by NULL */
 const cmd_row *cmd_find(const char *name);
 
-extern const cmd_row cmd_run, cmd_chat, cmd_score, cmd_train, cmd_merge, cmd_data, cmd_eval,
-    cmd_report, cmd_quantize, cmd_tokenize, cmd_inspect, cmd_plan, cmd_bench, cmd_sample,
+extern const cmd_row cmd_run, cmd_batch, cmd_chat, cmd_score, cmd_train, cmd_merge, cmd_data,
+    cmd_eval, cmd_report, cmd_quantize, cmd_tokenize, cmd_inspect, cmd_plan, cmd_bench, cmd_sample,
     cmd_template, cmd_doctor, cmd_completion, cmd_help;
 
 int help_print(const char *command);        /* `weft help COMMAND`; NULL: the overview */
@@ -41,10 +42,7 @@ void cmd_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* To stdout at once; WEFT_IO ("stdout: ...") if nobody reads it or the disk is full. */
 weft_status cmd_write(const void *p, size_t n);
 weft_status cmd_flush(
-    buf *b); /* cmd_write of what is in b, which is cleared; a failed buf is NO_MEMORY */
-/* buf_json_string on one line for every reader: what some split lines at (U+0085, U+2028, U+2029)
- * is escaped. */
-void cmd_json_string(buf *b, const char *s, size_t n);
+    buf *b);         /* cmd_write of what is in b, which is cleared; a failed buf is NO_MEMORY */
 int cmd_width(void); /* columns of the terminal, 80 if stdout is none, 40..120 */
 bool cmd_stderr_is_terminal(void);
 
@@ -401,9 +399,12 @@ typedef struct {
     size_t at;      /* of the next line in held */
     int64_t number; /* of the line last given, from 1 */
     bool end;
+    const volatile sig_atomic_t *stop; /* non-zero after a signal: the input ends; NULL: none */
 } cmd_lines;
 
 weft_status cmd_lines_open(cmd_lines *l, const char *path); /* NULL or "-": standard input */
 /* The next line without its end, borrowed until the next call; *line NULL at the end of input. */
 weft_status cmd_lines_next(cmd_lines *l, const char **line, size_t *n);
+/* Something is there to be read, or the end: the next line will not be waited for long. */
+bool cmd_lines_ready(const cmd_lines *l);
 void cmd_lines_close(cmd_lines *l);

@@ -155,7 +155,7 @@ static void put_counts(buf *b, const counts *c) {
 static void put_json(buf *b, const char *dir, const shard_manifest *m) {
     counts all = count_all(m);
     buf_puts(b, "{\"folder\": ");
-    cmd_json_string(b, dir, strlen(dir));
+    buf_json_line(b, dir, strlen(dir));
     buf_printf(b, ", \"vocab_size\": %d, \"rows\": %s, ", (int)m->vocab,
                m->own_rows ? "true" : "false");
     put_counts(b, &all);
@@ -163,7 +163,7 @@ static void put_json(buf *b, const char *dir, const shard_manifest *m) {
     for (int i = 0; i < m->n; i++) {
         counts c = count(&m->source[i]);
         buf_puts(b, i ? ", {\"name\": " : "{\"name\": ");
-        cmd_json_string(b, m->source[i].name, strlen(m->source[i].name));
+        buf_json_line(b, m->source[i].name, strlen(m->source[i].name));
         buf_puts(b, ", \"weight\": ");
         buf_json_double(b, m->source[i].weight > 0 ? m->source[i].weight : NAN);
         buf_puts(b, ", ");

@@ -44,7 +44,7 @@ static weft_status report(const data_state *s, const bpe_words *w, const bpe_mod
     buf_init(&b, SIZE_MAX);
     if (a->json) {
         buf_puts(&b, "{\"folder\": ");
-        cmd_json_string(&b, a->output, strlen(a->output));
+        buf_json_line(&b, a->output, strlen(a->output));
         buf_printf(&b,
                    ", \"vocab_size\": %d, \"merges\": %d, \"words\": %" PRId64 ", \"seconds\": ",
                    bpe_model_vocab(m), bpe_model_merges(m), bpe_words_count(w));

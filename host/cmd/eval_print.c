@@ -88,7 +88,7 @@ static void key_number(buf *b, const char *key, double x) {
 
 static void key_text(buf *b, const char *key, const char *s, size_t n) {
     buf_printf(b, ",\"%s\":", key);
-    cmd_json_string(b, s, n);
+    buf_json_line(b, s, n);
 }
 
 static void json_bleu(const eval_run *r, buf *b) {

@@ -9,10 +9,10 @@
 #include <unistd.h>
 
 const cmd_row *const cmd_rows[] = {
-    &cmd_run,     &cmd_chat,       &cmd_score,  &cmd_train,    &cmd_merge,
-    &cmd_data,    &cmd_eval,       &cmd_report, &cmd_quantize, &cmd_tokenize,
-    &cmd_inspect, &cmd_plan,       &cmd_bench,  &cmd_template, &cmd_sample,
-    &cmd_doctor,  &cmd_completion, &cmd_help,   NULL,
+    &cmd_run,      &cmd_batch,   &cmd_chat,       &cmd_score,  &cmd_train,
+    &cmd_merge,    &cmd_data,    &cmd_eval,       &cmd_report, &cmd_quantize,
+    &cmd_tokenize, &cmd_inspect, &cmd_plan,       &cmd_bench,  &cmd_template,
+    &cmd_sample,   &cmd_doctor,  &cmd_completion, &cmd_help,   NULL,
 };
 
 const cmd_row *cmd_find(const char *name) {

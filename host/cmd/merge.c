@@ -34,7 +34,7 @@ static weft_status work(const merge_args *a, const char *model) {
         buf_printf(&b,
                    "{\"matrices\":%d,\"tensors\":%d,\"bytes\":%" PRIu64 ",\"output\":", r.matrices,
                    r.tensors, r.bytes);
-        cmd_json_string(&b, a->output, strlen(a->output));
+        buf_json_line(&b, a->output, strlen(a->output));
         buf_puts(&b, "}\n");
     } else {
         buf_printf(&b, "%d of %d tensors merged, %s written to %s\n", r.matrices, r.tensors,

@@ -97,7 +97,7 @@ static void text(const quantize_state *s, buf *b) {
 
 static void json_text_of(const quantize_state *s, buf *b) {
     buf_puts(b, "{\"output\":");
-    cmd_json_string(b, s->args->output, strlen(s->args->output));
+    buf_json_line(b, s->args->output, strlen(s->args->output));
     buf_printf(b,
                ",\"dtype\":\"int8\",\"act\":\"%s\",\"matrices\":%d,\"files\":%d,"
                "\"bytes_from\":%" PRIu64 ",\"bytes_to\":%" PRIu64 ",\"seconds\":%.3f",

@@ -133,7 +133,7 @@ static void add_logprob(buf *b, const weft_tokenizer *t, int32_t id, float logpr
     if (t && id < weft_tokenizer_vocab(t) &&
         weft_detokenize(t, &id, 1, false, &text, &n) == WEFT_OK) {
         buf_puts(b, ",\"token\":");
-        cmd_json_string(b, text, n);
+        buf_json_line(b, text, n);
         weft_free(text);
     }
 }
@@ -206,7 +206,7 @@ static void json_result(run_state *r) {
     const weft_result *t = &r->result;
     buf_puts(b, "{\"text\":");
     if (weft_engine_tokenizer(r->engine))
-        cmd_json_string(b, r->text.data, r->text.len);
+        buf_json_line(b, r->text.data, r->text.len);
     else
         buf_puts(b, "null");
     json_ids(b, "ids", r->ids, (size_t)r->n_ids);

@@ -132,7 +132,7 @@ static void table_row(buf *b, const score_state *s, size_t t) {
     if (tok && s->ids[t] < weft_tokenizer_vocab(tok) &&
         weft_detokenize(tok, &s->ids[t], 1, false, &text, &n) == WEFT_OK) {
         buf_puts(b, "  ");
-        cmd_json_string(b, text, n);
+        buf_json_line(b, text, n);
         weft_free(text);
     }
     buf_putc(b, '\n');

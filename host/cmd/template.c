@@ -38,9 +38,9 @@ typedef struct {
 static void add_error(template_state *s) {
     buf_puts(&s->out, "{\"error\": ");
     if (s->o.did_raise)
-        cmd_json_string(&s->out, s->o.raised.data, s->o.raised.len);
+        buf_json_line(&s->out, s->o.raised.data, s->o.raised.len);
     else
-        cmd_json_string(&s->out, err_message(), strlen(err_message()));
+        buf_json_line(&s->out, err_message(), strlen(err_message()));
     buf_puts(&s->out, "}\n");
 }
 
@@ -53,7 +53,7 @@ static weft_status lines(template_state *s, const char *path) {
     weft_status st = cmd_lines_next(&l, &line, &n);
     while (st == WEFT_OK && line) {
         if (chat_render(s->t, NULL, line, n, s->now, &s->o) == WEFT_OK) {
-            cmd_json_string(&s->out, s->o.text.data, s->o.text.len);
+            buf_json_line(&s->out, s->o.text.data, s->o.text.len);
             buf_putc(&s->out, '\n');
         } else {
             add_error(s);

@@ -50,7 +50,7 @@ static weft_status table(tokenize_state *s, const int32_t *ids, size_t n) {
         size_t len;
         WEFT_TRY(weft_detokenize(s->tok, &ids[i], 1, false, &text, &len));
         buf_printf(&s->out, "%8d  ", (int)ids[i]);
-        cmd_json_string(&s->out, text, len);
+        buf_json_line(&s->out, text, len);
         buf_putc(&s->out, '\n');
         weft_free(text);
         if (s->out.len > 1 << 16)
@@ -156,7 +156,7 @@ static weft_status decode_line(tokenize_state *s, json *j) {
         st = weft_detokenize(s->tok, (const int32_t *)(const void *)ids.data, ids.len / 4,
                              !s->args->special, &text, &n);
     if (st == WEFT_OK) {
-        cmd_json_string(&s->out, text, n);
+        buf_json_line(&s->out, text, n);
         buf_putc(&s->out, '\n');
         weft_free(text);
     }

@@ -326,7 +326,7 @@ static void print_end(const train_args *a, const loop_result *r) {
                    r->taken);
         buf_printf(&b, ",\"best_step\":%" PRId64 ",\"early\":%s,\"seconds\":%.3f,\"output\":",
                    r->best_step, r->early ? "true" : "false", r->seconds);
-        cmd_json_string(&b, a->output, strlen(a->output));
+        buf_json_line(&b, a->output, strlen(a->output));
         buf_puts(&b, "}\n");
         cmd_flush(&b);
         buf_fini(&b);

@@ -20,7 +20,7 @@ WEFT = os.path.join(BUILD, "weft")
 DEMO = os.path.join(ROOT, "bench", "models", "demo")
 FIXTURES = os.environ.get("WEFT_FIXTURES", os.path.join(ROOT, "..", "shared", "fixtures"))
 COMMANDS = ["run", "score", "quantize", "tokenize", "inspect", "plan", "bench", "eval", "report",
-            "sample", "doctor", "completion", "help"]
+            "sample", "doctor", "completion", "help", "batch"]
 PROMPT = "It was a dark"
 
 
