@@ -61,7 +61,7 @@ __device__ static void simt_store(const weft_matmul_args &a, int64_t t, int64_t 
         e.store1(t, n, v);
 }
 
-__global__ void __launch_bounds__(SIMT_THREADS)
+__global__ void __launch_bounds__(SIMT_THREADS, 4)
     matmul_simt_k(const __grid_constant__ weft_matmul_args a) {
     WEFT_SMEM(simt_smem, s);
     int64_t n0 = blockIdx.x * (int64_t)SIMT_TILE, t0 = blockIdx.y * (int64_t)SIMT_TILE;

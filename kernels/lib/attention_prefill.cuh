@@ -44,7 +44,8 @@ template <int DP> struct pre_smem {
     uint16_t q[G::ROWS * DP], k[G::KEYS * DP], v[G::KEYS * DP];
     int2 place[2][G::KEYS];
     pre_tile tile;
-    int thread[G::THREADS]; /* pre_thread */
+    int thread[G::THREADS];    /* pre_thread */
+    int32_t block[G::THREADS]; /* of keys, each thread's: it would cost a register of the sums */
 };
 
 /* The tile is read where it is used: in registers it would push out the sums. */
@@ -420,11 +421,14 @@ __device__ static void pre_walk(pre_smem<DP> &s, const weft_attention_args &a,
     __syncthreads();
     if (b < pre_seen<DP>(s).last)
         pre_fill<T, DP, false>(s, a, l, b);
-    for (; b < pre_seen<DP>(s).last; b++) {
+    st_shared(&s.block[threadIdx.x], b);
+    while (b < pre_seen<DP>(s).last) {
         pre_block<T, DP>(s, a, l, b, state);
         att_keys seen = pre_seen<DP>(s);
-        if (b + 1 == seen.last || (b + 1) % split == 0)
-            pre_end_split<DP>(l, b / split == seen.first / split, b + 1 == seen.last, state);
+        b = ld_shared(&s.block[threadIdx.x]) + 1;
+        st_shared(&s.block[threadIdx.x], b);
+        if (b == seen.last || b % split == 0)
+            pre_end_split<DP>(l, (b - 1) / split == seen.first / split, b == seen.last, state);
     }
     cp_async_wait_all();
     pre_finish<T, DP>(a, pre_tile_of<DP>(s), pre_thread<DP>(s), state);

@@ -133,60 +133,64 @@ __device__ static void sample_penalties(sample_row &r) {
 
 /* ---- DRY ---- */
 
-/* The last n tokens of the history, the most recent first, and the breakers. */
+/* The last n tokens of the history, the most recent first, and the breakers: a bit a token for
+ * those of one, then n_several words. Where they lie is asked anew: of a pointer that may be NULL
+ * the compiler does not know that it is global. */
 struct dry_window {
-    const int32_t *last; /* token i is last[-i] */
-    int32_t n;
-    const uint32_t *alone; /* a bit a token, NULL: there are no breakers */
-    const int32_t *several;
-    int32_t n_several; /* words */
+    int32_t n, n_several;
+    bool stops; /* false: there are no breakers */
 };
 
 __device__ static dry_window dry_look(const sample_row &r) {
     const weft_tensor &t = r.a.breaker;
     int32_t n = r.p(&weft_sample_params::dry_last_n);
-    dry_window w = {NULL, n < 0 || n > r.history_len ? r.history_len : n, NULL, NULL, 0};
+    dry_window w = {n < 0 || n > r.history_len ? r.history_len : n, 0, false};
     int64_t bits = (r.vocab + 31) / 32, words = r.p(&weft_sample_params::n_breaker);
-    if (w.n > 0)
-        w.last = r.history + r.history_len - 1;
     if (!weft_has(&t) || t.shape[1] < bits)
         return w;
-    const int32_t *from = sample_ints(t, r.p(&weft_sample_params::slot));
-    w.alone = (const uint32_t *)from;
-    w.several = from + bits;
+    w.stops = true;
     w.n_several = (int32_t)(words < t.shape[1] - bits ? words : t.shape[1] - bits);
     return w;
 }
 
-__device__ static int32_t dry_token(const sample_row &r, const dry_window &w, int32_t i) {
-    int32_t id = ld_global(w.last - i);
+__device__ static int32_t dry_raw(const sample_row &r, int32_t i) {
+    return ld_global(r.history + (r.history_len - 1 - i));
+}
+
+__device__ static int32_t dry_token(const sample_row &r, int32_t i) {
+    int32_t id = dry_raw(r, i);
     return id >= 0 && id < r.vocab ? id : -1;
 }
 
-__device__ static bool dry_alone(const dry_window &w, int32_t id) {
-    return w.alone && (ld_const(w.alone + id / 32) >> (id & 31) & 1);
+/* Word i of the breakers. */
+__device__ static int32_t dry_word(const sample_row &r, int64_t i) {
+    return ld_const(sample_ints(r.a.breaker, r.p(&weft_sample_params::slot)) + i);
 }
 
-/* The breaker of n words begins i tokens from the end. */
-__device__ static bool dry_breaks(const dry_window &w, const int32_t *words, int32_t n, int32_t i) {
+__device__ static bool dry_alone(const sample_row &r, const dry_window &w, int32_t id) {
+    return w.stops && ((uint32_t)dry_word(r, id / 32) >> (id & 31) & 1);
+}
+
+/* The breaker of n words from word `at` on begins i tokens from the end. */
+__device__ static bool dry_breaks(const sample_row &r, int64_t at, int32_t n, int32_t i) {
     for (int32_t k = 0; k < n; k++)
-        if (i - k < 0 || ld_global(w.last + k - i) != ld_const(words + k))
+        if (i - k < 0 || dry_raw(r, i - k) != dry_word(r, at + k))
             return false;
     return true;
 }
 
 /* Tokens of the longest breaker that begins i tokens from the end; 0: none does. */
 __device__ static int32_t dry_breaker(const sample_row &r, const dry_window &w, int32_t i) {
-    int32_t id = dry_token(r, w, i), most = 0;
+    int32_t id = dry_token(r, i), most = 0;
+    int64_t bits = (r.vocab + 31) / 32;
     if (id < 0)
         return 0;
-    most = dry_alone(w, id);
+    most = dry_alone(r, w, id);
     for (int32_t at = 0, n; at + 1 < w.n_several; at += 1 + n) {
-        n = ld_const(w.several + at);
+        n = dry_word(r, bits + at);
         if (n < 1 || n > w.n_several - at - 1)
             break;
-        if (n > most && ld_const(w.several + at + 1) == id &&
-            dry_breaks(w, w.several + at + 1, n, i))
+        if (n > most && dry_word(r, bits + at + 1) == id && dry_breaks(r, bits + at + 1, n, i))
             most = n;
     }
     return most;
@@ -194,7 +198,7 @@ __device__ static int32_t dry_breaker(const sample_row &r, const dry_window &w, 
 
 /* A repetition reaches back to the last breaker and no further. */
 __device__ static int32_t dry_limit(const sample_row &r, const dry_window &w) {
-    if (!w.alone)
+    if (!w.stops)
         return w.n;
     for (int32_t from = 0; from < w.n; from += SAMPLE_THREADS) {
         int32_t i = from + (int32_t)threadIdx.x, n = i < w.n ? dry_breaker(r, w, i) : 0;
@@ -218,9 +222,10 @@ __device__ static double dry_penalty(const sample_row &r, int32_t length) {
 }
 
 /* How many of the last tokens also stand k places earlier, `limit` at most. */
-__device__ static int32_t dry_match(const dry_window &w, int32_t k, int32_t limit) {
+__device__ static int32_t dry_match(const sample_row &r, const dry_window &w, int32_t k,
+                                    int32_t limit) {
     int32_t n = 0;
-    while (n < limit && k + n < w.n && ld_global(w.last - n) == ld_global(w.last - (k + n)))
+    while (n < limit && k + n < w.n && dry_raw(r, n) == dry_raw(r, k + n))
         n++;
     return n;
 }
@@ -229,18 +234,18 @@ __device__ static int32_t dry_match(const dry_window &w, int32_t k, int32_t limi
 __device__ static void dry_punish(const sample_row &r, const dry_window &w, int32_t limit) {
     int32_t id, least = r.p(&weft_sample_params::dry_allowed_length);
     for (int32_t k = 1 + (int32_t)threadIdx.x; k < w.n; k += SAMPLE_THREADS)
-        if ((id = dry_token(r, w, k - 1)) >= 0)
+        if ((id = dry_token(r, k - 1)) >= 0)
             st_global(r.index + id, 0u);
     __syncthreads();
     for (int32_t k = 1 + (int32_t)threadIdx.x; k < w.n; k += SAMPLE_THREADS) {
-        int32_t n = (id = dry_token(r, w, k - 1)) >= 0 ? dry_match(w, k, limit) : 0;
+        int32_t n = (id = dry_token(r, k - 1)) >= 0 ? dry_match(r, w, k, limit) : 0;
         if (n >= least && id >= 0)
             atomicMax(r.index + id, (uint32_t)n);
     }
     __syncthreads();
     for (int32_t k = 1 + (int32_t)threadIdx.x; k < w.n; k += SAMPLE_THREADS) {
-        uint32_t n = (id = dry_token(r, w, k - 1)) >= 0 ? atomicExch(r.index + id, 0u) : 0;
-        if (n && !dry_alone(w, id))
+        uint32_t n = (id = dry_token(r, k - 1)) >= 0 ? atomicExch(r.index + id, 0u) : 0;
+        if (n && !dry_alone(r, w, id))
             sample_change(r, id, [&](double v) { return v - dry_penalty(r, (int32_t)n); });
     }
     __syncthreads();
