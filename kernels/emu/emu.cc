@@ -56,8 +56,8 @@ static void group_free(group *g) {
         fiber_fini(&g->slots[i]->f);
         free(g->slots[i]);
     }
-    void *owned[] = {g->slots, g->threads, g->warps,  g->blocks,  g->ready,   g->shared,
-                     g->cells, g->settled, g->copies, g->flights, g->records, g};
+    void *owned[] = {g->slots,   g->threads, g->warps,  g->blocks,  g->ready,   g->shared, g->cells,
+                     g->settled, g->far,     g->copies, g->flights, g->records, g};
     for (void *p : owned)
         free(p);
 }
@@ -217,21 +217,28 @@ static void yield(thread *t) {
     next(t->on, false);
 }
 
+static const char *group_barrier_name(barrier_kind kind) {
+    return kind == BARRIER_GRID ? "a grid barrier" : "a cluster barrier";
+}
+
 static void thread_exit(thread *t) {
     block *b = t->blk;
     site nowhere = {NULL, 0};
     if (b->wait.arrived)
         fail(b->wait.at, "a barrier that this thread does not reach: it has returned");
     if (t->grp->wait.arrived)
-        fail(t->grp->wait.at, "a grid barrier that this thread does not reach: it has returned");
+        fail(t->grp->wait.at, "%s that this thread does not reach: it has returned",
+             group_barrier_name(t->grp->wait.kind));
     if (t->first_copy >= 0)
         fail(nowhere, "returns with asynchronous copies that nobody waited for");
     if (t->flies && t->grp->flights[t - t->grp->threads].n)
         fail(nowhere, "returns with a wgmma that nobody waited for");
     t->state = DONE;
     t->grp->warps[t->warp].done |= 1u << t->lane;
-    b->exited++;
     t->grp->live--;
+    if (++b->exited == b->n && is_cluster(t->grp) && b->far_epoch == t->grp->far_epoch)
+        fail(b->far_at, "the block returns, and another one of its cluster has used its shared "
+                        "memory here since their last barrier");
 }
 
 static void body(void *arg) {
@@ -312,13 +319,15 @@ static int group_barrier(thread *t, barrier_kind kind, site at) {
     g->wait.kind = kind;
     g->wait.at = at;
     t->at = at;
-    t->what = "a grid barrier";
+    t->what = group_barrier_name(kind);
     t->fn = NULL;
     if (++g->wait.arrived < g->nthread) {
         wait(t, AT_BARRIER);
         return 0;
     }
     release(g, 0, g->nthread, t, 0);
+    g->far_epoch = ++g->epoch;
+    g->met = true;
     for (int i = 0; i < g->nblock; i++)
         barrier_done(g, &g->blocks[i]);
     g->wait.arrived = 0;
@@ -328,7 +337,8 @@ static int group_barrier(thread *t, barrier_kind kind, site at) {
 }
 
 int barrier(barrier_kind kind, int value, site at) {
-    if (kind >= BARRIER_GRID)
+    bool alone = kind == BARRIER_CLUSTER && current()->grp->l->spec->cooperative;
+    if (kind >= BARRIER_GRID && !alone)
         return group_barrier(current(), kind, at);
     return block_barrier(current(), kind, value, at);
 }
@@ -459,8 +469,56 @@ void count_mma(int n) {
     current()->grp->counters.mma += (uint64_t)n;
 }
 
-uint64_t clock() {
+unsigned cluster_rank() {
+    const thread *t = current();
+    return is_cluster(t->grp) ? (unsigned)(t->blk - t->grp->blocks) : 0;
+}
+
+unsigned cluster_size() {
+    const group *g = current()->grp;
+    return is_cluster(g) ? (unsigned)g->nblock : 1;
+}
+
+/* ---- clocks and printf ---- */
+
+uint64_t ticks() {
     return ++current()->grp->now;
+}
+
+/* As coarse as a GPU's. */
+uint64_t nanoseconds() {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return ((uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec) / 1024 * 1024;
+}
+
+/* CUDA C++ Programming Guide, "Formatted Output": %[flags][width][.precision][h|l|ll]type, 32
+ * arguments at most. */
+static int print_arguments(site at, const char *fmt) {
+    int n = 0;
+    for (const char *p = fmt; (p = strchr(p, '%')); p++) {
+        const char *from = p++;
+        p += strspn(p, "#0 +-");
+        n += *p == '*';
+        p += *p == '*' ? 1 : strspn(p, "0123456789");
+        p += *p == '.' ? 1 + strspn(p + 1, "0123456789") : 0;
+        p += *p == 'h' ? 1 : *p == 'l' ? 1 + (p[1] == 'l') : 0;
+        if (!*p || !strchr("%cdiouxXpeEfgGaAs", *p))
+            fail(at, "printf: a GPU does not know '%.*s'", (int)(p - from) + (*p != 0), from);
+        n += *p != '%';
+    }
+    if (n > 32)
+        fail(at, "printf of %d arguments: a GPU takes 32", n);
+    return n;
+}
+
+int print(site at, const char *fmt, ...) {
+    va_list ap;
+    int n = self ? print_arguments(at, fmt) : 0;
+    va_start(ap, fmt);
+    int bytes = vprintf(fmt, ap);
+    va_end(ap);
+    return self ? n : bytes;
 }
 
 /* ---- groups ---- */
@@ -529,6 +587,9 @@ static void group_run(group *g, const int64_t *number, int nblock) {
     g->nblock = nblock;
     g->ready_head = g->ready_count = 0;
     g->wait = barrier_state();
+    g->far_epoch = ++g->epoch;
+    g->met = false;
+    g->now |= 0xffffff00u; /* the lower half ends soon */
     g->ncopy = 0;
     g->free_copy = -1;
     g->random = (g->l->seed * 0x9e3779b97f4a7c15u) ^ ((uint64_t)number[0] << 20) ^ 0x2545f491u;
@@ -638,6 +699,8 @@ static const char *refusal(const launch_spec *s) {
         return "more than 227 KiB of shared memory";
     if (s->grid.x % s->cluster.x || s->grid.y % s->cluster.y || s->grid.z % s->cluster.z)
         return "the grid is not whole clusters";
+    if (count(s->cluster) > CLUSTER_BLOCKS)
+        return "a cluster of more than 8 blocks";
     if ((s->cooperative ? blocks : count(s->cluster)) * threads > GROUP_THREADS)
         return "too many blocks for a cooperative launch";
     return NULL;

@@ -15,7 +15,9 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define __global__
 #define __device__
@@ -157,7 +159,18 @@ void async_commit();
 void async_wait(int pending, site at);
 void count_mma(int n = 1);
 void fence_proxy_async();
-uint64_t clock();
+
+/* Of the cluster; a launch without one has clusters of one block. */
+unsigned cluster_rank();
+unsigned cluster_size();
+/* Where p is in the shared memory of block `rank` of the cluster, for the access `how`. */
+void *cluster_access(const void *p, unsigned rank, size_t bytes, size_t align, access how, site at);
+
+/* Clocks: one goes on with every look at it, the other with time. */
+uint64_t ticks();
+uint64_t nanoseconds();
+/* Refuses what a GPU's printf does not know; returns the number of arguments, as that does. */
+int print(site at, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 } // namespace emu
 
@@ -443,8 +456,19 @@ inline unsigned __brev(unsigned x) {
         r |= (x >> i & 1u) << (31 - i);
     return r;
 }
+
+/* ---- clocks, printf: by names that the host has too, which it keeps ---- */
+
 inline long long clock64() {
-    return (long long)::emu::clock();
+    return (long long)::emu::ticks();
 }
+namespace emu {
+/* The lower half, signed: differences hold across its end only in 32 bits. */
+inline clock_t low_ticks() {
+    return self ? (clock_t)(int32_t)ticks() : clock();
+}
+} // namespace emu
+#define clock() ::emu::low_ticks()
+#define printf(...) ::emu::print(::emu::site{__FILE__, __LINE__}, __VA_ARGS__)
 inline void __nanosleep(unsigned) {
 }

@@ -8,7 +8,13 @@
 
 namespace emu {
 
-enum { BLOCK_THREADS = 1024, GROUP_THREADS = 16384, MAX_SHARED = 227 << 10, REGIONS = 24 };
+enum {
+    BLOCK_THREADS = 1024,
+    GROUP_THREADS = 16384,
+    MAX_SHARED = 227 << 10,
+    REGIONS = 24,
+    CLUSTER_BLOCKS = 8
+};
 
 /* Bytes the launch may touch. */
 struct region {
@@ -74,6 +80,13 @@ struct cell {
     uint16_t write_warp_epoch, read_warp_epoch;
 };
 
+/* The same two bytes, as the cluster's other blocks used them since its last barrier: threads of
+ * the group. */
+struct far_cell {
+    uint32_t write_epoch, read_epoch;
+    uint16_t writer, reader; /* MANY: several */
+};
+
 struct barrier_state {
     int arrived, count;
     barrier_kind kind;
@@ -90,6 +103,8 @@ struct block {
     cell *cells;
     uint64_t *settled;      /* of each cell: who may read it without a change to it */
     uint32_t epoch, epoch0; /* now; when the block began */
+    uint32_t far_epoch;     /* when another block last used its shared memory, */
+    site far_at;            /* and where */
 };
 
 struct copy {
@@ -161,6 +176,10 @@ struct group {
     uint64_t *settled;
     size_t cell_room, settled_room;
     uint32_t epoch;
+    far_cell *far; /* of a cluster's cells */
+    size_t far_room;
+    uint32_t far_epoch; /* of the last barrier of the cluster */
+    bool met;           /* there was one: all blocks run */
     copy *copies;
     int ncopy, copy_room, free_copy;
     flight *flights; /* of each thread */
@@ -194,6 +213,10 @@ void regions_allowed(launch_state *l);
 void shared_begin(group *g, size_t bytes);
 /* A read by the async proxy on behalf of this thread. */
 void proxy_read(const void *p, size_t bytes, site at);
+/* Whether the group is a cluster of several blocks. */
+static inline bool is_cluster(const group *g) {
+    return g->nblock > 1 && !g->l->spec->cooperative;
+}
 /* All accesses before a barrier are known: count what each warp's instructions touch. */
 void profile_flush(group *g);
 

@@ -11,9 +11,9 @@
 #define WEFT_PASS , at
 #define WEFT_PASS_ALONE at
 
-#define WEFT_SMEM(type, name)                                       \
-    type &name = *(type *)::emu::shared_bytes(                      \
-        sizeof(type), alignof(type), ::emu::site{__FILE__, __LINE__})
+#define WEFT_SMEM(type, name) \
+    type &name = *(type *)::emu::shared_bytes(sizeof(type), alignof(type), \
+                                              ::emu::site{__FILE__, __LINE__})
 
 namespace WEFT_CU_NS {
 
@@ -35,13 +35,19 @@ inline void grid_sync(EMU_AT) {
 
 } // namespace WEFT_CU_NS
 
-#define WEFT_LAUNCH(step, to, kernel, grid, block, shared, ...)                            \
-    ::emu::launch(::emu::launch_spec{step, to, #kernel, grid, block, dim3(), shared,       \
-                                     false, NULL, NULL, ::emu::kernel_name<(kernel)>()},    \
+#define WEFT_LAUNCH(step, to, kernel, grid, block, shared, ...) \
+    ::emu::launch(::emu::launch_spec{step, to, #kernel, grid, block, dim3(), shared, false, NULL, \
+                                     NULL, ::emu::kernel_name<(kernel)>()}, \
                   [&] { (kernel)(__VA_ARGS__); })
-#define WEFT_LAUNCH_COOPERATIVE(step, to, kernel, grid, block, shared, ...)                \
-    ::emu::launch(::emu::launch_spec{step, to, #kernel, grid, block, dim3(), shared,       \
-                                     true, NULL, NULL, ::emu::kernel_name<(kernel)>()},     \
+#define WEFT_LAUNCH_COOPERATIVE(step, to, kernel, grid, block, shared, ...) \
+    ::emu::launch(::emu::launch_spec{step, to, #kernel, grid, block, dim3(), shared, true, NULL, \
+                                     NULL, ::emu::kernel_name<(kernel)>()}, \
+                  [&] { (kernel)(__VA_ARGS__); })
+
+/* cluster: blocks of one, which reach each other's shared memory (ptx_sm90.cuh). */
+#define WEFT_LAUNCH_CLUSTER(step, to, kernel, grid, block, cluster, shared, ...) \
+    ::emu::launch(::emu::launch_spec{step, to, #kernel, grid, block, cluster, shared, false, NULL, \
+                                     NULL, ::emu::kernel_name<(kernel)>()}, \
                   [&] { (kernel)(__VA_ARGS__); })
 
 #include "kernels/lib/row.h"

@@ -144,6 +144,8 @@ void shared_begin(group *g, size_t bytes) {
     }
     reserve(&g->cells, &g->cell_room, all / 2);
     reserve(&g->settled, &g->settled_room, all / 2);
+    if (is_cluster(g))
+        reserve(&g->far, &g->far_room, all / 2);
     memset(g->shared, 0xff, g->shared_stride * (size_t)n); /* NaN in every float type */
 }
 
@@ -249,9 +251,21 @@ static inline bool settled(const uint64_t *at, size_t n, uint64_t any, uint64_t 
     return !not_any || !not_mine;
 }
 
+/* A block's own access of what the others of its cluster may use. */
+static void near_access(const thread *t, const cell *c, access how, site at) {
+    const group *g = t->grp;
+    const far_cell *f = &g->far[c - g->cells];
+    if (f->write_epoch == g->far_epoch)
+        fail(at, "race: another block has written this since the cluster's last barrier");
+    if (how != LOAD && f->read_epoch == g->far_epoch)
+        fail(at, "race: overwrites what another block read since the cluster's last barrier");
+}
+
 static void cell_access(thread *t, cell *c, access how, site at) {
     block *b = t->blk;
     uint64_t *key = &b->settled[c - b->cells];
+    if (is_cluster(t->grp))
+        near_access(t, c, how, at);
     if (how == ATOMIC && c->write_epoch < b->epoch0)
         fail(at, "reads shared memory that nobody wrote");
     if (how != LOAD) {
@@ -274,6 +288,66 @@ void shared_access(const void *p, size_t bytes, size_t align, access how, site a
         for (size_t i = 0; i < n; i++)
             cell_access(t, &c[i], how, at);
     note(t, 1, p, bytes);
+}
+
+/* ---- shared memory of other blocks ---- */
+
+static void far_read(far_cell *f, const cell *c, const block *b, uint32_t epoch, int me, site at) {
+    if (c->write_epoch < b->epoch0)
+        fail(at, "reads shared memory that nobody wrote");
+    f->reader = (uint16_t)(f->read_epoch == epoch && f->reader != me ? (int)MANY : me);
+    f->read_epoch = epoch;
+}
+
+static void far_write(far_cell *f, cell *c, block *b, uint32_t epoch, int me, site at) {
+    if (c->read_epoch >= epoch || (f->read_epoch == epoch && f->reader != me))
+        fail(at, "race: overwrites what another thread read since the cluster's last barrier");
+    f->write_epoch = epoch;
+    f->writer = (uint16_t)me;
+    c->write_epoch = b->epoch;
+    c->writer = 0;
+    b->settled[c - b->cells] = 0;
+}
+
+/* Only barriers of the cluster order blocks. */
+static void far_access(thread *t, block *b, cell *c, access how, site at) {
+    group *g = t->grp;
+    far_cell *f = &g->far[c - g->cells];
+    int me = (int)(t - g->threads);
+    bool live = c->write_epoch >= b->epoch0, far = f->write_epoch == g->far_epoch;
+    if (live && c->writer & PENDING)
+        fail(at, "the target of another block's asynchronous copy that was not waited for");
+    if (far ? f->writer != me : live && c->write_epoch >= g->far_epoch)
+        fail(at, "race: another thread has written this since the cluster's last barrier");
+    if (how == LOAD)
+        far_read(f, c, b, g->far_epoch, me, at);
+    else
+        far_write(f, c, b, g->far_epoch, me, at);
+}
+
+void *cluster_access(const void *p, unsigned rank, size_t bytes, size_t align, access how,
+                     site at) {
+    thread *t = current();
+    size_t n;
+    cell *c = cells_of(t, p, bytes, &n, at);
+    if (rank >= cluster_size())
+        fail(at, "block %u of a cluster of %u", rank, cluster_size());
+    if (rank == cluster_rank()) {
+        shared_access(p, bytes, align, how, at);
+        return (void *)p;
+    }
+    block *b = &t->grp->blocks[rank];
+    if (!t->grp->met)
+        fail(at, "block %u of the cluster may not run yet: there was no cluster_sync", rank);
+    if (b->exited == b->n)
+        fail(at, "block %u of the cluster has returned, and its shared memory is gone", rank);
+    aligned(p, bytes, align, at);
+    for (size_t i = 0; i < n; i++)
+        far_access(t, b, b->cells + (c - t->blk->cells) + i, how, at);
+    b->far_epoch = t->grp->far_epoch;
+    b->far_at = at;
+    note(t, 1, p, bytes);
+    return b->shared + ((const char *)p - t->blk->shared);
 }
 
 /* ---- the async proxy ---- */
@@ -325,6 +399,8 @@ void async_copy(void *dst, const void *src, int size, int n, site at) {
         in_bounds(t, (const char *)src, (size_t)n, LOAD, at);
     cell *c = cells_of(t, dst, (size_t)size, &cells, at);
     for (size_t i = 0; i < cells; i++) {
+        if (is_cluster(g))
+            near_access(t, &c[i], STORE, at);
         cell_write(t, &c[i], false, 1, at);
         t->blk->settled[&c[i] - t->blk->cells] = 0;
     }

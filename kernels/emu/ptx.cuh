@@ -51,6 +51,12 @@ inline int32_t cvt_rni_sat_s8_f32(float x) {
     return cvt_clamp_s32(rintf(x), -128.0f, 127.0f);
 }
 
+/* ---- %globaltimer ---- */
+
+inline uint64_t globaltimer() {
+    return ::emu::nanoseconds();
+}
+
 /* ---- ex2: not the hardware's bits, but as near to 2^x ---- */
 
 inline float ex2_approx_ftz_f32(float x) {

@@ -34,6 +34,24 @@ template <int GROUPS> void wgmma_wait(EMU_AT) {
 template <int N> void wgmma_hold(float (&)[N]) {
 }
 
+/* ---- clusters ---- */
+
+inline unsigned cluster_rank() {
+    return ::emu::cluster_rank();
+}
+inline unsigned cluster_size() {
+    return ::emu::cluster_size();
+}
+inline void cluster_sync(EMU_AT) {
+    ::emu::barrier(::emu::BARRIER_CLUSTER, 0, at);
+}
+template <class T> T ld_cluster(const T *p, unsigned rank, EMU_AT) {
+    return *(const T *)::emu::cluster_access(p, rank, sizeof(T), alignof(T), ::emu::LOAD, at);
+}
+template <class T> void st_cluster(T *p, unsigned rank, T v, EMU_AT) {
+    *(T *)::emu::cluster_access(p, rank, sizeof(T), alignof(T), ::emu::STORE, at) = v;
+}
+
 /* ---- stmatrix ---- */
 
 inline void stmatrix_x2(void *row, const uint32_t (&r)[2], EMU_AT) {

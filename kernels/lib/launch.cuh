@@ -73,6 +73,19 @@ static void launch_cooperative(const weft_step *step, weft_stream *s, void (*ker
                                             launch_stream(s)));
 }
 
+template <class... P, class... A>
+static void launch_cluster(const weft_step *step, weft_stream *s, void (*kernel)(P...), dim3 grid,
+                           dim3 block, dim3 cluster, size_t shared, const A &...args) {
+    cudaLaunchAttribute shape = {};
+    shape.id = cudaLaunchAttributeClusterDimension;
+    shape.val.clusterDim.x = cluster.x;
+    shape.val.clusterDim.y = cluster.y;
+    shape.val.clusterDim.z = cluster.z;
+    cudaLaunchConfig_t how = {grid, block, shared, launch_stream(s), &shape, 1};
+    launch_prepare(step, s, kernel, shared);
+    launch_note(step, s, cudaLaunchKernelEx(&how, kernel, P(args)...));
+}
+
 __device__ static inline void grid_sync() {
     cooperative_groups::this_grid().sync();
 }
@@ -91,6 +104,12 @@ __device__ static inline void grid_sync() {
 #define WEFT_LAUNCH_COOPERATIVE(step, to, kernel, grid, block, shared, ...) \
     do { \
         WEFT_CU_NS::launch_cooperative(step, to, kernel, grid, block, shared, __VA_ARGS__); \
+    } while (0)
+
+/* cluster: blocks of one, which reach each other's shared memory (ptx_sm90.cuh). */
+#define WEFT_LAUNCH_CLUSTER(step, to, kernel, grid, block, cluster, shared, ...) \
+    do { \
+        WEFT_CU_NS::launch_cluster(step, to, kernel, grid, block, cluster, shared, __VA_ARGS__); \
     } while (0)
 
 #include "kernels/lib/row.h"

@@ -144,6 +144,15 @@ __device__ __forceinline__ void cp_async_wait_all() {
     asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
+/* ---- Special Registers: %globaltimer ---- */
+
+/* Nanoseconds, the same for all SMs; goes on in steps of up to some microseconds. */
+__device__ __forceinline__ uint64_t globaltimer() {
+    uint64_t d;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(d)::"memory");
+    return d;
+}
+
 /* ---- Data Movement: prefetch ---- */
 
 __device__ __forceinline__ void prefetch_l2(const void *p) {

@@ -86,6 +86,76 @@ template <int N> __device__ __forceinline__ void wgmma_hold(float (&d)[N]) {
         asm volatile("" : "+f"(d[i])::"memory");
 }
 
+/* ---- Special Registers: %cluster_ctarank, %cluster_nctarank ---- */
+
+__device__ __forceinline__ unsigned cluster_rank() {
+    unsigned d;
+    asm volatile("mov.u32 %0, %cluster_ctarank;" : "=r"(d));
+    return d;
+}
+__device__ __forceinline__ unsigned cluster_size() {
+    unsigned d;
+    asm volatile("mov.u32 %0, %cluster_nctarank;" : "=r"(d));
+    return d;
+}
+
+/* ---- Parallel Synchronization: barrier.cluster ---- */
+
+/* All threads of the cluster. Another block's shared memory is there after the first of these, and
+ * gone with its last thread: one more must be behind the last access. */
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n"
+                 "barrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+}
+
+/* ---- Data Movement: mapa, ld and st of .shared::cluster ---- */
+
+/* The place of p, an address of this block's, in block `rank`. */
+__device__ __forceinline__ uint32_t cluster_address(const void *p, unsigned rank) {
+    uint32_t d;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(d) : "r"(shared_address(p)), "r"(rank));
+    return d;
+}
+__device__ __forceinline__ uint32_t ld_cluster(const uint32_t *p, unsigned rank) {
+    uint32_t v;
+    asm volatile("ld.shared::cluster.u32 %0, [%1];"
+                 : "=r"(v)
+                 : "r"(cluster_address(p, rank))
+                 : "memory");
+    return v;
+}
+__device__ __forceinline__ float ld_cluster(const float *p, unsigned rank) {
+    float v;
+    asm volatile("ld.shared::cluster.f32 %0, [%1];"
+                 : "=f"(v)
+                 : "r"(cluster_address(p, rank))
+                 : "memory");
+    return v;
+}
+__device__ __forceinline__ uint4 ld_cluster(const uint4 *p, unsigned rank) {
+    uint4 v;
+    asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(cluster_address(p, rank))
+                 : "memory");
+    return v;
+}
+__device__ __forceinline__ void st_cluster(uint32_t *p, unsigned rank, uint32_t v) {
+    asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(cluster_address(p, rank)), "r"(v)
+                 : "memory");
+}
+__device__ __forceinline__ void st_cluster(float *p, unsigned rank, float v) {
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(cluster_address(p, rank)), "f"(v)
+                 : "memory");
+}
+__device__ __forceinline__ void st_cluster(uint4 *p, unsigned rank, uint4 v) {
+    asm volatile(
+        "st.shared::cluster.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(cluster_address(p, rank)),
+        "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+        : "memory");
+}
+
 /* ---- Warp-level Matrix Store Instruction: stmatrix ---- */
 
 __device__ __forceinline__ void stmatrix_x2(void *row, const uint32_t (&r)[2]) {

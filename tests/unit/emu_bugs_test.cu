@@ -5,6 +5,7 @@
 #include "kernels/lib/reduce.cuh"
 #include "kernels/lib/types.cuh"
 #include "tests/unit/emu.h"
+#include <ptx_sm90.cuh>
 #include <stdio.h>
 
 using namespace WEFT_CU_NS;
@@ -327,6 +328,68 @@ template <int BUG> static bool last_once() {
 /* ---- the list ---- */
 
 typedef bool once();
+/* ---- blocks of a cluster exchange their sums ---- */
+
+enum far_bug {
+    FAR_RIGHT,
+    FAR_NO_BEGIN,   /* reads a block that may not run yet */
+    FAR_BLOCK_ONLY, /* __syncthreads orders no other block */
+    FAR_NO_END,     /* returns while another block may read */
+    FAR_OWN_LATE,   /* overwrites what another block reads */
+    FAR_READ_LATE,  /* reads what another block writes */
+    FAR_UNWRITTEN,  /* the neighbour never stored the last element */
+    FAR_PAST,       /* off by one: a block that the cluster has not */
+    FAR_SAME_PLACE, /* all blocks write to one */
+    FAR_BOUNDS,     /* past the end of the neighbour's shared memory */
+    FAR_MISALIGNED,
+    FAR_HALF,         /* one block at the cluster's barrier */
+    FAR_WRONG_BLOCK,  /* reads its own */
+    FAR_COPY_PENDING, /* reads the target of the neighbour's copy */
+};
+
+struct far_smem {
+    __align__(16) float x[64], got[8][64];
+};
+
+template <int BUG> __global__ void far_k(const float *x, float *y) {
+    WEFT_SMEM(far_smem, s);
+    unsigned t = threadIdx.x, n = cluster_size(), me = cluster_rank(), next = (me + 1) % n;
+    if (BUG != FAR_COPY_PENDING && (BUG != FAR_UNWRITTEN || t != 63))
+        st_shared(&s.x[t], ld_const(&x[blockIdx.x * 64 + t]));
+    else if (BUG == FAR_COPY_PENDING)
+        cp_async4(&s.x[t], &x[blockIdx.x * 64 + t]);
+    if (BUG == FAR_HALF ? me == 0 : BUG != FAR_NO_BEGIN)
+        cluster_sync();
+    unsigned from = BUG == FAR_PAST ? me + 1 : BUG == FAR_WRONG_BLOCK ? me : next;
+    float v = ld_cluster(BUG == FAR_BOUNDS ? (const float *)(&s + 1) + t : &s.x[t], from);
+    if (BUG == FAR_MISALIGNED)
+        v += (float)ld_cluster((const uint4 *)&s.x[1], next).x;
+    if (BUG == FAR_OWN_LATE)
+        st_shared(&s.x[t], v);
+    st_cluster(&s.got[BUG == FAR_SAME_PLACE ? 0 : me][t], BUG == FAR_SAME_PLACE ? 0 : next, v);
+    if (BUG == FAR_BLOCK_ONLY)
+        __syncthreads();
+    else if (BUG != FAR_READ_LATE)
+        cluster_sync();
+    st_global(&y[blockIdx.x * 64 + t], ld_shared(&s.got[(me + n - 1) % n][t]));
+    if (BUG == FAR_NO_END)
+        st_global(&y[blockIdx.x * 64 + t], ld_cluster(&s.x[t], next));
+    if (BUG == FAR_COPY_PENDING)
+        cp_async_wait_all();
+}
+
+template <int BUG> static bool far_once() {
+    for (int i = 0; i < N; i++)
+        sum_x[i] = (float)(i * i % 89);
+    memset(sum_y, 0xff, N * sizeof *sum_y);
+    WEFT_LAUNCH_CLUSTER(NULL, &stream->head, (far_k<BUG>), 4, 64, 4, sizeof(far_smem), sum_x,
+                        sum_y);
+    bool right = true;
+    for (int i = 0; i < N; i++)
+        right &= sum_y[i] == sum_x[i];
+    return right;
+}
+
 struct planted {
     const char *name;
     once *run;
@@ -336,7 +399,8 @@ struct planted {
 static const planted right[] = {{"sum", sum_once<SUM_RIGHT>, NULL},
                                 {"lanes", lane_once<LANE_RIGHT>, NULL},
                                 {"pipeline", pipe_once<MMA_RIGHT>, NULL},
-                                {"last block", last_once<LAST_RIGHT>, NULL}};
+                                {"last block", last_once<LAST_RIGHT>, NULL},
+                                {"cluster", far_once<FAR_RIGHT>, NULL}};
 
 static const planted wrong[] = {
     {"no barrier", sum_once<SUM_NO_BARRIER>, "shared memory that nobody wrote|race"},
@@ -388,6 +452,22 @@ static const planted wrong[] = {
     {"every thread counts its block", last_once<LAST_TWICE>, "race"},
     {"one part too many", last_once<LAST_PAST>, "out of bounds"},
     {"mma in half a warp", pipe_once<MMA_DIVERGENT>, "mma.sync"},
+    {"no barrier before another block's memory", far_once<FAR_NO_BEGIN>, "may not run yet"},
+    {"a block's barrier for a cluster's", far_once<FAR_BLOCK_ONLY>,
+     "race: another block has written|nobody wrote"},
+    {"returns before the last look", far_once<FAR_NO_END>, "block returns|has returned"},
+    {"own memory overwritten too early", far_once<FAR_OWN_LATE>,
+     "race: overwrites what another|race: another thread has written"},
+    {"own memory read too early", far_once<FAR_READ_LATE>,
+     "race: another block has written|nobody wrote"},
+    {"another block never stored it", far_once<FAR_UNWRITTEN>, "nobody wrote"},
+    {"a block that the cluster has not", far_once<FAR_PAST>, "block 4 of a cluster of 4"},
+    {"all blocks write to one place", far_once<FAR_SAME_PLACE>, "race: another"},
+    {"past another block's memory", far_once<FAR_BOUNDS>, "shared memory out of bounds"},
+    {"another block's memory, misaligned", far_once<FAR_MISALIGNED>, "misaligned"},
+    {"one block at the cluster's barrier", far_once<FAR_HALF>, "may not run|cluster barrier"},
+    {"its own memory instead", far_once<FAR_WRONG_BLOCK>, NULL},
+    {"another block's copy", far_once<FAR_COPY_PENDING>, "asynchronous copy"},
 };
 
 /* One of the words between | is in the text. */

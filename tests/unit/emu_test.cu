@@ -8,6 +8,7 @@
 #include "tests/unit/emu.h"
 #include "weft/rng.h"
 #include <ptx_sm90.cuh>
+#include <unistd.h>
 
 using namespace WEFT_CU_NS;
 
@@ -489,6 +490,145 @@ static void cooperative_blocks_meet(void **) {
     stream->seed = 0;
 }
 
+/* ---- clusters ---- */
+
+struct ring_smem {
+    uint32_t own[64], sent[64];
+};
+
+/* Each block reads the next one's numbers and writes into the one before it. */
+__global__ void ring_k(uint32_t *out) {
+    WEFT_SMEM(ring_smem, s);
+    unsigned t = threadIdx.x, n = cluster_size(), me = cluster_rank();
+    unsigned block = blockIdx.x + gridDim.x * blockIdx.y;
+    st_shared(&s.own[t], block * 100 + t);
+    cluster_sync();
+    uint32_t next = ld_cluster(&s.own[t], (me + 1) % n);
+    st_cluster(&s.sent[t], (me + n - 1) % n, block * 1000 + t);
+    cluster_sync();
+    st_global(&out[(block * 64 + t) * 3], next);
+    st_global(&out[(block * 64 + t) * 3 + 1], ld_shared(&s.sent[t]));
+    st_global(&out[(block * 64 + t) * 3 + 2], me << 8 | n);
+}
+
+/* Cluster (x, y) of a grid is blocks x dx .., y dy ..; ranks count along x first. */
+static void check_ring(dim3 grid, dim3 cluster) {
+    static uint32_t out[16 * 64 * 3];
+    memset(out, 0xff, sizeof out);
+    WEFT_LAUNCH_CLUSTER(NULL, &stream->head, ring_k, grid, 64, cluster, sizeof(ring_smem), out);
+    emu_ok(stream);
+    unsigned n = cluster.x * cluster.y;
+    auto number = [&](unsigned x0, unsigned y0, unsigned rank) {
+        return x0 + rank % cluster.x + grid.x * (y0 + rank / cluster.x);
+    };
+    for (unsigned y0 = 0; y0 < grid.y; y0 += cluster.y)
+        for (unsigned x0 = 0; x0 < grid.x; x0 += cluster.x)
+            for (unsigned r = 0; r < n; r++)
+                for (unsigned t = 0; t < 64; t++) {
+                    const uint32_t *o = &out[(number(x0, y0, r) * 64 + t) * 3];
+                    unsigned next = number(x0, y0, (r + 1) % n);
+                    assert_int_equal(o[0], next * 100 + t);
+                    assert_int_equal(o[1], next * 1000 + t);
+                    assert_int_equal(o[2], r << 8 | n);
+                }
+}
+
+static void clusters_share_memory(void **) {
+    for (stream->seed = 0; stream->seed < 4; stream->seed++) {
+        check_ring(16, 8);
+        check_ring(6, 2);
+        check_ring(dim3(4, 4), dim3(2, 2));
+        check_ring(3, 1);
+    }
+    stream->seed = 0;
+}
+
+/* ---- clocks, printf ---- */
+
+__global__ void clock_k(uint64_t *out) {
+    long long first = clock64();
+    uint64_t time = globaltimer();
+    int32_t low = (int32_t)clock();
+    uint32_t past = 0;
+    for (int i = 0; i < 1000; i++) /* the lower half of the clock ends meanwhile */
+        past = (uint32_t)clock() - (uint32_t)low;
+    out[0] = past;
+    out[1] = (uint64_t)(clock64() - first);
+    out[2] = (uint64_t)((int32_t)clock() < low);
+    while (globaltimer() - time < 2000000)
+        ;
+    out[3] = globaltimer() - time;
+}
+
+static void clocks_go_on(void **) {
+    uint64_t out[4];
+    WEFT_LAUNCH(NULL, &stream->head, clock_k, 1, 1, 0, out);
+    emu_ok(stream);
+    assert_true(out[0] >= 1000 && out[0] < 1u << 31);
+    assert_true(out[1] > out[0]);
+    assert_true(out[3] >= 2000000 && out[3] < 60000000000u);
+    clock_t host = clock(); /* the host's own */
+    assert_true(host >= 0 && clock() - host < 60 * CLOCKS_PER_SEC);
+}
+
+__global__ void print_k(int *n) {
+    n[0] = printf("%d of %u%%: %5.2f|%-4s|%*d\n", -3, 7u, 1.5, "ab", 4, 9);
+    n[1] = printf("%lld %lx %hd\n", 1ll << 40, 255ul, (short)-2);
+    n[2] = printf("no more\n");
+}
+
+/* What `body` prints. */
+template <class F> static const char *printed(F body) {
+    static char text[256];
+    FILE *to = tmpfile();
+    int kept = dup(1);
+    assert_true(to && kept >= 0 && !fflush(stdout) && dup2(fileno(to), 1) == 1);
+    body();
+    fflush(stdout);
+    assert_int_equal(dup2(kept, 1), 1);
+    close(kept);
+    rewind(to);
+    text[fread(text, 1, sizeof text - 1, to)] = 0;
+    fclose(to);
+    return text;
+}
+
+static void kernels_print(void **) {
+    int n[3];
+    const char *text = printed([&] { WEFT_LAUNCH(NULL, &stream->head, print_k, 1, 1, 0, n); });
+    emu_ok(stream);
+    assert_string_equal(text, "-3 of 7%:  1.50|ab  |   9\n1099511627776 ff -2\nno more\n");
+    assert_true(n[0] == 6 && n[1] == 3 && n[2] == 0); /* arguments, not bytes */
+    assert_string_equal(printed([&] { n[0] = printf("%d\n", 5); }), "5\n");
+    assert_int_equal(n[0], 2); /* the host's own */
+}
+
+/* By pointer: the host's compiler would know better. */
+__global__ void bad_print_k(const char *fmt) {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+#pragma GCC diagnostic ignored "-Wformat-security"
+    printf(fmt, 1, 2);
+#pragma GCC diagnostic pop
+}
+
+__global__ void long_print_k() {
+    printf("%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d", 1, 2, 3, 4, 5, 6,
+           7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29,
+           30, 31, 32, 33);
+}
+
+static void printf_is_a_gpus(void **) {
+    static const char *const bad[][2] = {{"%zu", "'%z'"},    {"%d %.*f", "'%.*'"}, {"%d %", "'%'"},
+                                         {"%Lf", "'%L'"},    {"%hhd", "'%hh'"},    {"%n", "'%n'"},
+                                         {"%llld", "'%lll'"}};
+    for (const char *const *b : bad)
+        emu_fails(stream, b[1],
+                  [&] { WEFT_LAUNCH(NULL, &stream->head, bad_print_k, 1, 1, 0, b[0]); });
+    emu_fails(stream, "33 arguments",
+              [] { WEFT_LAUNCH(NULL, &stream->head, long_print_k, 1, 1, 0); });
+}
+
 /* ---- counters ---- */
 
 struct bank_smem {
@@ -579,6 +719,10 @@ static void bad_launches_are_named(void **) {
               [] { WEFT_LAUNCH(NULL, &stream->head, nothing_k, dim3(1, 65536), 32, 0); });
     emu_fails(stream, "shared memory",
               [] { WEFT_LAUNCH(NULL, &stream->head, nothing_k, 1, 32, 228 << 10); });
+    emu_fails(stream, "whole clusters",
+              [] { WEFT_LAUNCH_CLUSTER(NULL, &stream->head, nothing_k, 6, 32, 4, 0); });
+    emu_fails(stream, "more than 8 blocks",
+              [] { WEFT_LAUNCH_CLUSTER(NULL, &stream->head, nothing_k, 16, 32, 16, 0); });
     emu_fails(stream, "not cooperative", [] {
         int a[1], b[32];
         WEFT_LAUNCH(NULL, &stream->head, grid_k, 1, 32, 0, a, b);
@@ -598,6 +742,10 @@ int main() {
         cmocka_unit_test(atomics_of_all_types),
         cmocka_unit_test(wide_values_and_partial_masks),
         cmocka_unit_test(cooperative_blocks_meet),
+        cmocka_unit_test(clusters_share_memory),
+        cmocka_unit_test(clocks_go_on),
+        cmocka_unit_test(kernels_print),
+        cmocka_unit_test(printf_is_a_gpus),
         cmocka_unit_test(counters_see_sectors_and_conflicts),
         cmocka_unit_test(samples_stand_for_the_grid),
         cmocka_unit_test(bad_launches_are_named),
