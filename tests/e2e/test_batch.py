@@ -6,11 +6,13 @@ one. WEFT_LONG=1 does more of each."""
 import fcntl
 import json
 import os
+import pty
 import random
 import re
 import resource
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -300,6 +302,37 @@ class Answers(Case):
                            capture_output=True, text=True, timeout=240)
         self.assertIn("prefix cache", r.stderr)
         self.assertRegex(r.stderr, r"generated +\d+ tokens +[\d.]+ tok/s")
+
+    def test_progress(self):
+        src = self.write(simple(60, tokens=100))
+        ours, theirs = pty.openpty()
+        args = ["-i", src, "-o", self.path("out.jsonl"), "-t", "1"]
+        p = subprocess.Popen([WEFT, "batch", DEMO, *args], stdout=subprocess.PIPE, stderr=theirs,
+                             env={**os.environ, "TERM": "xterm"})
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                block = os.read(ours, 4096)
+            except OSError:  # the other end is closed
+                break
+            seen += block
+        os.close(ours)
+        self.assertEqual(p.communicate(timeout=240)[0], b"")
+        self.assertEqual(p.returncode, 0)
+        bars = seen.decode().split("\r\033[K")
+        self.assertRegex(bars[2], r"batch +\d+% \[[= ]+\] \d+/60 lines, [\d.]+/s, [\d.]+ tok/s")
+        self.assertTrue(any(re.search(r", left \d+:\d\d", x) for x in bars))
+        self.assertRegex(bars[-1], r"(?s)\Alines +60 in [\d.]+ s.*first token")
+
+    def test_bench(self):
+        r = subprocess.run([sys.executable, os.path.join(ROOT, "bench", "batch.py"), DEMO, "--lines",
+                            "8", "--few", "2", "--tokens", "8", "-r", "1", "--json", "--build",
+                            os.path.dirname(WEFT)], capture_output=True, text=True, timeout=240)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        out = json.loads(r.stdout)
+        self.assertAlmostEqual(out["speedup"], out["batch_tok_s"] / out["one_tok_s"], places=6)
+        self.assertLess(out["overhead"], 0.2)
 
 
 # ---- interruptions ----
