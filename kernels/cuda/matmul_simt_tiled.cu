@@ -30,10 +30,13 @@ struct simt_copies {
             from[j] = (const float *)t.data + (r < end ? r : end - 1) * t.stride[0] + k0 + k;
         }
     }
-    __device__ __forceinline__ void load(int64_t k0) {
+    /* The next stage's. */
+    __device__ __forceinline__ void load() {
 #pragma unroll
-        for (int j = 0; j < SIMT_COPIES; j++)
-            held[j] = ld_const((const float4 *)(from[j] + k0));
+        for (int j = 0; j < SIMT_COPIES; j++) {
+            held[j] = ld_const((const float4 *)from[j]);
+            from[j] += SIMT_DEPTH;
+        }
     }
     __device__ __forceinline__ void store(float (&to)[SIMT_DEPTH][SIMT_SIDE_PITCH]) const {
 #pragma unroll
@@ -78,16 +81,16 @@ __global__ void __launch_bounds__(SIMT_THREADS, 2)
         return;
     float acc[CHUNK][CHUNK] = {};
     simt_copies w(a.w, n0, cols, leaf * width), x(a.x, t0, rows, leaf * width);
-    w.load(0);
-    x.load(0);
+    w.load();
+    x.load();
     int stage = 0;
-    for (int64_t k = 0; k < width; k += SIMT_DEPTH, stage ^= 1) {
+    for (int left = (int)(width / SIMT_DEPTH); left > 0; left--, stage ^= 1) {
         w.store(s.w[stage]);
         x.store(s.x[stage]);
         __syncthreads();
-        if (k + SIMT_DEPTH < width) {
-            w.load(k + SIMT_DEPTH);
-            x.load(k + SIMT_DEPTH);
+        if (left > 1) {
+            w.load();
+            x.load();
         }
         simt_multiply(s, stage, n, t, acc);
     }
