@@ -43,7 +43,7 @@ CU_FLAGS := -Ikernels/emu -DWEFT_CU_NS=weft_emu -Wno-unknown-pragmas -x c++
 EMU_OBJ  := $(BUILD)/host/run/device_cuda.emu.o $(patsubst %.cc,$(BUILD)/%.o,$(wildcard kernels/emu/*.cc)) \
             $(patsubst %.cu,$(BUILD)/%.emu.o,$(wildcard kernels/cuda/*.cu kernels/sm90/*.cu))
 
-include scripts/cuda.mk
+include scripts/cuda.mk scripts/mpi.mk
 LIB_SRC  := $(filter-out $(NOT_SRC),$(wildcard host/base/*.c host/run/*.c host/model/*.c host/model/*/*.c \
               host/serve/*.c host/train/*.c kernels/ref/*.c)) kernels/cpu/table.c
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(CPU_OBJ) $(EMU_OBJ) $(CUDA_OBJ)

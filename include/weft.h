@@ -72,11 +72,13 @@ typedef struct {
     int tp;            /* tensor-parallel ranks; 0: 1 */
     int pp;            /* pipeline stages; 0: 1 */
     int micro_batch;   /* most tokens that pass from stage to stage at once; 0: 64 */
-    double timeout;    /* seconds a rank may be late, beyond what is expected; 0: 10 */
-    int ctx_size;      /* longest sequence in tokens; 0: the model's, but at most 4096 */
-    int ubatch_size;   /* most tokens a step computes (the prefill chunk); 0: 512 */
-    int max_seqs;      /* most sequences open at once; 0: 1 */
-    int64_t kv_tokens; /* KV pool in tokens, all sequences; 0: max_seqs * ctx_size */
+    const char *comm; /* "local": ranks are threads here; "tcp", "mpi": this process is one of those
+                         that torchrun, srun or mpirun started; NULL or "auto": whichever it is */
+    double timeout;   /* seconds a rank may be late, beyond what is expected; 0: 10 */
+    int ctx_size;     /* longest sequence in tokens; 0: the model's, but at most 4096 */
+    int ubatch_size;  /* most tokens a step computes (the prefill chunk); 0: 512 */
+    int max_seqs;     /* most sequences open at once; 0: 1 */
+    int64_t kv_tokens;     /* KV pool in tokens, all sequences; 0: max_seqs * ctx_size */
     const char *cpu_level; /* "auto", "portable", "avx2", "avx512", "avx512bf16" */
     bool mlock;            /* keep the weights in RAM */
     bool no_mmap;          /* read the weights instead of mapping the files */

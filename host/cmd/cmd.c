@@ -4,6 +4,7 @@
 #include "host/base/file.h"
 #include "host/base/mem.h"
 #include "host/model/engine.h"
+#include "host/run/launch.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -18,11 +19,27 @@ enum { PROMPT_MAX = 1 << 30, LINE_MAX_BYTES = 1 << 28, READ_BLOCK = 1 << 16 };
 
 /* ---- Ending and printing ---- */
 
+static int errors = STDERR_FILENO; /* where failures go */
+
+void cmd_quiet_rank(void) {
+    launch l;
+    int nowhere;
+    if (launch_read(&l) != WEFT_OK || l.rank == 0 || (nowhere = open("/dev/null", O_WRONLY)) < 0)
+        return;
+    errors = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+    dup2(nowhere, STDOUT_FILENO);
+    dup2(nowhere, STDERR_FILENO);
+    close(nowhere);
+}
+
 int cmd_fail(weft_status s) {
     if (s == WEFT_OK)
         return 0;
     const char *why = err_message();
-    fprintf(stderr, "weft: error: %s\n", *why ? why : err_status_words(s));
+    if (errors == STDERR_FILENO)
+        fprintf(stderr, "weft: error: %s\n", *why ? why : err_status_words(s));
+    else if (!launch_told())
+        dprintf(errors, "weft: error: %s\n", *why ? why : err_status_words(s));
     int code = err_exit_code(s);
     return code ? code : err_exit_code(WEFT_NO_MEMORY); /* "not now" is final for a command */
 }
@@ -105,6 +122,7 @@ weft_engine_options cmd_engine_options(const cmd_engine_args *a) {
         .tp = (int)a->tp,
         .pp = (int)a->pp,
         .micro_batch = (int)a->micro,
+        .comm = a->comm,
         .timeout = a->timeout,
         .ctx_size = (int)a->ctx,
         .ubatch_size = (int)a->ubatch,

@@ -37,6 +37,9 @@ weft_status help_unknown(const char *word); /* WEFT_USAGE, naming the nearest co
 /* Prints "weft: error: <this thread's message>" on stderr and returns the status's exit code;
  * WEFT_OK prints nothing and gives 0. A command ends with `return cmd_fail(work(...))`. */
 int cmd_fail(weft_status s);
+/* Where this process is one of several that make up a job, rank 0 alone prints: the others keep
+ * only stderr for a failure that rank 0 does not know of. */
+void cmd_quiet_rank(void);
 /* "weft: warning: ..." on stderr. */
 void cmd_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* To stdout at once; WEFT_IO ("stdout: ...") if nobody reads it or the disk is full. */
@@ -58,7 +61,7 @@ weft_status cmd_parse_model(const cmd_row *row, int argc, char **argv, void *int
 /* ---- What run, score, plan and bench share ---- */
 
 typedef struct {
-    const char *model, *device, *dtype, *cpu_level;
+    const char *model, *device, *dtype, *cpu_level, *comm;
     int64_t threads, tp, pp, ctx, ubatch, micro;
     double timeout;
     bool mlock, no_mmap;
@@ -136,6 +139,16 @@ typedef struct {
          "0", \
          "most tokens that pass from stage to stage at once; 0: 64", \
          offsetof(type, at.micro)}, \
+        {"comm", \
+         "", \
+         NULL, \
+         ARG_CHOICE, \
+         "auto|local|tcp|mpi", \
+         0, \
+         0, \
+         "auto", \
+         "how ranks talk: threads of one process, or processes; auto: as they were started", \
+         offsetof(type, at.comm)}, \
         {"timeout", \
          "", \
          NULL, \

@@ -2,6 +2,7 @@
  * weft: finds the command's row and hands over. */
 #include "host/base/mem.h"
 #include "host/cmd/cmd.h"
+#include "host/run/launch.h"
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -55,6 +56,11 @@ static bool wants_help(const cmd_row *row, int argc, char **argv) {
     return false;
 }
 
+/* Commands whose processes may be ranks of one job. */
+static bool runs_on_ranks(const cmd_row *row) {
+    return spec_of(row, "--comm") && row != &cmd_plan;
+}
+
 static int version(void) {
     char text[64];
     int n = snprintf(text, sizeof text, "weft %s\n", weft_version());
@@ -73,6 +79,9 @@ int main(int argc, char **argv) {
     if (!row)
         return cmd_fail(help_unknown(word));
     int rest = argc > 2 ? argc - 2 : 0;
+    launch_set_words(argc, argv);
+    if (runs_on_ranks(row))
+        cmd_quiet_rank();
     if (wants_help(row, rest, argv + 2))
         return help_print(row->name);
     return row->run(rest, rest > 0 ? argv + 2 : NULL);

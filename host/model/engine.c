@@ -4,13 +4,16 @@
 #include "host/model/engine.h"
 #include "host/base/err.h"
 #include "host/base/thread.h"
+#include "host/run/comm_proc.h"
 #include <math.h>
 #include <string.h>
 
+#define READ_RATE 1e8 /* bytes a second of the slowest disk that ranks wait for */
 enum {
     DEFAULT_CTX = 4096,
     DEFAULT_UBATCH = 512,
     DEFAULT_MICRO = 64,
+    READ_SECONDS = 30,
     SCORE_LOGITS_BYTES = 32 << 20,
     MAX_SLOTS = 4096
 };
@@ -136,10 +139,11 @@ static weft_status build_plans(weft_engine *e, engine_rank *r) {
     return rows ? build_plan(e, r, WEFT_PHASE_SCORE, rows, rows, &r->score) : WEFT_OK;
 }
 
-static weft_status open_rank(weft_engine *e, engine_rank *r, bool no_mmap) {
+/* Planned only: a rank of another process, or of a dry engine. */
+static weft_status open_rank(weft_engine *e, engine_rank *r, bool dry, bool no_mmap) {
     const engine_shape *s = &e->shape;
     r->heads = decoder_local_heads(&e->config, &r->part);
-    if (e->dry)
+    if (dry)
         WEFT_TRY(weights_describe(&e->config, s->dtype, &r->part, &r->w));
     else
         WEFT_TRY(weights_open(&e->config, &e->st, e->dev, s->dtype, &r->part, no_mmap, &r->w));
@@ -175,7 +179,8 @@ static weft_status upload_frequencies(weft_engine *e, engine_rank *r) {
 /* What the host fills and reads at every step. */
 static weft_status take_host_memory(weft_engine *e, engine_rank *r) {
     void *feed = NULL, *result = NULL;
-    WEFT_TRY(e->dev->host_alloc(e->dev, r->bytes[WEFT_SPACE_FEED], "feed", &feed));
+    if (engine_owns(e, r))
+        WEFT_TRY(e->dev->host_alloc(e->dev, r->bytes[WEFT_SPACE_FEED], "feed", &feed));
     r->feed = feed;
     if (engine_samples(e, r))
         WEFT_TRY(e->dev->host_alloc(e->dev, engine_result_bytes(r), "results", &result));
@@ -254,23 +259,89 @@ static double expected_seconds(const weft_engine *e, bool score) {
     return work / rate;
 }
 
+static weft_status open_links(weft_engine *e, const weft_engine_options *o, comm_link **link) {
+    launch l;
+    const char *kind = o->comm ? o->comm : "auto";
+    const shard_mesh *m = &e->shape.mesh;
+    WEFT_TRY(launch_read(&l));
+    if (strcmp(kind, "auto") == 0)
+        kind = l.ranks == 1 ? "local" : strcmp(l.by, "mpirun") == 0 ? "mpi" : "tcp";
+    if (strcmp(kind, "local") == 0)
+        return comm_local_open(e->shape.ranks, o->timeout, link);
+    if (!l.by)
+        return weft_fail(WEFT_USAGE,
+                         "--comm %s: this process was not started by mpirun, srun or "
+                         "torchrun, and RANK and WORLD_SIZE are not set",
+                         kind);
+    if (l.ranks != e->shape.ranks)
+        return weft_fail(WEFT_USAGE, "--tp %d --pp %d: %d ranks, but %s started %d processes",
+                         m->tp, m->pp, e->shape.ranks, l.by, l.ranks);
+    e->self = l.rank;
+    return comm_proc_open(&l, kind, o->timeout, &link[l.rank]);
+}
+
+bool engine_owns(const weft_engine *e, const engine_rank *r) {
+    return !e->dry && (e->self < 0 || r->rank == e->self);
+}
+
+static void forget_plans(engine_rank *r) {
+    weights_close(&r->w);
+    memset(r->bytes, 0, sizeof r->bytes);
+    r->kept = 0;
+}
+
+/* The others' ranks are planned here too, which costs no memory of theirs: so that all processes
+ * can tell whether they plan the same before any weight is read. */
+static weft_status agree(weft_engine *e) {
+    for (int i = 0; i < e->shape.ranks; i++)
+        WEFT_TRY(open_rank(e, &e->rank[i], true, false));
+    engine_rank *self = &e->rank[e->self];
+    WEFT_TRY(engine_agree(e, &self->end[WEFT_GROUP_WORLD]));
+    forget_plans(self);
+    return WEFT_OK;
+}
+
+static weft_status open_one(weft_engine *e, engine_rank *r, const weft_engine_options *o) {
+    bool here = engine_owns(e, r);
+    if (here || e->dry)
+        WEFT_TRY(open_rank(e, r, e->dry, o->no_mmap));
+    if (here)
+        return take_memory(e, r);
+    return r == engine_sampler(e) && !e->dry ? take_host_memory(e, r) : WEFT_OK;
+}
+
+/* In a process of its own a rank's failure has to reach the others. */
+static weft_status open_own(weft_engine *e, const weft_engine_options *o) {
+    if (e->self >= 0)
+        WEFT_TRY(agree(e));
+    for (int i = 0; i < e->shape.ranks; i++)
+        WEFT_TRY(open_one(e, &e->rank[i], o));
+    e->expected[0] = expected_seconds(e, false);
+    e->expected[1] = e->score ? expected_seconds(e, true) : 0;
+    if (e->self < 0)
+        return WEFT_OK;
+    engine_rank *self = &e->rank[e->self];
+    comm_step(self->link, 0, READ_SECONDS + (double)self->w.bytes / READ_RATE);
+    return comm_barrier(&self->end[WEFT_GROUP_WORLD], "open");
+}
+
 static weft_status open_ranks(weft_engine *e, const weft_engine_options *o) {
     int ranks = e->shape.ranks;
     comm_link *link[SHARD_MAX_RANKS] = {NULL};
+    e->self = -1;
     e->rank = ARENA_NEW(&e->mem, engine_rank, ranks);
     e->cut = ARENA_NEW(&e->mem, step_part, e->shape.S + ENGINE_MICROS);
     if (!e->dry)
-        WEFT_TRY(comm_local_open(ranks, o->timeout, link));
+        WEFT_TRY(open_links(e, o, link));
     for (int i = 0; i < ranks; i++)
         join(e, &e->rank[i], i, link[i]);
-    for (int i = 0; i < ranks; i++) {
-        WEFT_TRY(open_rank(e, &e->rank[i], o->no_mmap));
-        if (!e->dry)
-            WEFT_TRY(take_memory(e, &e->rank[i]));
+    weft_status s = open_own(e, o);
+    if (s != WEFT_OK && e->self >= 0) {
+        comm_abort(e->rank[e->self].link, s);
+        return comm_status(e->rank[e->self].link);
     }
-    e->expected[0] = expected_seconds(e, false);
-    e->expected[1] = e->score ? expected_seconds(e, true) : 0;
-    return e->dry ? WEFT_OK : sched_team_open(ranks, &e->team);
+    WEFT_TRY(s);
+    return e->dry ? WEFT_OK : sched_team_open(e->self < 0 ? ranks : 1, &e->team);
 }
 
 static weft_status open_tokenizer(weft_engine *e, const char *path) {

@@ -78,7 +78,8 @@ struct weft_engine {
     float *unknown; /* [ctx + 2] NaN: mirostat's state at tokens that were not sampled */
     int nbucket, bucket[ENGINE_MAX_BUCKETS];
     engine_rank *rank;
-    sched_team *team;
+    sched_team *team;      /* of this process's ranks */
+    int self;              /* the only rank of this process; -1: all are */
     int64_t *first;        /* [pp + 1] stages' first layers */
     int64_t step;          /* steps run so far */
     double expected[2];    /* seconds that a micro-batch may take; a scoring one */
@@ -98,6 +99,10 @@ weft_status engine_open_dry(const char *path, const weft_engine_options *opt, we
  * arenas. */
 void engine_layout(weft_engine *e, engine_rank *r);
 uint64_t engine_result_bytes(const engine_rank *r); /* what every step brings back */
+
+/* engine_agree.c. Whether every rank runs this version with these arguments on this model by this
+ * plan; WEFT_PEER naming both sides. */
+weft_status engine_agree(const weft_engine *e, comm *world);
 
 /* engine_plan.c. Memory by arena and rank, then the plans of one token and of a full chunk. */
 void engine_plan_text(const weft_engine *e, buf *out);
@@ -131,6 +136,7 @@ weft_status engine_run(weft_engine *e, const step_part *part, int nparts, const 
 weft_status engine_step(weft_engine *e, step_part *part, int nparts, weft_sampled *out);
 /* Fails: the sampler had no token to choose from. */
 weft_status engine_unsampled(const weft_seq *s);
+bool engine_owns(const weft_engine *e, const engine_rank *r); /* is of this process */
 /* The rank whose results the host reads. */
 engine_rank *engine_sampler(const weft_engine *e);
 /* Copies n bytes of the sampler's results at a place of space OUT. */

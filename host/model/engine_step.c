@@ -176,6 +176,16 @@ static weft_status run_micro(const job *j, engine_rank *r) {
     return WEFT_OK;
 }
 
+/* Every process goes on with what one rank has sampled. */
+static weft_status share_results(const step *st, engine_rank *r) {
+    weft_engine *e = st->all.e;
+    engine_rank *from = engine_sampler(e);
+    if (e->self < 0 || st->all.target || st->all.rows == 0)
+        return WEFT_OK;
+    return comm_broadcast(&r->end[WEFT_GROUP_WORLD], from->rank, from->result,
+                          engine_result_bytes(from), "results");
+}
+
 static weft_status run_on(const step *st, engine_rank *r) {
     weft_engine *e = st->all.e;
     comm_step(r->link, e->step, st->seconds);
@@ -189,13 +199,15 @@ static weft_status run_on(const step *st, engine_rank *r) {
     if (!st->all.target)
         WEFT_TRY(fetch_results(st, r));
     WEFT_TRY(e->dev->sync(e->dev, r->stream));
-    return comm_status(r->link);
+    WEFT_TRY(comm_status(r->link));
+    return share_results(st, r);
 }
 
 /* A rank that fails says so at once, or the others would wait for it. */
 static void run_rank(void *ctx, int rank) {
     step *st = ctx;
-    engine_rank *r = &st->all.e->rank[rank];
+    weft_engine *e = st->all.e;
+    engine_rank *r = &e->rank[e->self < 0 ? rank : e->self];
     st->status[rank] = run_on(st, r);
     if (st->status[rank] == WEFT_OK)
         return;
@@ -259,7 +271,7 @@ static weft_status run_step(step *st) {
     }
     e->step++;
     sched_team_run(e->team, run_rank, st);
-    for (int r = 0; r < e->shape.ranks; r++)
+    for (int r = 0; r < (e->self < 0 ? e->shape.ranks : 1); r++)
         if (st->status[r] != WEFT_OK) {
             err_set_message(st->message[r]);
             return st->status[r];
@@ -296,10 +308,14 @@ engine_rank *engine_sampler(const weft_engine *e) {
 
 weft_status engine_result(const weft_engine *e, const decoder_place *from, int64_t offset, void *to,
                           uint64_t n) {
-    const engine_rank *r = engine_sampler(e);
-    return e->dev->copy(e->dev, r->stream, to,
-                        (char *)r->base[WEFT_SPACE_OUT] + r->kept + from->off + offset, n,
-                        DEVICE_FROM);
+    engine_rank *r = engine_sampler(e);
+    if (engine_owns(e, r))
+        WEFT_TRY(e->dev->copy(e->dev, r->stream, to,
+                              (char *)r->base[WEFT_SPACE_OUT] + r->kept + from->off + offset, n,
+                              DEVICE_FROM));
+    if (e->self < 0)
+        return WEFT_OK;
+    return comm_broadcast(&e->rank[e->self].end[WEFT_GROUP_WORLD], r->rank, to, n, "read");
 }
 
 /* Sequences in the order given, each as many pending tokens as still fit. */

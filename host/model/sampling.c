@@ -218,7 +218,7 @@ static weft_status send_words(weft_engine *e, int32_t slot, size_t place, int64_
                               const void *words, int64_t n) {
     for (int i = 0; i < e->shape.ranks && n > 0; i++) {
         const engine_rank *r = &e->rank[i];
-        if (!engine_samples(e, r))
+        if (!engine_samples(e, r) || !engine_owns(e, r))
             continue;
         const decoder_place *p = (const decoder_place *)(const void *)((const char *)&r->io +
                                                                        place);

@@ -3,6 +3,7 @@
 #include "host/run/comm.h"
 #include "host/base/clock.h"
 #include "host/base/err.h"
+#include "host/run/comm_fault.h"
 #include "host/run/ops.h"
 #include "weft/step.h"
 #include <stdio.h>
@@ -149,6 +150,14 @@ static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
     for (int i = 0; i < nrecv; i++)
         p.bytes += comm_part_bytes(&recv[i]);
     flight_note(l->flight, &p, false);
+    comm_part struck[COMM_MAX_RANKS];
+    if (comm_fault_wanted()) {
+        for (int i = 0; i < nsend; i++)
+            struck[i] = send[i];
+        call.send = struck;
+        comm_fault_strike(l->rank, l->calls, &call.head, struck, &call.nsend);
+    }
+    l->calls++;
     weft_status s = l->transport->exchange(l, &call);
     ++*sequence;
     p.inside = false;
@@ -179,16 +188,24 @@ weft_status comm_broadcast(comm *c, int root, void *data, uint64_t n, const char
     return exchange(c, WEFT_OP_broadcast, what, NULL, 0, parts, np);
 }
 
-weft_status comm_barrier(comm *c, const char *what) {
-    char mine = 0, theirs[COMM_MAX_RANKS];
+weft_status comm_collect(comm *c, void *mine, void *all, uint64_t n, const char *what) {
     comm_part send[COMM_MAX_RANKS], recv[COMM_MAX_RANKS];
-    int n = 0;
-    for (int r = 0; r < c->ranks; r++)
-        if (r != c->rank) {
-            send[n] = part_for(c, r, bytes_at(&mine, 1));
-            recv[n++] = part_for(c, r, bytes_at(&theirs[r], 1));
+    int np = 0;
+    for (int r = 0; r < c->ranks; r++) {
+        char *to = (char *)all + (uint64_t)r * n;
+        if (r == c->rank) {
+            memcpy(to, mine, n);
+        } else {
+            send[np] = part_for(c, r, bytes_at(mine, n));
+            recv[np++] = part_for(c, r, bytes_at(to, n));
         }
-    return exchange(c, WEFT_OP_all_gather, what, send, n, recv, n);
+    }
+    return exchange(c, WEFT_OP_all_gather, what, send, np, recv, np);
+}
+
+weft_status comm_barrier(comm *c, const char *what) {
+    char mine = 0, all[COMM_MAX_RANKS];
+    return comm_collect(c, &mine, all, 1, what);
 }
 
 /* ---- Rows ---- */

@@ -65,6 +65,7 @@ struct comm_link {
     double timeout;  /* seconds a peer may be late beyond what is expected */
     double expected; /* seconds that the work between two collectives may take */
     int64_t step;
+    uint64_t calls; /* exchanges begun */
     flight *flight; /* what this rank is doing; the transport's */
 };
 
@@ -82,6 +83,8 @@ void comm_abort(comm_link *l, weft_status code);
 void comm_step(comm_link *l, int64_t step, double seconds);
 /* Waits until every rank of the group is here; `what` goes into a report. */
 weft_status comm_barrier(comm *c, const char *what);
+/* Every rank's n bytes at `mine`, in rank order, to all[ranks * n]. */
+weft_status comm_collect(comm *c, void *mine, void *all, uint64_t n, const char *what);
 /* Copies n bytes at `data` from rank `root` of the group to all of it. */
 weft_status comm_broadcast(comm *c, int root, void *data, uint64_t n, const char *what);
 /* Rows that work in memory of the host over any transport; a step's state is the rank's comm. */

@@ -70,8 +70,8 @@ typedef enum {
 #define WEFT_MATMUL(I, Q, O, A, S) \
     I(x) \
     I(w) \
-    Q(xscale) Q(wscale) Q(bias) Q(res) Q(rows) O(y) S(int32_t, act) S(int32_t, leaves) \
-        S(int32_t, partial)
+    Q(xscale) \
+    Q(wscale) Q(bias) Q(res) Q(rows) O(y) S(int32_t, act) S(int32_t, leaves) S(int32_t, partial)
 enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
 
 /* y = tree sum over x[L,T,N] (fp32), then + bias[N] and + res[T,N] as in matmul. L is 1, 2, 4 or
@@ -97,9 +97,10 @@ enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
 #define WEFT_ATTENTION(I, Q, O, A, S) \
     I(q) \
     I(k) \
-    I(v) Q(pages) I(qstart) I(qpos) I(kvlen) I(work) I(nwork) Q(slopes) Q(bias) Q(sinks) O(y) \
-        O(lse) S(float, scale) S(float, softcap) S(int32_t, causal) S(int32_t, window) \
-            S(int32_t, group) S(int32_t, head0)
+    I(v) \
+    Q(pages) I(qstart) I(qpos) I(kvlen) I(work) I(nwork) Q(slopes) Q(bias) Q(sinks) O(y) O(lse) \
+        S(float, scale) S(float, softcap) S(int32_t, causal) S(int32_t, window) S(int32_t, group) \
+            S(int32_t, head0)
 
 /* y = act(gate) * up, rounded once. All [T,N]. (Shazeer, "GLU variants improve transformer",
  * 2020) */
@@ -145,14 +146,15 @@ enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
 #define WEFT_SAMPLE(I, Q, O, A, S) \
     I(logits) \
     I(params) \
-    Q(bias_id) Q(bias) Q(breaker) Q(rows) O(id) O(logprob) O(top_id) O(top_logprob) O(probs) \
-        A(history) A(last) A(mu)
+    Q(bias_id) \
+    Q(bias) Q(breaker) Q(rows) O(id) O(logprob) O(top_id) O(top_logprob) O(probs) A(history) \
+        A(last) A(mu)
 
 /* Collectives over the ranks of a `group` (WEFT_GROUP_*), which all call them in plan order; data
  * moves, sums are our own ops. all_gather: y is the ranks' x in rank order along `axis`.
  * reduce_scatter: y is this rank's part along `axis` of the fp32 sum over ranks in rank order.
  * all_to_all: part p along axis 0 of x goes to rank p. broadcast, send, recv: from or to `peer`, a
- * rank of the group; a send returns when the receiver has the data. */
+ * rank of the group. */
 #define WEFT_ALL_GATHER(I, Q, O, A, S) I(x) O(y) S(int32_t, axis) S(int32_t, group)
 #define WEFT_REDUCE_SCATTER(I, Q, O, A, S) I(x) O(y) S(int32_t, axis) S(int32_t, group)
 #define WEFT_ALL_TO_ALL(I, Q, O, A, S) I(x) O(y) S(int32_t, group)

@@ -1,0 +1,568 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Meeting at rank 0's port, then one thread a process that listens to the others. */
+#include "host/run/comm_boot.h"
+#include "host/base/clock.h"
+#include "host/base/err.h"
+#include "host/base/mem.h"
+#include <errno.h>
+#include <netdb.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+enum { BEAT_MS = 200, HELLO_SECONDS = 2, MEET_TIMEOUTS = 3, GRACE_SECONDS = 2, BYE_SECONDS = 5 };
+static const char magic[8] = "weft-1\n";
+
+typedef enum { NEWS_BEAT, NEWS_FAILED, NEWS_LATE, NEWS_BYE } news_kind;
+
+/* What travels on the connection to rank 0, both ways. */
+typedef struct {
+    char magic[8];
+    int32_t kind, code, rank, about; /* about: the rank a failure speaks of, or -1 */
+    uint64_t count, waits, place[FLIGHT_WORDS];
+    char message[BOOT_MESSAGE_BYTES];
+} news;
+
+typedef struct {
+    char magic[8];
+    int32_t rank, ranks;
+    boot_peer self;
+} hello;
+
+typedef struct {
+    char magic[8];
+    char job[16];
+    uint8_t cookie[BOOT_COOKIE_BYTES];
+    boot_peer peer[COMM_MAX_RANKS];
+} welcome;
+
+struct boot {
+    int rank, ranks;
+    double timeout;
+    welcome table;
+    int fd[COMM_MAX_RANKS]; /* rank 0: to each other; else only [0] */
+    bool bye[COMM_MAX_RANKS];
+    double heard[COMM_MAX_RANKS];
+    flight *flight; /* [ranks]; others' as of their last news, on rank 0 */
+    pthread_t thread;
+    bool running;
+    int wake; /* eventfd: something to send, or to stop */
+    atomic_int closing, failed, late;
+    pthread_mutex_t lock; /* of what follows */
+    bool told;            /* the failure has gone out */
+    weft_status code;
+    int about;
+    char message[BOOT_MESSAGE_BYTES];
+};
+
+/* ---- Sockets ---- */
+
+static bool ready(int fd, short what, double deadline) {
+    for (;;) {
+        double left = deadline - clock_seconds();
+        struct pollfd p = {.fd = fd, .events = what};
+        int n = left > 0 ? poll(&p, 1, left > 1 ? 1000 : (int)(left * 1000) + 1) : 0;
+        if (n > 0)
+            return true;
+        if (left <= 0 || (n < 0 && errno != EINTR))
+            return false;
+    }
+}
+
+bool boot_read(int fd, void *p, size_t n, double deadline) {
+    for (size_t at = 0; at < n;) {
+        if (!ready(fd, POLLIN, deadline))
+            return false;
+        ssize_t k = recv(fd, (char *)p + at, n - at, MSG_DONTWAIT);
+        if (k == 0 || (k < 0 && errno != EAGAIN && errno != EINTR))
+            return false;
+        at += k > 0 ? (size_t)k : 0;
+    }
+    return true;
+}
+
+bool boot_write(int fd, const void *p, size_t n, double deadline) {
+    for (size_t at = 0; at < n;) {
+        if (!ready(fd, POLLOUT, deadline))
+            return false;
+        ssize_t k = send(fd, (const char *)p + at, n - at, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (k < 0 && errno != EAGAIN && errno != EINTR)
+            return false;
+        at += k > 0 ? (size_t)k : 0;
+    }
+    return true;
+}
+
+int boot_listen(uint16_t port, uint16_t *got) {
+    struct sockaddr_in6 a = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    struct sockaddr_in a4 = {.sin_family = AF_INET, .sin_port = htons(port)};
+    int on = 1, off = 0, fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool six = fd >= 0;
+    if (!six)
+        fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (six)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
+    int bad = six ? bind(fd, (struct sockaddr *)&a, sizeof a)
+                  : bind(fd, (struct sockaddr *)&a4, sizeof a4);
+    socklen_t n = sizeof a;
+    if (bad || listen(fd, COMM_MAX_RANKS) || getsockname(fd, (struct sockaddr *)&a, &n)) {
+        close(fd);
+        return -1;
+    }
+    *got = ntohs(a.sin6_port); /* at the same place in both kinds of address */
+    return fd;
+}
+
+int boot_connect(const struct sockaddr *a, socklen_t n, double deadline) {
+    do {
+        int fd = socket(a->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), err = 0;
+        socklen_t size = sizeof err;
+        if (fd < 0)
+            return -1;
+        if (connect(fd, a, n) == 0)
+            return fd;
+        if (errno == EINPROGRESS && ready(fd, POLLOUT, deadline) &&
+            getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &size) == 0 && err == 0)
+            return fd;
+        close(fd);
+        usleep(20000); /* it may not listen yet */
+    } while (clock_seconds() < deadline);
+    return -1;
+}
+
+/* ---- Meeting ---- */
+
+static void describe_self(boot_peer *p, uint16_t port) {
+    *p = (boot_peer){.pid = (int32_t)getpid(), .port = port};
+    gethostname(p->host, sizeof p->host - 1);
+}
+
+/* Newcomers may be anything: nothing of a hello is believed before it is checked. */
+static bool take_hello(boot *b, int fd, weft_status *s) {
+    hello h;
+    *s = WEFT_OK;
+    if (!boot_read(fd, &h, sizeof h, clock_seconds() + HELLO_SECONDS) ||
+        memcmp(h.magic, magic, sizeof magic) != 0)
+        return false;
+    h.self.host[sizeof h.self.host - 1] = 0;
+    if (h.ranks != b->ranks) {
+        *s = weft_fail(WEFT_PEER, "rank %d (%s) was started as one of %d, rank 0 as one of %d",
+                       h.rank, h.self.host, h.ranks, b->ranks);
+        return false;
+    }
+    if (h.rank < 1 || h.rank >= b->ranks || b->fd[h.rank] >= 0) {
+        *s = weft_fail(WEFT_PEER, "rank %d (%s): %s", h.rank, h.self.host,
+                       h.rank < 1 || h.rank >= b->ranks ? "there is no such rank"
+                                                        : "two processes have this rank");
+        return false;
+    }
+    socklen_t n = sizeof h.self.address;
+    getpeername(fd, (struct sockaddr *)&h.self.address, &n);
+    h.self.address_bytes = n;
+    b->table.peer[h.rank] = h.self;
+    b->fd[h.rank] = fd;
+    return true;
+}
+
+static weft_status missing_ranks(const boot *b, double waited) {
+    char list[200] = "";
+    size_t n = 0;
+    for (int r = 1; r < b->ranks && n < sizeof list - 8; r++)
+        if (b->fd[r] < 0)
+            n += (size_t)snprintf(list + n, sizeof list - n, "%s%d", n ? ", " : "", r);
+    return weft_fail(WEFT_PEER,
+                     "rank %s: did not start within %.1f s (--timeout %g); were all %d "
+                     "processes started?",
+                     list, waited, b->timeout, b->ranks);
+}
+
+static weft_status meet_as_first(boot *b, const launch *l) {
+    double begin = clock_seconds(), deadline = begin + MEET_TIMEOUTS * b->timeout;
+    uint16_t port;
+    int fd = boot_listen((uint16_t)l->port, &port);
+    if (fd < 0)
+        return weft_fail(WEFT_PEER, "MASTER_PORT: cannot listen on port %d: %s; choose another",
+                         l->port, strerror(errno));
+    weft_status s = WEFT_OK;
+    for (int here = 1; here < b->ranks && s == WEFT_OK;) {
+        if (!ready(fd, POLLIN, deadline)) {
+            s = missing_ranks(b, clock_seconds() - begin);
+            break;
+        }
+        int one = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (one >= 0 && take_hello(b, one, &s))
+            here++;
+        else if (one >= 0)
+            close(one);
+    }
+    close(fd);
+    for (int r = 1; r < b->ranks && s == WEFT_OK; r++)
+        if (!boot_write(b->fd[r], &b->table, sizeof b->table, deadline))
+            s = weft_fail(WEFT_PEER, "rank %d (%s): went away while the job began", r,
+                          b->table.peer[r].host);
+    return s;
+}
+
+static weft_status meet_first(boot *b, const launch *l, const boot_peer *self) {
+    double begin = clock_seconds(), deadline = begin + MEET_TIMEOUTS * b->timeout;
+    struct addrinfo hint = {.ai_socktype = SOCK_STREAM}, *found = NULL;
+    char port[16];
+    hello h = {.rank = b->rank, .ranks = b->ranks, .self = *self};
+    memcpy(h.magic, magic, sizeof magic);
+    snprintf(port, sizeof port, "%d", l->port);
+    int bad = getaddrinfo(l->address, port, &hint, &found);
+    if (bad)
+        return weft_fail(WEFT_USAGE, "MASTER_ADDR: \"%.100s\": %s", l->address, gai_strerror(bad));
+    b->fd[0] = boot_connect(found->ai_addr, found->ai_addrlen, deadline);
+    struct sockaddr_storage first = {0};
+    socklen_t n = found->ai_addrlen;
+    memcpy(&first, found->ai_addr, n);
+    freeaddrinfo(found);
+    if (b->fd[0] < 0)
+        return weft_fail(WEFT_PEER, "rank 0: cannot be reached at %.100s port %d within %.1f s",
+                         l->address, l->port, clock_seconds() - begin);
+    if (!boot_write(b->fd[0], &h, sizeof h, deadline) ||
+        !boot_read(b->fd[0], &b->table, sizeof b->table, deadline + HELLO_SECONDS) ||
+        memcmp(b->table.magic, magic, sizeof magic) != 0)
+        return weft_fail(WEFT_PEER, "rank 0 (%.100s port %d): did not let rank %d in; it says why",
+                         l->address, l->port, b->rank);
+    b->table.peer[0].address = first; /* where this rank sees it */
+    b->table.peer[0].address_bytes = n;
+    return WEFT_OK;
+}
+
+/* ---- News ---- */
+
+static void poke(boot *b) {
+    uint64_t one = 1;
+    if (write(b->wake, &one, sizeof one) < 0)
+        return; /* full: it is awake already */
+}
+
+static const char *host_of(const boot *b, int rank) {
+    return b->table.peer[rank].host;
+}
+
+static void set_failed(boot *b, weft_status code, int about, const char *message) {
+    pthread_mutex_lock(&b->lock);
+    if (b->code == WEFT_OK) {
+        if (about != 0 && b->rank != 0)
+            launch_tell();
+        b->code = code;
+        b->about = about;
+        snprintf(b->message, sizeof b->message, "%s", message);
+        atomic_store(&b->failed, 1);
+    }
+    pthread_mutex_unlock(&b->lock);
+    poke(b);
+}
+
+weft_status boot_status(boot *b) {
+    if (!atomic_load(&b->failed))
+        return WEFT_OK;
+    pthread_mutex_lock(&b->lock);
+    weft_status s = b->code;
+    err_set_message(b->message);
+    pthread_mutex_unlock(&b->lock);
+    return s;
+}
+
+void boot_fail(boot *b, weft_status code) {
+    char text[BOOT_MESSAGE_BYTES];
+    if (boot_status(b) != WEFT_OK)
+        return;
+    snprintf(text, sizeof text, "rank %d (%s): %.900s", b->rank, host_of(b, b->rank),
+             err_message());
+    set_failed(b, code, b->rank, text);
+}
+
+static news news_of(const boot *b, int rank, news_kind kind) {
+    const flight *f = &b->flight[rank];
+    news n = {.kind = kind, .rank = rank, .about = -1};
+    memcpy(n.magic, magic, sizeof magic);
+    n.count = atomic_load(&f->count);
+    n.waits = atomic_load(&f->waits);
+    for (int i = 0; n.count && i < FLIGHT_WORDS; i++)
+        n.place[i] = atomic_load_explicit(&f->place[(n.count - 1) % FLIGHT_PLACES][i],
+                                          memory_order_relaxed);
+    return n;
+}
+
+static void note_news(boot *b, const news *n, int from) {
+    flight *f = &b->flight[from];
+    if (n->count)
+        for (int i = 0; i < FLIGHT_WORDS; i++)
+            atomic_store_explicit(&f->place[(n->count - 1) % FLIGHT_PLACES][i], n->place[i],
+                                  memory_order_relaxed);
+    atomic_store(&f->waits, n->waits);
+    atomic_store(&f->count, n->count);
+    b->heard[from] = clock_seconds();
+}
+
+static void where_of(const boot *b, int rank, char *out, size_t n) {
+    flight_place p;
+    if (flight_last(&b->flight[rank], 0, &p))
+        flight_text(&p, clock_seconds(), out, n);
+    else
+        snprintf(out, n, "before its first collective");
+}
+
+static void blame(boot *b, int rank, const char *what) {
+    char text[BOOT_MESSAGE_BYTES], where[200];
+    where_of(b, rank, where, sizeof where);
+    snprintf(text, sizeof text, "rank %d (%s) %s: last seen %s (--timeout %g, job %s)", rank,
+             host_of(b, rank), what, where, b->timeout, b->table.job);
+    set_failed(b, WEFT_PEER, rank, text);
+}
+
+/* Rank 0 knows where all are: a rank that is silent keeps the others waiting, else the one that
+ * waits for nobody. */
+static void judge(boot *b, int complainer) {
+    double now = clock_seconds();
+    for (int r = 1; r < b->ranks; r++)
+        if (!b->bye[r] && now - b->heard[r] > 5 * BEAT_MS / 1000.0) {
+            blame(b, r, "does not answer");
+            return;
+        }
+    blame(b, flight_culprit(b->flight, b->ranks, complainer), "is late");
+}
+
+static void send_news(boot *b, int to, const news *n) {
+    if (b->fd[to] >= 0 && !b->bye[to])
+        boot_write(b->fd[to], n, sizeof *n, clock_seconds() + 1);
+}
+
+static void tell_failure(boot *b) {
+    news n = news_of(b, b->rank, NEWS_FAILED);
+    pthread_mutex_lock(&b->lock);
+    bool tell = b->code != WEFT_OK && !b->told;
+    b->told |= tell;
+    n.code = b->code;
+    n.about = b->about;
+    memcpy(n.message, b->message, sizeof n.message);
+    pthread_mutex_unlock(&b->lock);
+    for (int r = 0; tell && r < b->ranks; r++)
+        send_news(b, r, &n);
+}
+
+static void take_news(boot *b, int from) {
+    news n;
+    if (!boot_read(b->fd[from], &n, sizeof n, clock_seconds() + 1) ||
+        memcmp(n.magic, magic, sizeof magic) != 0) {
+        close(b->fd[from]);
+        b->fd[from] = -1;
+        if (!b->bye[from])
+            blame(b, from, "is gone");
+        return;
+    }
+    n.message[sizeof n.message - 1] = 0;
+    note_news(b, &n, from);
+    if (n.kind == NEWS_BYE)
+        b->bye[from] = true;
+    else if (n.kind == NEWS_LATE && b->rank == 0)
+        judge(b, from);
+    else if (n.kind == NEWS_FAILED)
+        set_failed(b, n.code > 0 && n.code < WEFT_STATUS_COUNT ? (weft_status)n.code : WEFT_PEER,
+                   n.about, n.message);
+}
+
+static void check_silence(boot *b) {
+    double now = clock_seconds();
+    for (int r = 0; r < b->ranks; r++)
+        if (b->fd[r] >= 0 && !b->bye[r] && now - b->heard[r] > b->timeout)
+            blame(b, r, "does not answer");
+}
+
+static void beat(boot *b) {
+    bool late = atomic_exchange(&b->late, 0);
+    if (late && b->rank == 0) {
+        judge(b, 0);
+        return;
+    }
+    news n = news_of(b, b->rank, late ? NEWS_LATE : NEWS_BEAT);
+    for (int r = 0; r < b->ranks; r++)
+        send_news(b, r, &n);
+}
+
+/* Every rank comes to its end: whoever is there first waits, since a connection closed too early
+ * would take with it what the other has not read yet. */
+static bool is_over(boot *b, double *since) {
+    if (!atomic_load(&b->closing))
+        return false;
+    double now = clock_seconds();
+    if (*since == 0) {
+        tell_failure(b);
+        news n = news_of(b, b->rank, NEWS_BYE);
+        for (int r = 0; r < b->ranks; r++) {
+            send_news(b, r, &n);
+            if (b->fd[r] >= 0)
+                shutdown(b->fd[r], SHUT_WR);
+        }
+        *since = now;
+    }
+    bool open = false;
+    for (int r = 0; r < b->ranks; r++)
+        open |= b->fd[r] >= 0;
+    return !open || now - *since > (atomic_load(&b->failed) ? GRACE_SECONDS / 4.0 : BYE_SECONDS);
+}
+
+/* The others are told and go; a rank that is stuck where nothing can reach it goes too. */
+static void leave_if_stuck(boot *b, double *failed) {
+    if (!atomic_load(&b->failed))
+        return;
+    *failed = *failed ? *failed : clock_seconds();
+    if (clock_seconds() - *failed < GRACE_SECONDS || atomic_load(&b->closing))
+        return;
+    pthread_mutex_lock(&b->lock);
+    if (!launch_told())
+        dprintf(STDERR_FILENO, "weft: error: %s\n", b->message);
+    _exit(err_exit_code(b->code));
+}
+
+static void *boot_main(void *arg) {
+    boot *b = arg;
+    double next = 0, closing = 0, failed = 0;
+    while (!is_over(b, &closing)) {
+        struct pollfd p[COMM_MAX_RANKS + 1];
+        int who[COMM_MAX_RANKS + 1], n = 1;
+        p[0] = (struct pollfd){.fd = b->wake, .events = POLLIN};
+        for (int r = 0; r < b->ranks; r++)
+            if (b->fd[r] >= 0) {
+                who[n] = r;
+                p[n++] = (struct pollfd){.fd = b->fd[r], .events = POLLIN};
+            }
+        poll(p, (nfds_t)n, BEAT_MS / 2);
+        uint64_t woken;
+        bool poked = p[0].revents && read(b->wake, &woken, sizeof woken) > 0;
+        for (int i = 1; i < n; i++)
+            if (p[i].revents)
+                take_news(b, who[i]);
+        if ((poked || clock_seconds() >= next) && !closing) {
+            beat(b);
+            next = clock_seconds() + BEAT_MS / 1000.0;
+        }
+        if (closing)
+            continue;
+        check_silence(b);
+        tell_failure(b);
+        leave_if_stuck(b, &failed);
+    }
+    return NULL;
+}
+
+/* Until rank 0 has judged; on its own, a rank knows only whom it waits for itself. */
+static weft_status await_verdict(boot *b, int rank, const char *what) {
+    for (double end = clock_seconds() + GRACE_SECONDS; clock_seconds() < end; usleep(5000))
+        if (atomic_load(&b->failed))
+            return boot_status(b);
+    blame(b, rank, what);
+    return boot_status(b);
+}
+
+weft_status boot_late(boot *b) {
+    atomic_store(&b->late, 1);
+    poke(b);
+    return await_verdict(b, 0, "does not answer");
+}
+
+weft_status boot_lost(boot *b, int rank) {
+    return await_verdict(b, rank, "is gone");
+}
+
+/* ---- Life ---- */
+
+const boot_peer *boot_peers(const boot *b) {
+    return b->table.peer;
+}
+const uint8_t *boot_cookie(const boot *b) {
+    return b->table.cookie;
+}
+const char *boot_job(const boot *b) {
+    return b->table.job;
+}
+flight *boot_flight(boot *b) {
+    return &b->flight[b->rank];
+}
+
+static weft_status name_job(boot *b) {
+    uint8_t noise[4];
+    memcpy(b->table.magic, magic, sizeof magic);
+    if (getrandom(b->table.cookie, sizeof b->table.cookie, 0) != sizeof b->table.cookie ||
+        getrandom(noise, sizeof noise, 0) != sizeof noise)
+        return weft_fail(WEFT_IO, "the system's random numbers cannot be read: %s",
+                         strerror(errno));
+    snprintf(b->table.job, sizeof b->table.job, "%02x%02x%02x%02x", noise[0], noise[1], noise[2],
+             noise[3]);
+    return WEFT_OK;
+}
+
+static void free_boot(boot *b) {
+    for (int r = 0; r < b->ranks; r++)
+        if (b->fd[r] >= 0)
+            close(b->fd[r]);
+    if (b->wake >= 0)
+        close(b->wake);
+    pthread_mutex_destroy(&b->lock);
+    mem_free(b->flight);
+    mem_free(b);
+}
+
+static weft_status meet(boot *b, const launch *l, uint16_t data_port) {
+    describe_self(&b->table.peer[b->rank], data_port);
+    if (b->rank > 0) {
+        boot_peer self = b->table.peer[b->rank];
+        return meet_first(b, l, &self);
+    }
+    WEFT_TRY(name_job(b));
+    return meet_as_first(b, l);
+}
+
+static uint16_t port_of(int listener) {
+    struct sockaddr_in6 a;
+    socklen_t n = sizeof a;
+    if (listener < 0 || getsockname(listener, (struct sockaddr *)&a, &n))
+        return 0;
+    return ntohs(a.sin6_port);
+}
+
+weft_status boot_open(const launch *l, double timeout, int listener, boot **out) {
+    boot *b = mem_alloc(sizeof *b);
+    b->rank = l->rank;
+    b->ranks = l->ranks;
+    b->timeout = timeout;
+    b->flight = mem_alloc(sizeof *b->flight * (size_t)l->ranks);
+    b->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    pthread_mutex_init(&b->lock, NULL);
+    for (int r = 0; r < COMM_MAX_RANKS; r++)
+        b->fd[r] = -1;
+    weft_status s = meet(b, l, port_of(listener));
+    for (int r = 0; r < b->ranks; r++)
+        b->heard[r] = clock_seconds();
+    if (s == WEFT_OK && pthread_create(&b->thread, NULL, boot_main, b) != 0)
+        s = weft_fail(WEFT_NO_MEMORY, "rank %d: a thread cannot be started", b->rank);
+    if (s != WEFT_OK) {
+        free_boot(b);
+        return s;
+    }
+    b->running = true;
+    *out = b;
+    return WEFT_OK;
+}
+
+void boot_close(boot *b) {
+    if (!b)
+        return;
+    if (b->running) {
+        atomic_store(&b->closing, 1);
+        poke(b);
+        pthread_join(b->thread, NULL);
+    }
+    free_boot(b);
+}

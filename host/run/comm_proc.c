@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The exchange between processes: tensors that are not in one piece are packed, then the wire moves
+ * messages until all have arrived, the deadline is past or the job has failed. */
+#include "host/run/comm_proc.h"
+#include "host/base/clock.h"
+#include "host/base/err.h"
+#include "host/base/mem.h"
+#include <stdio.h>
+#include <string.h>
+
+typedef struct {
+    comm_link link;
+    boot *boot;
+    comm_wire *wire;
+    char *stage; /* room for packed tensors; grows to the largest exchange, then stays */
+    uint64_t staged;
+} proc_link;
+
+static proc_link *own(comm_link *l) {
+    return (proc_link *)(void *)l;
+}
+
+static weft_status proc_status(comm_link *l) {
+    return boot_status(own(l)->boot);
+}
+
+static void proc_abort(comm_link *l, weft_status code) {
+    boot_fail(own(l)->boot, code);
+}
+
+static bool in_one_piece(const weft_tensor *t) {
+    int64_t run = 1;
+    for (int i = WEFT_DIMS - 1; i >= 0; i--) {
+        if (t->shape[i] != 1 && t->stride[i] != run)
+            return false;
+        run *= t->shape[i];
+    }
+    return true;
+}
+
+static weft_tensor packed(const weft_tensor *t, void *at) {
+    weft_tensor p = weft_tensor_make(t->dtype, t->ndim, t->shape);
+    p.data = at;
+    return p;
+}
+
+static uint64_t stage_bytes(const comm_part *p, int n) {
+    uint64_t need = 0;
+    for (int i = 0; i < n; i++)
+        need += in_one_piece(&p[i].t) ? 0 : (comm_part_bytes(&p[i]) + 63) / 64 * 64;
+    return need;
+}
+
+static void make_room(proc_link *l, uint64_t need) {
+    if (need <= l->staged)
+        return;
+    mem_free(l->stage);
+    l->stage = mem_alloc(need);
+    l->staged = need;
+}
+
+static wire_part message(const comm_call *c, const comm_part *p, bool out, char **stage) {
+    wire_part w = {.peer = p->peer, .out = out, .bytes = comm_part_bytes(p), .data = p->t.data};
+    if (out) {
+        w.head = c->head;
+        w.head.bytes = w.bytes;
+    }
+    if (in_one_piece(&p->t))
+        return w;
+    w.data = *stage;
+    *stage += (w.bytes + 63) / 64 * 64;
+    weft_tensor to = packed(&p->t, w.data);
+    if (out)
+        comm_copy(&to, &p->t);
+    return w;
+}
+
+static void unpack(const comm_part *p, const wire_part *w) {
+    if (w->data == p->t.data)
+        return;
+    weft_tensor from = packed(&p->t, w->data);
+    comm_copy(&p->t, &from);
+}
+
+static uint64_t waiting_for(const wire_part *w, int n) {
+    uint64_t waits = 0;
+    for (int i = 0; i < n; i++)
+        waits |= (uint64_t)!w[i].done << w[i].peer;
+    return waits;
+}
+
+static weft_status check_heads(const proc_link *l, const comm_call *c, wire_part *w) {
+    for (int i = 0; i < c->nrecv; i++) {
+        comm_head want = c->head;
+        want.bytes = w[i].bytes;
+        if (w[i].head_done)
+            WEFT_TRY(comm_check(&l->link, w[i].peer, &want, &w[i].head));
+    }
+    return WEFT_OK;
+}
+
+static weft_status fail_here(proc_link *l, weft_status s) {
+    boot_fail(l->boot, s);
+    return boot_status(l->boot);
+}
+
+static weft_status move_all(proc_link *l, const comm_call *c, wire_part *w, int n) {
+    enum { SLICE_MS = 20 };
+    for (;;) {
+        int lost = -1;
+        weft_status s = l->wire->kind->move(l->wire, w, n, SLICE_MS / 1000.0, &lost);
+        if (s != WEFT_OK)
+            return lost >= 0 ? boot_lost(l->boot, lost) : fail_here(l, s);
+        s = check_heads(l, c, w);
+        if (s != WEFT_OK)
+            return fail_here(l, s);
+        uint64_t waits = waiting_for(w, n);
+        atomic_store_explicit(&l->link.flight->waits, waits, memory_order_relaxed);
+        if (!waits)
+            return WEFT_OK;
+        WEFT_TRY(boot_status(l->boot));
+        if (clock_seconds() > c->deadline)
+            return boot_late(l->boot);
+    }
+}
+
+static weft_status proc_exchange(comm_link *link, const comm_call *c) {
+    proc_link *l = own(link);
+    wire_part w[2 * COMM_MAX_RANKS];
+    WEFT_TRY(boot_status(l->boot));
+    make_room(l, stage_bytes(c->send, c->nsend) + stage_bytes(c->recv, c->nrecv));
+    char *stage = l->stage;
+    for (int i = 0; i < c->nrecv; i++)
+        w[i] = message(c, &c->recv[i], false, &stage);
+    for (int i = 0; i < c->nsend; i++)
+        w[c->nrecv + i] = message(c, &c->send[i], true, &stage);
+    WEFT_TRY(move_all(l, c, w, c->nrecv + c->nsend));
+    for (int i = 0; i < c->nrecv; i++)
+        unpack(&c->recv[i], &w[i]);
+    return WEFT_OK;
+}
+
+static void proc_close(comm_link *link) {
+    proc_link *l = own(link);
+    bool failed = boot_status(l->boot) != WEFT_OK;
+    boot_close(l->boot);
+    l->wire->kind->close(l->wire, failed);
+    mem_free(l->stage);
+    mem_free(l);
+}
+
+static const comm_transport tcp_transport = {
+    .name = "tcp",
+    .exchange = proc_exchange,
+    .abort = proc_abort,
+    .status = proc_status,
+    .close = proc_close,
+};
+static const comm_transport mpi_transport = {
+    .name = "mpi",
+    .exchange = proc_exchange,
+    .abort = proc_abort,
+    .status = proc_status,
+    .close = proc_close,
+};
+
+const char *comm_proc_job(const comm_link *l) {
+    bool ours = l->transport->exchange == proc_exchange;
+    return ours ? boot_job(((const proc_link *)(const void *)l)->boot) : "";
+}
+
+weft_status comm_proc_open(const launch *l, const char *kind, double timeout, comm_link **out) {
+    launch at = *l;
+    boot *b = NULL;
+    comm_wire *wire = NULL;
+    bool mpi = strcmp(kind, "mpi") == 0;
+    timeout = timeout > 0 ? timeout : COMM_TIMEOUT_SECONDS;
+    WEFT_TRY(mpi ? comm_mpi_open(&at, timeout, &b, &wire) : comm_tcp_open(&at, timeout, &b, &wire));
+    proc_link *p = mem_alloc(sizeof *p);
+    p->link = (comm_link){.transport = mpi ? &mpi_transport : &tcp_transport,
+                          .rank = at.rank,
+                          .ranks = at.ranks,
+                          .timeout = timeout,
+                          .flight = boot_flight(b)};
+    p->boot = b;
+    p->wire = wire;
+    *out = &p->link;
+    return WEFT_OK;
+}

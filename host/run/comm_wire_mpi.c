@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The wire of MPI: a message is a head and its data, in pieces MPI can count. */
+#include "host/base/clock.h"
+#include "host/base/err.h"
+#include "host/base/mem.h"
+#include "host/run/comm_mpi.h"
+#include "host/run/comm_proc.h"
+#include <dlfcn.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { TAG_HEAD = 1, TAG_DATA = 2 };
+
+typedef struct {
+    comm_wire wire;
+    const comm_mpi_table *mpi;
+} mpi_wire;
+
+/* ---- Messages ---- */
+
+/* Begins what comes next of a message; false: MPI refuses. */
+static bool begin_next(const comm_mpi_table *m, wire_part *p) {
+    bool head = p->moved < sizeof p->head;
+    uint64_t at = head ? 0 : p->moved - sizeof p->head, left = p->bytes - at;
+    char *from = head ? (char *)&p->head : p->data + at;
+    size_t n = head ? sizeof p->head : left < COMM_MPI_PIECE ? (size_t)left : COMM_MPI_PIECE;
+    int tag = head ? TAG_HEAD : TAG_DATA;
+    p->request[0] = p->out ? m->send(from, n, p->peer, tag) : m->recv(from, n, p->peer, tag);
+    p->request[1] = p->request[0] ? (char *)0 + n : NULL;
+    return p->request[0] != NULL;
+}
+
+/* False: MPI reports an error. */
+static bool advance(const comm_mpi_table *m, wire_part *p, bool *moved) {
+    while (!p->done) {
+        if (!p->request[0] && !begin_next(m, p))
+            return false;
+        int k = m->test(&p->request[0]);
+        if (k <= 0)
+            return k == 0;
+        *moved = true;
+        p->request[0] = NULL;
+        p->moved += (uint64_t)((char *)p->request[1] - (char *)0);
+        if (!p->out && !p->head_done) {
+            p->head_done = true;
+            if (p->head.bytes != p->bytes)
+                return true; /* the caller looks at heads next */
+        }
+        p->done = p->moved == sizeof p->head + p->bytes;
+    }
+    return true;
+}
+
+/* MPI has nothing to sleep on: yields, and naps after a while. */
+static weft_status mpi_move(comm_wire *wire, wire_part *part, int n, double seconds, int *lost) {
+    const comm_mpi_table *m = ((mpi_wire *)wire)->mpi;
+    double begin = clock_seconds(), now = begin;
+    bool moved = false;
+    *lost = -1;
+    for (; !moved && now - begin < seconds; now = clock_seconds()) {
+        for (int i = 0; i < n; i++)
+            if (!advance(m, &part[i], &moved)) {
+                *lost = part[i].peer;
+                return WEFT_PEER;
+            }
+        if (!moved && now - begin > 1e-3)
+            usleep(50);
+        else if (!moved)
+            sched_yield();
+    }
+    return WEFT_OK;
+}
+
+/* A job that failed leaves MPI alone: MPI_Finalize would wait for the lost. */
+static void mpi_wire_close(comm_wire *wire, bool failed) {
+    mpi_wire *w = (mpi_wire *)wire;
+    if (!failed)
+        w->mpi->close();
+    mem_free(w);
+}
+
+static const wire_kind mpi_kind = {.name = "mpi", .move = mpi_move, .close = mpi_wire_close};
+
+/* ---- Opening ---- */
+
+/* Beside the binary, or wherever libraries are found. */
+static void *open_library(void) {
+    char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 64);
+    while (n > 0 && path[n - 1] != '/')
+        n--;
+    if (n > 0) {
+        static const char *const places[] = {"libweft_mpi.so", "../lib/libweft_mpi.so"};
+        for (int i = 0; i < 2; i++) {
+            snprintf(path + n, 64, "%s", places[i]);
+            void *lib = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+            if (lib)
+                return lib;
+        }
+    }
+    return dlopen("libweft_mpi.so", RTLD_NOW | RTLD_GLOBAL);
+}
+
+static weft_status load(const comm_mpi_table **out) {
+    void *lib = open_library();
+    const comm_mpi_table *m = lib ? dlsym(lib, "weft_mpi") : NULL;
+    if (!m || m->abi != COMM_MPI_ABI)
+        return weft_fail(WEFT_USAGE,
+                         "--comm mpi: libweft_mpi.so is not there (%.200s); install Open MPI's "
+                         "development files and build again, or use --comm tcp",
+                         lib ? "another version" : dlerror());
+    *out = m;
+    return WEFT_OK;
+}
+
+typedef struct {
+    char host[LAUNCH_TEXT];
+    int port;
+} meeting_place;
+
+/* Rank 0 says where it is; ranks on its host need not know its address. */
+static weft_status agree_where(const comm_mpi_table *m, launch *l) {
+    meeting_place p = {.port = 0};
+    char here[LAUNCH_TEXT] = "";
+    uint16_t port = 0;
+    gethostname(here, sizeof here - 1);
+    if (l->rank == 0) {
+        int fd = boot_listen(getenv("MASTER_PORT") ? (uint16_t)l->port : 0, &port);
+        if (fd >= 0)
+            close(fd);
+        p.port = port;
+        memcpy(p.host, here, sizeof p.host);
+    }
+    if (m->broadcast(&p, sizeof p, 0))
+        return weft_fail(WEFT_PEER, "MPI: cannot broadcast");
+    p.host[sizeof p.host - 1] = 0;
+    if (!l->address[0])
+        snprintf(l->address, sizeof l->address, "%s",
+                 strcmp(p.host, here) == 0 ? "127.0.0.1" : p.host);
+    l->port = p.port;
+    return WEFT_OK;
+}
+
+weft_status comm_mpi_open(launch *l, double timeout, boot **b, comm_wire **out) {
+    const comm_mpi_table *m = NULL;
+    WEFT_TRY(load(&m));
+    if (m->init(&l->rank, &l->ranks))
+        return weft_fail(WEFT_PEER, "MPI: cannot be initialised; was this started by mpirun?");
+    if (l->ranks > COMM_MAX_RANKS)
+        return weft_fail(WEFT_USAGE, "mpirun -n %d: at most %d ranks", l->ranks, COMM_MAX_RANKS);
+    WEFT_TRY(agree_where(m, l));
+    WEFT_TRY(boot_open(l, timeout, -1, b));
+    mpi_wire *w = mem_alloc(sizeof *w);
+    w->wire.kind = &mpi_kind;
+    w->mpi = m;
+    *out = &w->wire;
+    return WEFT_OK;
+}

@@ -1,0 +1,255 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Ranks in processes of their own: started as torchrun, srun and mpirun do, they give the bits of
+one rank; they refuse to begin unless they are alike; and whatever happens to one of them, all end
+in time, with exit code 7, naming it."""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.path.abspath(os.environ.get("WEFT_BUILD", os.path.join(ROOT, "build")))
+FIXTURES = os.environ.get("WEFT_FIXTURES", os.path.join(ROOT, "..", "shared", "fixtures"))
+MODEL = os.path.join(FIXTURES, "golden", "models", "llama-tp8")
+WEFT = os.path.join(BUILD, "weft")
+LONG = bool(os.environ.get("WEFT_LONG"))
+IDS = ",".join(str(7 * i % 300) for i in range(40))
+RUN = ["run", MODEL, "--ids", IDS, "--temp", "0", "--ignore-eos"]
+SHORT = [*RUN, "-n", "10", "--pp-tokens", "16"]
+ENDLESS = [*RUN, "-n", "200", "-c", "256", "--timeout", "3"]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def clean_env():
+    drop = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "SLURM_", "OMPI_", "WEFT_FAULT")
+    return {k: v for k, v in os.environ.items() if not k.startswith(drop)}
+
+
+def torchrun(rank, ranks, port):
+    return {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def srun(rank, ranks, port):
+    return {"SLURM_PROCID": str(rank), "SLURM_NTASKS": str(ranks), "SLURM_LOCALID": str(rank),
+            "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(port)}
+
+
+class Job:
+    """The ranks of one job as processes; argv may differ by rank."""
+
+    def __init__(self, ranks, argv, launcher=torchrun, env=None, only=None):
+        self.port = free_port()
+        self.proc = {}
+        for r in range(ranks):
+            if only is not None and r not in only:
+                continue
+            words = argv[r] if isinstance(argv[0], list) else argv
+            extra = env[r] if isinstance(env, list) else env or {}
+            self.proc[r] = subprocess.Popen(
+                [WEFT, *words], env={**clean_env(), **launcher(r, ranks, self.port), **extra},
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def finish(self, seconds=60):
+        """{rank: (exit code, stdout, stderr)}; kills what is left, which is a failure."""
+        out, end = {}, time.monotonic() + seconds
+        try:
+            for r, p in self.proc.items():
+                o, e = p.communicate(timeout=max(end - time.monotonic(), 0.1))
+                out[r] = (p.returncode, o, e)
+        finally:
+            for p in self.proc.values():
+                if p.poll() is None:
+                    p.kill()
+                    p.communicate()
+        return out
+
+
+def alone(argv):
+    r = subprocess.run([WEFT, *argv], env=clean_env(), capture_output=True, text=True, check=True)
+    return r.stdout
+
+
+def segments():
+    return {f for f in os.listdir("/dev/shm") if f.startswith("weft-")}
+
+
+@unittest.skipUnless(os.path.isdir(MODEL), f"skipped: test_ranks: no fixtures at {MODEL}")
+class Launch(unittest.TestCase):
+    def expect_same(self, out, want):
+        for r, (code, o, e) in out.items():
+            self.assertEqual(code, 0, f"rank {r}: {e}")
+            self.assertEqual(o, want if r == 0 else "", f"rank {r}")
+            if r:
+                self.assertEqual(e, "")
+
+    def test_processes_have_the_bits_of_one_rank(self):
+        for launcher in (torchrun, srun):
+            for tp, pp in [(2, 1), (1, 2), (2, 2)] + ([(8, 1), (4, 2), (2, 4)] if LONG else []):
+                with self.subTest(launcher=launcher.__name__, tp=tp, pp=pp):
+                    argv = [*SHORT, "--tp", str(tp), "--pp", str(pp)]
+                    self.expect_same(Job(tp * pp, argv, launcher).finish(), alone(SHORT))
+
+    def test_sampling_scores_and_logprobs(self):
+        run = ["run", MODEL, "--ids", IDS, "--temp", "0.9", "--seed", "3", "-n", "12", "--json",
+               "--logprobs", "3"]
+        score = ["score", MODEL, "--ids", IDS, "--json"]
+        for argv in (run, score):
+            want = alone(argv)
+            got = Job(2, [*argv, "--pp", "2"]).finish()
+            self.assertEqual(got[0][0], 0, got[0][2])
+            strip = lambda t: [w for w in t.split(",") if "second" not in w and "tok" not in w
+                               and "ms" not in w]
+            self.assertEqual(strip(got[0][1]), strip(want))
+
+    @unittest.skipUnless(shutil.which("mpirun") and
+                         os.path.exists(os.path.join(BUILD, "libweft_mpi.so")),
+                         "skipped: mpirun: no Open MPI here")
+    def test_mpirun(self):
+        env = {**clean_env(), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        for tp, pp in ((2, 1), (2, 2)):
+            r = subprocess.run(["mpirun", "--oversubscribe", "-n", str(tp * pp), WEFT, *SHORT,
+                                "--tp", str(tp), "--pp", str(pp), "--comm", "mpi"],
+                               env=env, capture_output=True, text=True, timeout=120)
+            self.assertEqual(r.returncode, 0, r.stderr)
+            self.assertEqual(r.stdout, alone(SHORT))
+
+    def test_local_ignores_the_launcher(self):
+        env = {**clean_env(), **torchrun(0, 4, 1)}
+        r = subprocess.run([WEFT, *SHORT, "--comm", "local", "--tp", "2"], env=env,
+                           capture_output=True, text=True)
+        self.assertEqual((r.returncode, r.stdout), (0, alone(SHORT)), r.stderr)
+
+    def test_what_cannot_be(self):
+        cases = [({}, ["--comm", "tcp"], "was not started by"),
+                 (torchrun(0, 3, 1), ["--tp", "2"], "2 ranks, but torchrun started 3"),
+                 ({**torchrun(0, 2, 1), "RANK": "2"}, ["--tp", "2"], "RANK: \"2\" is not in 0..1"),
+                 ({**torchrun(0, 2, 1), "MASTER_PORT": "70000"}, ["--tp", "2"], "MASTER_PORT"),
+                 ({**torchrun(1, 2, 1), "MASTER_ADDR": "no.such.host.invalid"}, ["--tp", "2"],
+                  "MASTER_ADDR")]
+        for env, more, words in cases:
+            r = subprocess.run([WEFT, *SHORT, *more], env={**clean_env(), **env},
+                               capture_output=True, text=True, timeout=60)
+            self.assertEqual(r.returncode, 2, (words, r.stderr))
+            self.assertIn(words, r.stderr)
+
+
+@unittest.skipUnless(os.path.isdir(MODEL), f"skipped: test_ranks: no fixtures at {MODEL}")
+class Agreement(unittest.TestCase):
+    def expect_refusal(self, job, *words):
+        out = job.finish(30)
+        self.assertEqual({code for code, _, _ in out.values()}, {7}, out)
+        for w in words:
+            self.assertIn(w, out[0][2])
+
+    def test_other_arguments(self):
+        a = [*SHORT, "--tp", "2", "--timeout", "3"]  # long: what differs is at its end
+        self.expect_refusal(Job(2, [a, [*a, "--seed", "4"]]), "rank 1", "rank 0", "command line",
+                            "--seed 4")
+
+    def test_other_environment(self):
+        a = [*SHORT, "--tp", "2", "--timeout", "3"]
+        env = [{}, {"WEFT_KERNEL": "matmul=ref"}]
+        self.expect_refusal(Job(2, a, env=env), "rank 1", "environment", "matmul=ref")
+
+    def test_other_model(self):
+        other = os.path.join(FIXTURES, "golden", "models", "llama-gqa")
+        a = [*SHORT, "--tp", "2", "--timeout", "3"]
+        self.expect_refusal(Job(2, [a, [other if w == MODEL else w for w in a]]), "rank 1",
+                            "command line")
+
+    def test_a_rank_that_never_starts(self):
+        begin = time.monotonic()
+        self.expect_refusal(Job(3, [*SHORT, "--tp", "1", "--pp", "3", "--timeout", "0.5"],
+                                only=(0, 1)), "rank 2", "did not start")
+        self.assertLess(time.monotonic() - begin, 10)
+
+    def test_garbage_on_the_port(self):
+        job = Job(2, [*SHORT, "--tp", "2", "--timeout", "5"], only=(0,))
+        rng = random.Random(5)
+        for n in (0, 1, 40, 400, 100000):
+            for _ in range(100):
+                try:
+                    s = socket.create_connection(("127.0.0.1", job.port), timeout=5)
+                    break
+                except OSError:
+                    time.sleep(0.05)
+            try:
+                s.sendall(rng.randbytes(n))
+            except OSError:
+                pass
+            s.close()
+        env = {**clean_env(), **torchrun(1, 2, job.port)}
+        job.proc[1] = subprocess.Popen([WEFT, *SHORT, "--tp", "2", "--timeout", "5"], env=env,
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        out = job.finish(40)
+        self.assertEqual([out[0][0], out[1][0]], [0, 0], out)
+        self.assertEqual(out[0][1], alone(SHORT))
+
+
+@unittest.skipUnless(os.path.isdir(MODEL), f"skipped: test_ranks: no fixtures at {MODEL}")
+class Faults(unittest.TestCase):
+    """WEFT_FAULT strikes one rank at one exchange; the others have the timeout and 2 seconds."""
+
+    def strike(self, ranks, mesh, rank, at, what):
+        before, begin = segments(), time.monotonic()
+        job = Job(ranks, [*ENDLESS, *mesh], env={"WEFT_FAULT": f"rank={rank},at={at},do={what}"})
+        try:
+            if what == "stop":  # it cannot report: it is ended once the others have
+                for r in range(ranks):
+                    if r != rank:
+                        job.proc[r].wait(30)
+                took = time.monotonic() - begin
+                job.proc[rank].kill()
+                out = job.finish(5)
+            else:
+                out = job.finish(30)
+                took = time.monotonic() - begin
+        finally:
+            for p in job.proc.values():
+                p.kill()
+        told = "".join(e for _, _, e in out.values())
+        for r, (code, _, e) in out.items():
+            if r != rank or what not in ("kill", "stop"):
+                self.assertEqual(code, 7, f"{what} at {at}, rank {r}: {e}")
+        self.assertIn(f"rank {rank} ", told, (what, at, out))
+        self.assertEqual(told.count("weft: error: "), told.count("\n"), told)
+        self.assertLess(took, 3 + 2 + 5, what)  # to start and end takes some seconds too
+        self.assertEqual(segments(), before)
+        return told
+
+    def test_each_fault_is_named(self):
+        rng = random.Random(int(os.environ.get("WEFT_SEED", "7")))
+        kinds = ["kill", "stop", "delay:9", "count", "order", "drop"]
+        for n, what in enumerate(kinds * (50 if LONG else 2)):
+            ranks, mesh = rng.choice([(2, ["--tp", "2"]), (2, ["--pp", "2"]),
+                                      (4, ["--tp", "2", "--pp", "2"])])
+            rank, at = rng.randrange(ranks), rng.randrange(3, 120)
+            with self.subTest(n=n, what=what, mesh=mesh, rank=rank, at=at):
+                self.strike(ranks, mesh, rank, at, what)
+
+    def test_threads_are_named_too(self):
+        for what, words in (("delay:5", "rank 1 is late"), ("count", "disagree"),
+                            ("order", "elsewhere")):
+            r = subprocess.run([WEFT, *RUN, "-n", "100", "-c", "256", "--timeout", "1", "--tp", "2",
+                                "--pp", "2"],
+                               env={**clean_env(), "WEFT_FAULT": f"rank=1,at=40,do={what}"},
+                               capture_output=True, text=True, timeout=60)
+            self.assertEqual(r.returncode, 7, r.stderr)
+            self.assertIn(words, r.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=1)
