@@ -123,8 +123,10 @@ static weft_status take_line(batch_out *o, const batch_file *f, const char *text
 
 static weft_status read_done(batch_out *o, batch_file *f) {
     file_map m;
-    WEFT_TRY(file_map_open(f->name, &m));
     weft_status st = WEFT_OK;
+    if (!f->regular)
+        return WEFT_OK;
+    WEFT_TRY(file_map_open(f->name, &m));
     for (const char *p = m.data, *end = p + m.size, *eol; st == WEFT_OK; p = eol + 1) {
         eol = p < end ? memchr(p, '\n', (size_t)(end - p)) : NULL;
         if (!eol)
@@ -137,7 +139,7 @@ static weft_status read_done(batch_out *o, batch_file *f) {
 }
 
 static weft_status cut(const batch_file *f) {
-    if (ftruncate(f->fd, f->bytes) != 0)
+    if (f->regular && ftruncate(f->fd, f->bytes) != 0)
         return weft_fail(WEFT_IO, "%s: cannot cut off what was half written: %m", f->name);
     return WEFT_OK;
 }
@@ -189,12 +191,6 @@ static weft_status open_new(batch_out *o, const batch_state *s) {
     return write_state(o, s);
 }
 
-static weft_status open_stdout(batch_out *o, const char *errors) {
-    o->answers = (batch_file){.fd = STDOUT_FILENO, .name = "stdout"};
-    o->errors = o->answers;
-    return errors ? open_file(&o->errors, errors) : WEFT_OK;
-}
-
 /* "out.jsonl" and "errors.jsonl" make "out.errors.jsonl". */
 static char *beside(batch_out *o, const char *path, const char *what) {
     size_t n = strlen(path);
@@ -221,20 +217,37 @@ static weft_status check_all_apart(const char *input, const char *path, const ch
                : check_apart(path, errors);
 }
 
+/* Errors of answers that cannot be taken up again: a file of its own, or among them. */
+static weft_status open_errors(batch_out *o, const char *input, const char *errors) {
+    if (errors) {
+        WEFT_TRY(check_apart(input, errors));
+        WEFT_TRY(open_file(&o->errors, errors));
+        return cut(&o->errors);
+    }
+    o->errors = o->answers;
+    o->errors.fd = dup(o->answers.fd);
+    return o->errors.fd >= 0 ? WEFT_OK : weft_fail(WEFT_IO, "%s: cannot open: %m", o->answers.name);
+}
+
+/* Standard output, a device, a named pipe. */
+static weft_status open_stream(batch_out *o, const char *input, const char *path,
+                               const char *errors) {
+    o->answers = (batch_file){.fd = STDOUT_FILENO, .name = "stdout"};
+    if (strcmp(path, "-") != 0)
+        WEFT_TRY(open_file(&o->answers, path));
+    return open_errors(o, input, errors);
+}
+
 weft_status batch_out_open(batch_out *o, const char *input, const char *path, const char *errors,
                            batch_state *s, int64_t lines, bool restart) {
     *o = (batch_out){.lines = lines, .answers = {.fd = -1}, .errors = {.fd = -1}};
-    if (strcmp(path, "-") == 0)
-        return open_stdout(o, errors);
+    if (strcmp(path, "-") == 0 || (file_exists(path) && !file_is_regular(path)))
+        return open_stream(o, input, path, errors);
     o->state = beside(o, path, "state.json");
     errors = errors ? errors : beside(o, path, "errors.jsonl");
     WEFT_TRY(check_all_apart(input, path, errors));
     WEFT_TRY(open_file(&o->answers, path));
     WEFT_TRY(open_file(&o->errors, errors));
-    if (!o->answers.regular || !o->errors.regular) {
-        o->state = NULL; /* a device or a pipe */
-        return WEFT_OK;
-    }
     bool there = size_of(&o->answers) > 0 || size_of(&o->errors) > 0;
     return there && !restart ? go_on(o, s) : open_new(o, s);
 }
@@ -266,7 +279,7 @@ static weft_status close_file(batch_file *f) {
 
 weft_status batch_out_close(batch_out *o) {
     weft_status a = close_file(&o->answers), b = close_file(&o->errors);
-    if (a == WEFT_OK && b == WEFT_OK && o->state && o->errors.bytes == 0)
+    if (a == WEFT_OK && b == WEFT_OK && o->state && o->errors.regular && o->errors.bytes == 0)
         unlink(o->errors.name);
     mem_free(o->done);
     arena_fini(&o->mem);

@@ -326,9 +326,10 @@ class Answers(Case):
         self.assertRegex(bars[-1], r"(?s)\Alines +60 in [\d.]+ s.*first token")
 
     def test_bench(self):
-        r = subprocess.run([sys.executable, os.path.join(ROOT, "bench", "batch.py"), DEMO, "--lines",
-                            "8", "--few", "2", "--tokens", "8", "-r", "1", "--json", "--build",
-                            os.path.dirname(WEFT)], capture_output=True, text=True, timeout=240)
+        few = ["--lines", "8", "--few", "2", "--tokens", "8", "-r", "1", "--json"]
+        r = subprocess.run([sys.executable, os.path.join(ROOT, "bench", "batch.py"), DEMO, *few,
+                            "--build", os.path.dirname(WEFT)],
+                           capture_output=True, text=True, timeout=240)
         self.assertEqual(r.returncode, 0, r.stderr)
         out = json.loads(r.stdout)
         self.assertAlmostEqual(out["speedup"], out["batch_tok_s"] / out["one_tok_s"], places=6)
@@ -440,6 +441,19 @@ class Interruptions(Case):
         p.communicate(timeout=240)
         self.check(want, True)
         self.batch(src, code=5, out="/dev/full")
+        self.assertIn("/dev/full: cannot write", weft.err)
+        self.batch(src, code=3, out="/dev/null")
+        self.batch(src, "--errors", "/dev/null", code=3, out="only.jsonl")
+        self.assertEqual(len(lines_of(self.path("only.jsonl"))), 55)
+        for _ in range(2):
+            text = weft("batch", DEMO, "-i", src, "-o", "-", "--errors", self.path("e"), code=3)
+            self.assertEqual(len(text.splitlines()), 55)
+            self.assertEqual(len(lines_of(self.path("e"))), 5)
+        self.assertFalse(os.path.exists("/dev/null.errors.jsonl"))
+        os.mkfifo(self.path("fifo"))
+        reader = subprocess.Popen(["cat", self.path("fifo")], stdout=subprocess.PIPE)
+        self.batch(src, code=3, out="fifo")
+        self.assertEqual(len(reader.communicate(timeout=60)[0].splitlines()), 60)
 
 
 # ---- what is refused ----
