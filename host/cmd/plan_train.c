@@ -70,7 +70,7 @@ static weft_status fill_kept(sheet *s, const train_options *o, int tokens) {
         train_options other = *o;
         trainer t;
         other.recompute = (recompute_mode)mode;
-        WEFT_TRY(trainer_open(&other, tokens, true, &t));
+        WEFT_TRY(trainer_open(&other, tokens, true, NULL, &t));
         s->kept[mode] = trainer_memory(&t).activations;
         trainer_close(&t);
     }
@@ -81,7 +81,7 @@ static weft_status fill_sheet(sheet *s, const train_options *o) {
     int tokens;
     WEFT_TRY(row_tokens(o, s->a->seq_len, &tokens));
     WEFT_TRY(fill_kept(s, o, tokens));
-    WEFT_TRY(trainer_open(o, tokens, true, &s->t));
+    WEFT_TRY(trainer_open(o, tokens, true, NULL, &s->t));
     memory_line line[MEMORY_LINES];
     s->m = trainer_memory(&s->t);
     list_memory(&s->m, line);

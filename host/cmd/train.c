@@ -18,10 +18,10 @@ typedef struct {
     const char *device, *dtype, *cpu_level, *output, *log, *resume, *schedule, *optimizer,
         *recompute, *order, *dump_grads, *lora_from, *tokenizer, *sample_prompt, *on_nan, *on_spike;
     arg_list data, freeze, lora_targets, weights;
-    int64_t threads, steps, warmup, decay_steps, batch, micro, seq_len, shards, seed, lora_r, keep,
-        save_every, val_every, patience, sample_tokens;
+    int64_t threads, dp, zero, steps, warmup, decay_steps, batch, micro, seq_len, shards, seed,
+        lora_r, keep, save_every, val_every, patience, sample_tokens;
     double lr, min_lr, weight_decay, beta1, beta2, eps, clip, smoothing, z_loss, dropout, ema,
-        init_std, lora_alpha, val_fraction, spike;
+        init_std, lora_alpha, val_fraction, spike, timeout;
     bool from_scratch, csv, tensorboard, sft, pack, append_eos, stochastic, json;
 } train_args;
 
@@ -48,6 +48,12 @@ static const arg_spec specs[] = {
      AT(seq_len)},
     {"shards", "", NULL, ARG_INT, "N", 0, 8, "0",
      "virtual shards of a batch; 0: the largest of 8, 4, 2, 1 that divides it", AT(shards)},
+    {"dp", "", "data-parallel-size", ARG_INT, "N", 1, COMM_MAX_RANKS, "1",
+     "ranks that each take a part of every batch: 1, 2, 4 or 8; the same bits for any", AT(dp)},
+    {"zero", "", NULL, ARG_INT, "N", 0, 3, "0",
+     "1: each rank keeps a part of the optimizer's state; the same bits", AT(zero)},
+    {"timeout", "", NULL, ARG_FLOAT, "SECONDS", 0.1, 1e6, "10",
+     "how late a rank may be before the job ends", AT(timeout)},
     {"lr", "", "learning-rate", ARG_FLOAT, "X", 0, 1e3, "3e-4", "peak learning rate", AT(lr)},
     {"min-lr", "", NULL, ARG_FLOAT, "X", 0, 1e3, "0", "learning rate at the end", AT(min_lr)},
     {"warmup", "", NULL, ARG_INT, "N", 0, BIG, "0", "steps of linear warm-up", AT(warmup)},
@@ -200,7 +206,10 @@ static train_options train_of(const train_args *a, const char *model, arena *mem
                        .recompute = (recompute_mode)options_choice(recompute_names, a->recompute),
                        .lora_rank = (int)a->lora_r,
                        .lora_alpha = a->lora_alpha > 0 ? a->lora_alpha : 2.0 * (double)a->lora_r,
-                       .lora_from = a->lora_from};
+                       .lora_from = a->lora_from,
+                       .dp = (int)a->dp,
+                       .zero = (int)a->zero,
+                       .timeout = a->timeout};
     split_list(mem, &a->freeze, &o.freeze, &o.n_freeze);
     split_list(mem, &a->lora_targets, &o.lora_target, &o.n_lora_target);
     return o;

@@ -123,8 +123,27 @@ static uint64_t lay_out(checkpointer *c) {
     return at;
 }
 
+/* A rank that does not write hands over its part of what ranks share. */
+static weft_status give_parts(checkpointer *c) {
+    trainer *t = c->t;
+    weft_status s = WEFT_OK;
+    for (int k = 0; k < CHECKPOINT_KINDS; k++)
+        for (int i = 0; s == WEFT_OK && i < t->params.n; i++) {
+            const param *p = &t->params.param[i];
+            if (!trainer_shares(t, kinds[k]) || !p->trained || !checkpoint_has(t, p, kinds[k]))
+                continue;
+            float *x = mem_alloc(sizeof(float) * (size_t)param_count(p));
+            s = trainer_read(t, i, kinds[k], x);
+            mem_free(x);
+        }
+    return s;
+}
+
 static weft_status take_copy(checkpointer *c) {
     trainer *t = c->t;
+    c->copied_step = t->done;
+    if (t->o.rank > 0)
+        return give_parts(c);
     if (!c->copy)
         c->copy = malloc((size_t)lay_out(c) * sizeof(float));
     if (!c->copy)
@@ -145,7 +164,7 @@ static const float *copied(const checkpointer *c, int index, char what) {
 }
 
 /* From the copy, or, where nothing trains meanwhile, from the device. */
-static weft_status read_number(void *ctx, int index, char what, float *out) {
+weft_status checkpoint_read(void *ctx, int index, char what, float *out) {
     const checkpointer *c = ctx;
     if (!c->copied)
         return trainer_read(c->t, index, what, out);
@@ -178,7 +197,7 @@ typedef struct {
 static weft_status produce_state(void *ctx, int i, const void **data) {
     state_file *f = ctx;
     *data = f->buffer;
-    return read_number(f->c, f->param[i], f->what[i], f->buffer);
+    return checkpoint_read(f->c, f->param[i], f->what[i], f->buffer);
 }
 
 static int list_state(const trainer *t, state_file *f, st_tensor *out, arena *a) {
@@ -289,7 +308,8 @@ static weft_status write_files(checkpointer *c, const char *dir, arena *a) {
     WEFT_TRY(checkpoint_make_dir(dir));
     WEFT_TRY(export_sidecars(t, dir));
     int dtype = t->o.lora_rank > 0 ? WEFT_F32 : t->g.dtype;
-    WEFT_TRY(export_file(t, file_join(a, dir, export_weights_name(t)), 'p', dtype, read_number, c));
+    WEFT_TRY(
+        export_file(t, file_join(a, dir, export_weights_name(t)), 'p', dtype, checkpoint_read, c));
     WEFT_TRY(write_state(c, file_join(a, dir, "optimizer.safetensors")));
     WEFT_TRY(write_train(c, file_join(a, dir, "train.json")));
     WEFT_TRY(write_manifest(c, dir));
@@ -354,12 +374,21 @@ weft_status checkpoint_wait(checkpointer *c) {
     return c->status;
 }
 
+weft_status checkpoint_collect(checkpointer *c) {
+    if (c->t->params.ranks == 1 || c->copied_step == c->t->done)
+        return WEFT_OK;
+    c->copied = true;
+    return take_copy(c);
+}
+
 weft_status checkpoint_save(checkpointer *c, const train_progress *p, bool wait) {
     weft_status before = checkpoint_wait(c);
-    c->copied = !wait;
-    if (!wait)
+    c->copied = !wait || c->t->params.ranks > 1;
+    if (c->copied)
         WEFT_TRY(take_copy(c));
     c->progress = *p;
+    if (c->t->o.rank > 0)
+        return WEFT_OK;
     if (!wait && pthread_create(&c->thread, NULL, writer, c) == 0) {
         c->busy = true;
     } else {
@@ -377,9 +406,11 @@ const char *checkpoint_last(checkpointer *c) {
 /* ---- Opening ---- */
 
 weft_status checkpoint_open(trainer *t, const char *dir, int keep, checkpointer **out) {
-    WEFT_TRY(checkpoint_make_dir(dir));
+    if (t->o.rank == 0)
+        WEFT_TRY(checkpoint_make_dir(dir));
     checkpointer *c = mem_alloc(sizeof *c);
     c->t = t;
+    c->copied_step = -1;
     c->keep = keep > 0 ? keep : 1;
     c->last_step = -1;
     c->root = arena_copy(&c->mem, dir, strlen(dir));
@@ -390,13 +421,16 @@ weft_status checkpoint_open(trainer *t, const char *dir, int keep, checkpointer 
                                .micro_batch = t->g.shape.rows,
                                .seq_len = t->g.shape.row_tokens,
                                .shards = t->g.shape.shards};
+    *out = c;
+    if (t->o.rank > 0)
+        return WEFT_OK;
     weft_status s = checkpoint_make_dir(c->dir);
     if (s != WEFT_OK) {
         checkpoint_close(c);
+        *out = NULL;
         return s;
     }
     remove_leftovers(c);
-    *out = c;
     return WEFT_OK;
 }
 

@@ -22,6 +22,8 @@ typedef struct {
     int bad_vals; /* validations since the best */
 } train_progress;
 
+/* Of several ranks, rank 0 alone writes; the others make the same calls, and hand over their part
+ * of what ranks share. */
 typedef struct checkpointer checkpointer;
 
 /* dir is the run's folder; it and dir/checkpoints are created. Half-written checkpoints of a run
@@ -33,6 +35,10 @@ void checkpoint_close(checkpointer *c);
  * files are gone, older checkpoints stay). `wait`: no copy is taken, and it ends when this one is
  * on disk, with its own failure. */
 weft_status checkpoint_save(checkpointer *c, const train_progress *p, bool wait);
+/* An export_read of what the last save was of, or else of the device; ctx is the checkpointer. */
+weft_status checkpoint_read(void *c, int index, char what, float *out);
+/* Where ranks share the numbers: has those of the trainer's step for checkpoint_read. */
+weft_status checkpoint_collect(checkpointer *c);
 /* Ends the save under way, if there is one; its failure. */
 weft_status checkpoint_wait(checkpointer *c);
 /* Folder of the last checkpoint that is whole, "" if none. */

@@ -13,9 +13,10 @@ struct checkpointer {
     const char *root, *dir; /* the run's folder; checkpoints below it */
     int keep;
     options_facts facts;
-    float *copy;  /* of everything a checkpoint holds; taken at the first save */
-    bool copied;  /* the save under way is of the copy */
-    uint64_t *at; /* [kinds][params] where in the copy, in numbers */
+    float *copy;         /* of everything a checkpoint holds; taken at the first save */
+    bool copied;         /* the save under way is of the copy */
+    int64_t copied_step; /* what the copy is of, on every rank; -1: none */
+    uint64_t *at;        /* [kinds][params] where in the copy, in numbers */
     train_progress progress;
     int64_t last_step; /* of the newest that is whole; -1: none */
     pthread_t thread;

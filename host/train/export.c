@@ -101,10 +101,11 @@ weft_status export_from_device(void *ctx, int index, char what, float *out) {
 
 /* The mean begins at 0: divided by the share of it that is weights (Kingma and Ba, 2015). */
 weft_status export_mean(void *ctx, int index, char what, float *out) {
-    trainer *t = ctx;
+    const export_mean_of *from = ctx;
+    const trainer *t = from->t;
     const param *p = &t->params.param[index];
     (void)what;
-    WEFT_TRY(trainer_read(t, index, p->trained ? 'e' : 'p', out));
+    WEFT_TRY(from->read(from->ctx, index, p->trained ? 'e' : 'p', out));
     double left = 1;
     for (int64_t i = 0; i < t->done; i++)
         left *= t->o.ema;

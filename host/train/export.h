@@ -13,7 +13,12 @@ weft_status export_file(const trainer *t, const char *path, char what, int dtype
                         void *ctx);
 /* trainer_read as an export_read; ctx is the trainer. */
 weft_status export_from_device(void *ctx, int index, char what, float *out);
-/* The same of the running mean; a frozen weight is its own. */
+/* The running mean; a frozen weight is its own. ctx is an export_mean_of. */
+typedef struct {
+    const trainer *t;
+    export_read *read; /* of the numbers it is made from */
+    void *ctx;
+} export_mean_of;
 weft_status export_mean(void *ctx, int index, char what, float *out);
 /* config.json, or adapter_config.json, and what lies beside the model and is not weights
  * (tokenizer, templates, generation_config.json), into folder dir, which exists. */

@@ -5,7 +5,13 @@
 #include "host/model/engine.h"
 #include <string.h>
 
-enum { ALIGN = 64, GRANULE = 16, CHUNK_NUMBERS = 16 << 20, CHUNK_LEAST = 64 };
+enum {
+    ALIGN = 64,
+    GRANULE = 16,
+    CHUNK_NUMBERS = 16 << 20,
+    CHUNK_LEAST = 64,
+    SUM_NUMBERS = 4 << 20
+};
 
 /* ---- Shape ---- */
 
@@ -18,6 +24,20 @@ static int most_shards(int batch) {
 
 static bool is_power(int n) {
     return n > 0 && (n & (n - 1)) == 0;
+}
+
+static weft_status check_ranks(const train_options *o, int shards) {
+    if (o->zero > 1)
+        return weft_fail(WEFT_USAGE, "--zero: %d (0 or 1)", o->zero);
+    if (o->zero > 0 && o->stochastic_rounding)
+        return weft_fail(WEFT_USAGE, "--zero: draws nothing for --stochastic-rounding; leave one "
+                                     "of them out");
+    if (o->dp > 0 && shards % o->dp)
+        return weft_fail(WEFT_USAGE,
+                         "--dp: %d (it divides the %d virtual shards of a batch, which are 8, 4, "
+                         "2 or 1; see --batch-size and --shards)",
+                         o->dp, shards);
+    return WEFT_OK;
 }
 
 static weft_status check_shards(const train_options *o, int shards) {
@@ -49,14 +69,18 @@ weft_status graph_shape_of(const train_options *o, const device *dev, const mode
                            int row_tokens, graph_shape *out) {
     graph_shape s = {.shards = o->shards ? o->shards : most_shards(o->batch)};
     WEFT_TRY(check_shards(o, s.shards));
+    WEFT_TRY(check_ranks(o, s.shards));
+    s.ranks = o->dp > 0 ? o->dp : 1;
+    s.rank = o->rank;
     int shard_rows = o->batch / s.shards, micro = o->micro_batch ? o->micro_batch : o->batch;
     if (micro > o->batch)
         return weft_fail(WEFT_USAGE, "--micro-batch: %d is more than the batch (%d)", micro,
                          o->batch);
-    s.unit_shards = unit_of(micro, shard_rows, s.shards);
+    micro = micro < o->batch / s.ranks ? micro : o->batch / s.ranks;
+    s.unit_shards = unit_of(micro, shard_rows, s.shards / s.ranks);
     s.unit_rows = s.unit_shards * shard_rows;
     s.rows = micro < s.unit_rows ? micro : s.unit_rows;
-    s.units = s.shards / s.unit_shards;
+    s.units = s.shards / s.unit_shards / s.ranks;
     for (int n = s.units; n >= 1; n /= 2)
         s.levels++;
     s.row_tokens = row_tokens;
@@ -127,9 +151,9 @@ static void place_rest(graph *g) {
     TAKE(g, OUT, train.squares, "squares", F32, g->nsquares);
     if (g->c->position == POSITION_ROPE)
         TAKE(g, STATE, io.freq, "freq", F32, g->c->rope.dims / 2, 2);
-    g->m = take_bytes(g, WEFT_SPACE_STATE, g->params->bytes);
-    g->v = o->optim == OPTIM_ADAMW ? take_bytes(g, WEFT_SPACE_STATE, g->params->bytes) : -1;
-    g->ema = o->ema > 0 ? take_bytes(g, WEFT_SPACE_STATE, g->params->bytes) : -1;
+    g->m = take_bytes(g, WEFT_SPACE_STATE, g->params->kept);
+    g->v = o->optim == OPTIM_ADAMW ? take_bytes(g, WEFT_SPACE_STATE, g->params->kept) : -1;
+    g->ema = o->ema > 0 ? take_bytes(g, WEFT_SPACE_STATE, g->params->kept) : -1;
     take_bytes(g, WEFT_SPACE_GRAD, g->shape.levels * g->params->grad_bytes);
 }
 
@@ -211,7 +235,9 @@ static void begin(build *u, graph *g, int level) {
     g->training.user = u;
     g->training.seen = seen;
     g->training.adapter = g->o->lora_rank > 0 ? adapter : NULL;
-    plan_begin(&u->b, g->mem, g->dev, WEFT_PHASE_TRAIN, 0, NULL, g->shape.tokens, g->shape.tokens);
+    const int ranks[WEFT_GROUPS] = {1, 1, g->shape.ranks, g->shape.ranks};
+    plan_begin(&u->b, g->mem, g->dev, WEFT_PHASE_TRAIN, g->shape.rank, ranks, g->shape.tokens,
+               g->shape.tokens);
 }
 
 static weft_status end(build *u, weft_plan **out) {
@@ -350,16 +376,57 @@ static weft_status build_fold(graph *g, int level, weft_plan **out) {
     return end(&u, out);
 }
 
-/* A trained parameter's [rows, cols] at `off` of a space. */
-static weft_tensor param_place(build *u, weft_space space, const char *what, int64_t off,
-                               const param *p) {
-    return plan_fixed(&u->b, space, what, off + p->off, param_layout(p));
+/* Rows of the flat gradient [rows, PARAMS_ROW] that one exchange sums, by all ranks. */
+static int64_t rows_at_once(const graph *g) {
+    int64_t n = SUM_NUMBERS / PARAMS_ROW / g->shape.ranks;
+    return (n > 1 ? n : 1) * g->shape.ranks;
+}
+
+/* The ranks' gradients become their sum, by the tree that joins shards: each rank adds up a part of
+ * every stretch and hands it to the others. */
+static void push_sum_over_ranks(build *u) {
+    int64_t ranks = u->g->shape.ranks, most = rows_at_once(u->g), rows = flat_grad(u, 0).shape[0];
+    for (int64_t at = 0, n; at < rows; at += n) {
+        n = rows - at < most ? rows - at : most;
+        weft_tensor place = weft_tensor_make(WEFT_F32, 2, (int64_t[]){n, PARAMS_ROW});
+        weft_tensor x = plan_fixed(&u->b, WEFT_SPACE_GRAD, "gradients", at * PARAMS_ROW * 4, place);
+        weft_tensor y = plan_fixed(&u->b, WEFT_SPACE_GRAD, "gradients", at * PARAMS_ROW * 4, place);
+        weft_tensor parts = plan_new(&u->b, WEFT_F32, 2, place.shape);
+        weft_tensor sum = plan_new(&u->b, WEFT_F32, 2, (int64_t[]){n / ranks, PARAMS_ROW});
+        PUSH(u, all_to_all, "ranks", .x = x, .y = parts, .group = WEFT_GROUP_DP);
+        PUSH(u, leaf_sum, "ranks",
+             .x = tensor_reshape(parts, 3, (int64_t[]){ranks, n / ranks, PARAMS_ROW}), .y = sum);
+        PUSH(u, all_gather, "ranks", .x = sum, .y = y, .axis = 0, .group = WEFT_GROUP_DP);
+    }
+}
+
+/* A trained parameter's gradient as [rows, cols]. */
+static weft_tensor whole_grad(build *u, const param *p) {
+    return plan_fixed(&u->b, WEFT_SPACE_GRAD, p->name, p->off, param_layout(p));
+}
+
+/* Rows of a parameter whose state `rank` keeps. */
+typedef struct {
+    int64_t begin, end;
+} row_range;
+
+static row_range rows_of(const build *u, const param *p, int rank) {
+    return (row_range){param_first_row(u->g->params, p, rank),
+                       param_first_row(u->g->params, p, rank + 1)};
+}
+
+/* This rank's rows of a parameter in a block of state. */
+static weft_tensor state_place(build *u, const char *what, int64_t off, const param *p,
+                               row_range rows) {
+    weft_tensor t = param_layout(p);
+    t.shape[0] = rows.end - rows.begin;
+    return plan_fixed(&u->b, WEFT_SPACE_STATE, what, off + p->kept, t);
 }
 
 static void push_squares(build *u, const param *p, int64_t *at) {
     graph *g = u->g;
     int leaves = squares_leaves(p);
-    weft_tensor x = param_place(u, WEFT_SPACE_GRAD, p->name, 0, p);
+    weft_tensor x = whole_grad(u, p);
     weft_tensor y = weft_tensor_make(WEFT_F32, 2, (int64_t[]){x.shape[0], leaves});
     y = plan_fixed(&u->b, WEFT_SPACE_OUT, "squares", g->train.squares.off + *at * 4, y);
     PUSH(u, sum_squares, "norm", .x = x, .y = y, .leaves = leaves);
@@ -370,6 +437,8 @@ static weft_status build_finish(graph *g, weft_plan **out) {
     build u;
     int64_t at = 0;
     begin(&u, g, 0);
+    if (g->shape.ranks > 1)
+        push_sum_over_ranks(&u);
     if (g->params->lookups >= 0) {
         const param *embed = params_find(g->params, PARAM_WEIGHT, WEIGHT_EMBED, -1);
         PUSH(&u, accumulate, "embed'", .x = grad_place(&u, embed, true),
@@ -397,30 +466,50 @@ static weft_tensor copy_of(build *u, const param *p) {
     return plan_weight(&u->b, "w", flat);
 }
 
-static void push_update(build *u, const param *p, int index) {
+static weft_tensor slice_of(weft_tensor t, row_range rows) {
+    return weft_has(&t) ? tensor_slice(t, 0, rows.begin, rows.end) : t;
+}
+
+static void push_update(build *u, const param *p, int index, row_range rows) {
     graph *g = u->g;
-    weft_tensor grad = param_place(u, WEFT_SPACE_GRAD, p->name, 0, p), master = master_of(u, p);
-    weft_tensor hyper = fixed(u, &g->train.hyper), copy = copy_of(u, p);
-    weft_tensor m = param_place(u, WEFT_SPACE_STATE, "m", g->m, p);
+    weft_tensor grad = slice_of(whole_grad(u, p), rows), master = slice_of(master_of(u, p), rows);
+    weft_tensor hyper = fixed(u, &g->train.hyper), copy = slice_of(copy_of(u, p), rows);
+    weft_tensor m = state_place(u, "m", g->m, p, rows);
     bool stochastic = g->o->stochastic_rounding && copy.dtype == WEFT_BF16;
     if (g->o->optim == OPTIM_ADAMW)
         PUSH(u, adamw, "adamw", .g = grad, .hyper = hyper, .p = master, .m = m,
-             .v = param_place(u, WEFT_SPACE_STATE, "v", g->v, p), .w = copy,
-             .decay = p->decay ? 1.0f : 0.0f, .stochastic = stochastic, .stream = index);
+             .v = state_place(u, "v", g->v, p, rows), .w = copy, .decay = p->decay ? 1.0f : 0.0f,
+             .stochastic = stochastic, .stream = index);
     else
         PUSH(u, sgd, "sgd", .g = grad, .hyper = hyper, .p = master, .m = m, .w = copy,
              .decay = p->decay ? 1.0f : 0.0f, .stochastic = stochastic, .stream = index);
     if (g->ema >= 0)
         PUSH(u, ema, "ema", .p = master, .hyper = hyper,
-             .e = param_place(u, WEFT_SPACE_STATE, "ema", g->ema, p));
+             .e = state_place(u, "ema", g->ema, p, rows));
+}
+
+/* What each rank has made of its rows, to all. */
+static void push_share(build *u, const param *p) {
+    weft_tensor copy = copy_of(u, p), whole = weft_has(&copy) ? copy : master_of(u, p);
+    for (int r = 0; r < u->g->params->ranks; r++) {
+        row_range rows = rows_of(u, p, r);
+        if (rows.begin < rows.end)
+            PUSH(u, broadcast, "share", .x = slice_of(whole, rows), .peer = r,
+                 .group = WEFT_GROUP_DP);
+    }
 }
 
 static weft_status build_update(graph *g, weft_plan **out) {
     build u;
     begin(&u, g, 0);
-    for (int i = 0; i < g->params->n; i++)
-        if (g->params->param[i].trained)
-            push_update(&u, &g->params->param[i], i);
+    for (int i = 0; i < g->params->n; i++) {
+        const param *p = &g->params->param[i];
+        row_range rows = rows_of(&u, p, g->params->rank);
+        if (p->trained && rows.begin < rows.end)
+            push_update(&u, p, i, rows);
+        if (p->trained && g->params->ranks > 1)
+            push_share(&u, p);
+    }
     return end(&u, out);
 }
 

@@ -19,6 +19,7 @@ enum { RECENT = 100, SAVE_FAILURES = 3 };
 
 typedef struct {
     const loop_options *o;
+    comm_link *link; /* to the other ranks; NULL: alone */
     dataset *data;
     trainer t;
     checkpointer *save;
@@ -26,9 +27,9 @@ typedef struct {
     train_progress at;
     double recent[RECENT]; /* losses, for spikes */
     int64_t n_recent;
-    int failures;             /* saves or lines in a row that the disk refused */
-    int64_t saved, validated; /* steps */
-    double ceiling, began, flops;
+    int failures;                           /* saves or lines in a row that the disk refused */
+    int64_t saved, validated;               /* steps */
+    double ceiling, began, flops, expected; /* expected: most seconds between two collectives */
     int64_t began_at;
     loop_line line;
     loop_result *out;
@@ -38,6 +39,36 @@ static void note(const run *r, const char *message) {
     if (r->o->note)
         r->o->note(r->o->user, message);
 }
+
+static bool leads(const run *r) {
+    return r->o->train.rank == 0;
+}
+
+/* ---- Ranks ---- */
+
+/* Seconds that the others wait for what one rank does alone: a save, a sample, a report. */
+enum { ALONE_SECONDS = 3600 };
+
+/* n bytes of rank 0 to all: what depends on a signal, a disk or a clock is decided there. */
+static weft_status agree(run *r, void *data, uint64_t n, const char *what) {
+    if (!r->link)
+        return WEFT_OK;
+    comm_step(r->link, r->t.done, ALONE_SECONDS);
+    return comm_broadcast(&r->t.end[WEFT_GROUP_DP], 0, data, n, what);
+}
+
+static weft_status agree_on_step(run *r) {
+    int64_t step = r->t.done;
+    WEFT_TRY(agree(r, &step, sizeof step, "resume"));
+    if (step == r->t.done)
+        return WEFT_OK;
+    return weft_fail(WEFT_PEER,
+                     "rank %d: resumes after step %lld, rank 0 after step %lld; give all ranks the "
+                     "same folder",
+                     r->o->train.rank, (long long)r->t.done, (long long)step);
+}
+
+/* ---- Failures that may pass ---- */
 
 /* A disk that is full now may not be so later; what is lost meanwhile is said each time. */
 static weft_status bear(run *r, weft_status s) {
@@ -76,6 +107,18 @@ static weft_status open_data(run *r) {
     WEFT_TRY(s);
     if (data_seq_len(r->data) < 1)
         return weft_fail(WEFT_USAGE, "--seq-len: is 0");
+    return WEFT_OK;
+}
+
+/* Rank after rank: the first one makes the files that the others find. */
+static weft_status open_data_in_turn(run *r) {
+    const train_options *t = &r->o->train;
+    for (int turn = 0; turn < (r->link ? t->dp : 1); turn++) {
+        if (turn == t->rank)
+            WEFT_TRY(open_data(r));
+        if (r->link)
+            WEFT_TRY(comm_barrier(&r->t.end[WEFT_GROUP_DP], "data"));
+    }
     return WEFT_OK;
 }
 
@@ -141,7 +184,7 @@ static weft_status sample_text(const run *r, weft_engine *e, buf *b) {
 
 /* The checkpoint is a model folder: it is opened like any other. */
 static weft_status sample(run *r) {
-    if (!r->o->sample_prompt || r->t.o.lora_rank > 0)
+    if (!r->o->sample_prompt || r->t.o.lora_rank > 0 || !leads(r))
         return WEFT_OK;
     weft_engine *e;
     buf b;
@@ -158,9 +201,7 @@ static weft_status sample(run *r) {
     return s;
 }
 
-static weft_status save(run *r, bool wait) {
-    if (r->saved == r->t.done)
-        return WEFT_OK;
+static weft_status save_here(run *r, bool wait) {
     r->at.step = r->t.done;
     WEFT_TRY(bear(r, metrics_flush(r->log)));
     weft_status s = checkpoint_save(r->save, &r->at, wait);
@@ -168,6 +209,15 @@ static weft_status save(run *r, bool wait) {
         return wait ? s : bear(r, s);
     r->saved = r->t.done;
     return bear(r, sample(r));
+}
+
+static weft_status save(run *r, bool wait) {
+    if (r->saved == r->t.done)
+        return WEFT_OK;
+    if (r->link)
+        comm_step(r->link, r->t.done, ALONE_SECONDS);
+    WEFT_TRY(save_here(r, wait));
+    return agree(r, &r->saved, sizeof r->saved, "saved");
 }
 
 /* ---- One step ---- */
@@ -186,13 +236,14 @@ static bool is_spike(const run *r, double loss) {
 }
 
 static weft_status refuse(run *r, const train_result *x, bool spike) {
-    char path[4096], where[64];
+    char path[4096], where[64] = "";
     int64_t step = r->t.done + 1;
     loop_policy policy = spike ? r->o->on_spike : r->o->on_nan;
     snprintf(path, sizeof path, "%s/%s-step-%lld.json", r->o->out, spike ? "spike" : "nonfinite",
              (long long)step);
-    WEFT_TRY(
-        bear(r, nonfinite_report(&r->t, step, x->loss, x->grad_norm, path, where, sizeof where)));
+    if (leads(r))
+        WEFT_TRY(bear(
+            r, nonfinite_report(&r->t, step, x->loss, x->grad_norm, path, where, sizeof where)));
     if (policy == LOOP_SKIP) {
         char message[4400];
         snprintf(message, sizeof message,
@@ -210,7 +261,7 @@ static weft_status refuse(run *r, const train_result *x, bool spike) {
 }
 
 static weft_status dump_gradients(run *r) {
-    if (!r->o->dump_grads || r->t.done != 0)
+    if (!r->o->dump_grads || r->t.done != 0 || !leads(r))
         return WEFT_OK;
     return export_file(&r->t, r->o->dump_grads, 'g', WEFT_F32, export_from_device, &r->t);
 }
@@ -239,6 +290,8 @@ static weft_status log_line(run *r, const train_result *x, double seconds) {
 static weft_status step(run *r) {
     train_result x;
     double began = clock_seconds();
+    if (r->link)
+        comm_step(r->link, r->t.done, r->expected);
     take_rows(r, false, r->t.done);
     WEFT_TRY(trainer_gradients(&r->t, &x));
     WEFT_TRY(dump_gradients(r));
@@ -255,16 +308,21 @@ static weft_status step(run *r) {
     return log_line(r, &x, clock_seconds() - began);
 }
 
-static bool wants_end(run *r) {
+static weft_status look_for_end(run *r, bool *end) {
     const loop_options *o = r->o;
     r->out->signal = o->stop ? *o->stop : 0;
+    WEFT_TRY(agree(r, &r->out->signal, sizeof r->out->signal, "signal"));
     r->out->early = o->patience > 0 && r->at.bad_vals >= o->patience;
-    return r->out->signal || r->out->early || r->t.done >= o->train.steps;
+    *end = r->out->signal || r->out->early || r->t.done >= o->train.steps;
+    return WEFT_OK;
 }
 
 static weft_status steps(run *r) {
-    while (!wants_end(r)) {
-        bool is_best;
+    for (;;) {
+        bool is_best, end;
+        WEFT_TRY(look_for_end(r, &end));
+        if (end)
+            return WEFT_OK;
         WEFT_TRY(step(r));
         WEFT_TRY(look(r, &is_best));
         if (r->o->line)
@@ -273,16 +331,18 @@ static weft_status steps(run *r) {
         if (!last && (is_best || is_due(r->o->save_every, r->t.done, r->o->train.steps)))
             WEFT_TRY(save(r, false));
     }
-    return WEFT_OK;
 }
 
 /* ---- The run around them ---- */
 
+/* Deadlines begin behind what the slowest machine of its kind needs. */
 static void measure_ceiling(run *r) {
     const device *d = r->t.dev;
-    if (strcmp(d->backend, "cpu") == 0)
+    bool cpu = strcmp(d->backend, "cpu") == 0;
+    if (cpu && leads(r))
         r->ceiling = ceiling_fma(r->t.stream, d->level, 0.05);
     r->flops = (double)graph_flops(&r->t.g);
+    r->expected = r->flops / (cpu ? 1e9 : strcmp(d->backend, "cuda") == 0 ? 1e11 : 1e7);
 }
 
 static weft_status resume(run *r, int64_t *from) {
@@ -305,14 +365,19 @@ static weft_status open_run(run *r) {
     int64_t from;
     r->at = (train_progress){.best_step = -1, .best_val = (double)NAN};
     r->saved = r->validated = -1;
-    WEFT_TRY(open_data(r));
-    WEFT_TRY(trainer_open(&o->train, data_seq_len(r->data), false, &r->t));
+    if (r->link)
+        comm_step(r->link, 0, ALONE_SECONDS);
+    trainer_join(&r->t, r->link);
+    WEFT_TRY(open_data_in_turn(r));
+    WEFT_TRY(trainer_open(&o->train, data_seq_len(r->data), false, r->link, &r->t));
     WEFT_TRY(checkpoint_open(&r->t, o->out, o->keep ? o->keep : 3, &r->save));
     WEFT_TRY(resume(r, &from));
+    WEFT_TRY(agree_on_step(r));
     if (o->train.lora_from && from < 0)
         WEFT_TRY(lora_load(&r->t, o->train.lora_from));
     r->at.data_hash = data_hash(r->data);
-    WEFT_TRY(metrics_open(o->out, o->log, o->csv, o->tensorboard, from, &r->log));
+    if (leads(r))
+        WEFT_TRY(metrics_open(o->out, o->log, o->csv, o->tensorboard, from, &r->log));
     measure_ceiling(r);
     if (o->opened)
         o->opened(o->user, &r->t, r->data, from);
@@ -323,14 +388,20 @@ static weft_status open_run(run *r) {
 
 /* The running mean of the weights as a model of its own. */
 static weft_status publish_mean(run *r) {
+    if (r->t.g.ema < 0)
+        return WEFT_OK;
+    WEFT_TRY(checkpoint_collect(r->save));
+    if (!leads(r))
+        return WEFT_OK;
     arena a = {0};
     const char *dir = file_join(&a, r->o->out, "ema");
-    weft_status s = r->t.g.ema < 0 ? WEFT_OK : checkpoint_make_dir(dir);
-    if (r->t.g.ema >= 0 && s == WEFT_OK)
+    export_mean_of from = {&r->t, checkpoint_read, r->save};
+    weft_status s = checkpoint_make_dir(dir);
+    if (s == WEFT_OK)
         s = export_sidecars(&r->t, dir);
-    if (r->t.g.ema >= 0 && s == WEFT_OK)
+    if (s == WEFT_OK)
         s = export_file(&r->t, file_join(&a, dir, export_weights_name(&r->t)), 'e',
-                        r->t.o.lora_rank > 0 ? WEFT_F32 : r->t.g.dtype, export_mean, &r->t);
+                        r->t.o.lora_rank > 0 ? WEFT_F32 : r->t.g.dtype, export_mean, &from);
     arena_fini(&a);
     return s;
 }
@@ -338,8 +409,11 @@ static weft_status publish_mean(run *r) {
 static weft_status finish(run *r) {
     WEFT_TRY(bear(r, checkpoint_wait(r->save)));
     WEFT_TRY(save(r, true));
-    WEFT_TRY(checkpoint_publish(r->save));
-    return publish_mean(r);
+    if (leads(r))
+        WEFT_TRY(checkpoint_publish(r->save));
+    WEFT_TRY(publish_mean(r));
+    bool done = true;
+    return agree(r, &done, sizeof done, "end");
 }
 
 static void close_run(run *r) {
@@ -349,14 +423,16 @@ static void close_run(run *r) {
     data_close(r->data);
 }
 
-weft_status loop_run(const loop_options *o, loop_result *out) {
-    run r = {.o = o, .out = out};
+weft_status loop_rank(const loop_options *o, comm_link *link, loop_result *out) {
+    run r = {.o = o, .out = out, .link = link};
     *out = (loop_result){.loss = (double)NAN};
     weft_status s = open_run(&r);
     if (s == WEFT_OK)
         s = steps(&r);
     if (s == WEFT_OK)
         s = finish(&r);
+    if (s != WEFT_OK && link)
+        comm_abort(link, s);
     out->steps = r.t.done;
     out->tokens = r.at.tokens;
     out->best_val = r.at.best_val;

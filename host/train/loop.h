@@ -51,3 +51,6 @@ typedef struct {
 /* Steps that were done before the end, whatever ended it, are in the folder's checkpoints, and
  * the folder itself holds the last model. WEFT_IO: the disk was full at the end too. */
 weft_status loop_run(const loop_options *o, loop_result *out);
+/* The part of one of several ranks (train.rank of train.dp), which all call it. Rank 0 writes the
+ * folder and is told what happens. */
+weft_status loop_rank(const loop_options *o, comm_link *link, loop_result *out);

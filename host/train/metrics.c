@@ -273,6 +273,8 @@ static weft_status step_csv(metrics *m, int64_t step, double loss, double lr, do
 
 weft_status metrics_step(metrics *m, int64_t step, double loss, double lr, double grad_norm,
                          int64_t tokens) {
+    if (!m)
+        return WEFT_OK;
     buf *b = &m->line;
     buf_clear(b);
     buf_printf(b, "{\"step\":%lld", (long long)step);
@@ -293,6 +295,8 @@ weft_status metrics_step(metrics *m, int64_t step, double loss, double lr, doubl
 }
 
 weft_status metrics_val(metrics *m, int64_t step, double val_loss) {
+    if (!m)
+        return WEFT_OK;
     buf *b = &m->line;
     buf_clear(b);
     if (m->log.seekable && m->log.last_step == step) {
@@ -318,6 +322,8 @@ weft_status metrics_val(metrics *m, int64_t step, double val_loss) {
 
 weft_status metrics_timing(metrics *m, int64_t step, double seconds, double tokens_per_s,
                            double pct_ceiling) {
+    if (!m)
+        return WEFT_OK;
     buf *b = &m->line;
     buf_clear(b);
     buf_printf(b, "{\"step\":%lld", (long long)step);
@@ -334,6 +340,8 @@ weft_status metrics_timing(metrics *m, int64_t step, double seconds, double toke
 }
 
 weft_status metrics_sample(metrics *m, int64_t step, const char *prompt, const char *text) {
+    if (!m)
+        return WEFT_OK;
     buf *b = &m->line;
     buf_clear(b);
     buf_printf(b, "{\"step\":%lld,\"prompt\":", (long long)step);
@@ -345,6 +353,8 @@ weft_status metrics_sample(metrics *m, int64_t step, const char *prompt, const c
 }
 
 weft_status metrics_flush(metrics *m) {
+    if (!m)
+        return WEFT_OK;
     const sink *const all[] = {&m->log, &m->csv, &m->events, &m->timing, &m->sample};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i]->fd >= 0 && all[i]->seekable && fdatasync(all[i]->fd) != 0)

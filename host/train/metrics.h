@@ -26,7 +26,7 @@ weft_status metrics_open(const char *dir, const char *log, bool csv, bool tensor
 /* {"step","loss","lr","grad_norm","tokens"}. step >= 0 counts up; loss is the mean over the step's
  * tokens in nats, grad_norm the global L2 norm before clipping, tokens the number of them so far.
  * WEFT_IO: the disk is full or gone; the file then ends with the last whole line, and the next
- * call tries again. That holds for every writer below. */
+ * call tries again. That holds for every writer below. m NULL: nothing is written. */
 weft_status metrics_step(metrics *m, int64_t step, double loss, double lr, double grad_norm,
                          int64_t tokens);
 /* Adds "val_loss" to the line of `step` if that is the last one written, which makes it the line

@@ -34,6 +34,9 @@ typedef struct {
     const char *const *lora_target; /* "q_proj", ... ; none: q_proj and v_proj */
     int n_lora_target;
     const char *lora_from; /* adapter folder to go on from, or NULL */
+    int dp, zero;          /* data-parallel ranks, 0: one; 1: each keeps a part of the state */
+    int rank;              /* of those, this one */
+    double timeout;        /* seconds that a rank may be late */
 } train_options;
 
 /* The matrices that get an adapter: as given, else q_proj and v_proj. */

@@ -118,26 +118,39 @@ static int64_t padded(int64_t bytes) {
     return (bytes + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-static void place_all(params *p) {
+int64_t param_first_row(const params *ps, const param *p, int rank) {
+    return param_layout(p).shape[0] * rank / ps->ranks;
+}
+
+static int64_t kept_bytes(const params *ps, const param *p) {
+    int64_t rows = param_first_row(ps, p, ps->rank + 1) - param_first_row(ps, p, ps->rank);
+    return padded(rows * param_layout(p).shape[1] * 4);
+}
+
+/* dp: each rank sums an equal part of a buffer's rows. */
+static void place_all(params *p, int dp) {
+    int64_t whole = (int64_t)BUFFER * (dp > 0 ? dp : 1);
     p->lookups = -1;
     for (int i = 0; i < p->n; i++)
         if (p->param[i].trained) {
             p->param[i].off = p->bytes;
+            p->param[i].kept = p->kept;
             p->bytes += padded(param_count(&p->param[i]) * 4);
+            p->kept += kept_bytes(p, &p->param[i]);
             p->trained += param_count(&p->param[i]);
         }
-    p->bytes = (p->bytes + BUFFER - 1) / BUFFER * BUFFER; /* whole rows for folds */
+    p->bytes = (p->bytes + whole - 1) / whole * whole; /* whole rows for folds */
     p->grad_bytes = p->bytes;
     const param *embed = params_find(p, PARAM_WEIGHT, WEIGHT_EMBED, -1);
     if (p->c->tied && embed->trained) {
         p->lookups = p->bytes;
-        p->grad_bytes += (param_count(embed) * 4 + BUFFER - 1) / BUFFER * BUFFER;
+        p->grad_bytes += (param_count(embed) * 4 + whole - 1) / whole * whole;
     }
 }
 
 weft_status params_describe(const model_config *c, const safetensors *st, const train_options *o,
                             arena *a, params *out) {
-    params p = {.c = c};
+    params p = {.c = c, .ranks = o->zero > 0 ? o->dp : 1, .rank = o->zero > 0 ? o->rank : 0};
     weights shapes;
     p.nstored = weights_stored(c, st, a, &p.stored);
     p.param = ARENA_NEW(a, param, p.nstored * 5);
@@ -146,7 +159,7 @@ weft_status params_describe(const model_config *c, const safetensors *st, const 
     weights_close(&shapes);
     WEFT_TRY(check_patterns(&p, o));
     WEFT_TRY(add_adapters(&p, o, a));
-    place_all(&p);
+    place_all(&p, o->dp);
     if (p.trained == 0)
         return weft_fail(WEFT_USAGE, "--freeze: leaves nothing to train");
     *out = p;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * params: what is trained, in one list: the slots of a model, and the two matrices of every
- * low-rank adapter. Each has its place in the gradient buffers and, at the same offset, in every
- * block of optimizer state. */
+ * low-rank adapter. Each has its place in the gradient buffers, and one in every block of optimizer
+ * state. */
 #pragma once
 #include "host/model/weights.h"
 #include "host/train/options.h"
@@ -17,7 +17,8 @@ typedef struct {
     const char *name;   /* as the file to be written has it; fused parts share one */
     int64_t rows, cols; /* cols 0: a vector */
     bool decay, trained;
-    int64_t off;   /* bytes, in a gradient buffer and in each block of state; trained ones only */
+    int64_t off;   /* bytes, in a gradient buffer; trained ones only */
+    int64_t kept;  /* the same in each block of this rank's state */
     weft_tensor w; /* what the model computes with */
     weft_tensor p; /* its fp32 numbers: w itself where that is fp32 */
 } param;
@@ -31,6 +32,8 @@ typedef struct {
     param *param;
     int n;
     int64_t bytes;   /* of one gradient buffer without lookups */
+    int64_t kept;    /* of one block of this rank's state */
+    int ranks, rank; /* that share the state of every parameter by rows; this one */
     int64_t lookups; /* offset of the gradient of a tied embedding's rows as inputs; -1: none */
     int64_t grad_bytes;
     int64_t count, trained; /* numbers in all, and trained ones */
@@ -47,6 +50,9 @@ static inline int64_t param_count(const param *p) {
 }
 /* f32[rows, cols], vectors [1, rows]: how optimizers see it. */
 weft_tensor param_layout(const param *p);
+/* The first row of param_layout whose state rank `rank` keeps; it ends where the next one begins.
+ */
+int64_t param_first_row(const params *ps, const param *p, int rank);
 /* What training from scratch begins with: gains 1, biases 0, matrices normal with `std` (those that
  * write to the residual stream std / sqrt(2 n_layers), as GPT-2), B of an adapter 0, A uniform as
  * peft. A function of (seed, parameter's index, element). out f32[param_count]; s: the threads that

@@ -164,12 +164,18 @@ static weft_status run_micro(micro *m, weft_plan *p, float scale, const decoder_
     return t->dev->sync(t->dev, t->stream);
 }
 
-/* Sum over the plan's first rows, in order. */
-static double sum_rows(const trainer *t, const decoder_place *p, int rows) {
+/* A plan in which ranks meet. */
+static weft_status run_together(trainer *t, weft_plan *p) {
+    WEFT_TRY(sched_replay(t->dev, p, t->stream));
+    return t->link ? comm_status(t->link) : WEFT_OK;
+}
+
+/* Sum over one of the plan's rows, in order. */
+static double sum_row(const trainer *t, const decoder_place *p, int row) {
     const float *x = (const float *)(const void *)(t->out + p->off);
     double sum = 0;
-    for (int64_t i = 0; i < (int64_t)rows * t->g.shape.stride; i++)
-        sum += (double)x[i];
+    for (int i = 0; i < t->g.shape.stride; i++)
+        sum += (double)x[(int64_t)row * t->g.shape.stride + i];
     return sum;
 }
 
@@ -192,7 +198,8 @@ static weft_status run_unit(trainer *t, int unit, int level, float scale) {
                           (uint64_t)bytes));
     for (int r = 0; r < s->unit_rows; r += s->rows) {
         int left = s->unit_rows - r;
-        micro m = {.t = t, .begin = unit * s->unit_rows + r, .n = left < s->rows ? left : s->rows};
+        micro m = {.t = t, .n = left < s->rows ? left : s->rows};
+        m.begin = (s->rank * s->units + unit) * s->unit_rows + r;
         WEFT_TRY(run_micro(&m, t->g.micro[level], scale, &t->g.train.loss));
         note_loss(&m);
     }
@@ -220,6 +227,15 @@ static double norm_of(const trainer *t) {
     return sqrt(sum);
 }
 
+/* Each rank has summed the losses of its own shards. */
+static weft_status share_losses(trainer *t) {
+    int each = t->g.shape.shards / t->g.shape.ranks;
+    for (int r = 0; t->link && r < t->g.shape.ranks; r++)
+        WEFT_TRY(comm_broadcast(&t->end[WEFT_GROUP_DP], r, t->shard_loss + r * each,
+                                sizeof(double) * (uint64_t)each, "loss"));
+    return WEFT_OK;
+}
+
 weft_status trainer_gradients(trainer *t, train_result *out) {
     int waiting = 0, shards = t->g.shape.shards;
     int64_t n = count_targets(t, t->o.batch);
@@ -230,7 +246,8 @@ weft_status trainer_gradients(trainer *t, train_result *out) {
         waiting++;
         WEFT_TRY(fold(t, unit + 1, &waiting));
     }
-    WEFT_TRY(sched_replay(t->dev, t->g.finish, t->stream));
+    WEFT_TRY(share_losses(t));
+    WEFT_TRY(run_together(t, t->g.finish));
     WEFT_TRY(fetch(t, &t->g.train.squares));
     WEFT_TRY(t->dev->sync(t->dev, t->stream));
     double loss = tree(t->shard_loss, shards);
@@ -278,7 +295,7 @@ static void fill_hyper(const trainer *t, double lr, double norm) {
 weft_status trainer_update(trainer *t, double lr, double grad_norm) {
     fill_hyper(t, lr, grad_norm);
     WEFT_TRY(send_feed(t));
-    WEFT_TRY(sched_replay(t->dev, t->g.update, t->stream));
+    WEFT_TRY(run_together(t, t->g.update));
     WEFT_TRY(t->dev->sync(t->dev, t->stream));
     t->done++;
     return WEFT_OK;
@@ -291,12 +308,20 @@ weft_status trainer_step(trainer *t, train_result *out) {
 }
 
 weft_status trainer_validate(trainer *t, int n, double *nll, int64_t *targets) {
+    const graph_shape *s = &t->g.shape;
     *nll = 0;
-    for (int r = 0; r < n; r += t->g.shape.rows) {
-        micro m = {.t = t, .begin = r, .n = n - r < t->g.shape.rows ? n - r : t->g.shape.rows};
-        WEFT_TRY(run_micro(&m, t->g.validate, 1, &t->g.train.nll));
-        *nll += sum_rows(t, &t->g.train.nll, m.n);
+    for (int r = 0, turn = 0; r < n; r += s->rows, turn = (turn + 1) % s->ranks) {
+        micro m = {.t = t, .begin = r, .n = n - r < s->rows ? n - r : s->rows};
+        if (turn == s->rank)
+            WEFT_TRY(run_micro(&m, t->g.validate, 1, &t->g.train.nll));
+        for (int i = 0; turn == s->rank && i < m.n; i++)
+            t->row_nll[r + i] = sum_row(t, &t->g.train.nll, i);
+        if (t->link)
+            WEFT_TRY(comm_broadcast(&t->end[WEFT_GROUP_DP], turn, t->row_nll + r,
+                                    sizeof(double) * (uint64_t)m.n, "validation"));
     }
+    for (int i = 0; i < n; i++)
+        *nll += t->row_nll[i];
     *targets = count_targets(t, n);
     return WEFT_OK;
 }

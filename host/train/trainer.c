@@ -187,11 +187,12 @@ static weft_status take_host_memory(trainer *t) {
                            .pos = ARENA_NEW(&t->mem, int32_t, n),
                            .len = ARENA_NEW(&t->mem, int32_t, t->o.batch)};
     t->shard_loss = ARENA_NEW(&t->mem, double, t->g.shape.shards);
+    t->row_nll = ARENA_NEW(&t->mem, double, t->o.batch);
     return WEFT_OK;
 }
 
 static weft_status bind_plan(trainer *t, weft_plan *p) {
-    return p ? plan_bind(p, t->base, NULL, &t->mem) : WEFT_OK;
+    return p ? plan_bind(p, t->base, t->end, &t->mem) : WEFT_OK;
 }
 
 static weft_status bind_plans(trainer *t) {
@@ -251,8 +252,19 @@ static weft_status open_trainer(trainer *t, int row_tokens) {
     return start_params(t);
 }
 
-weft_status trainer_open(const train_options *o, int row_tokens, bool dry, trainer *out) {
+void trainer_join(trainer *t, comm_link *link) {
+    int member[COMM_MAX_RANKS];
+    t->link = link;
+    for (int i = 0; i < COMM_MAX_RANKS; i++)
+        member[i] = i;
+    if (link)
+        t->end[WEFT_GROUP_DP] = comm_group(link, WEFT_GROUP_DP, link->ranks, member);
+}
+
+weft_status trainer_open(const train_options *o, int row_tokens, bool dry, comm_link *link,
+                         trainer *out) {
     *out = (trainer){.o = *o, .dry = dry};
+    trainer_join(out, link);
     weft_status s = open_trainer(out, row_tokens);
     if (s != WEFT_OK)
         trainer_close(out);
@@ -323,24 +335,58 @@ train_memory trainer_memory(const trainer *t) {
 static char *place_of(const trainer *t, const param *p, char what) {
     char *state = t->base[WEFT_SPACE_STATE];
     switch (what) {
-    case 'm': return state + t->g.m + p->off;
-    case 'v': return state + t->g.v + p->off;
-    case 'e': return state + t->g.ema + p->off;
+    case 'm': return state + t->g.m + p->kept;
+    case 'v': return state + t->g.v + p->kept;
+    case 'e': return state + t->g.ema + p->kept;
     case 'g': return (char *)t->base[WEFT_SPACE_GRAD] + p->off;
     default: return p->p.data;
     }
 }
 
+/* Numbers of a parameter by their place in it. */
+typedef struct {
+    int64_t begin, n;
+} stretch;
+
+static stretch stretch_of(const trainer *t, const param *p, int rank) {
+    int64_t cols = param_layout(p).shape[1], begin = param_first_row(&t->params, p, rank) * cols;
+    return (stretch){begin, param_first_row(&t->params, p, rank + 1) * cols - begin};
+}
+
+/* The fp32 numbers are whole on every rank where the model computes with them. */
+bool trainer_shares(const trainer *t, char what) {
+    return t->params.ranks > 1 &&
+           (what == 'm' || what == 'v' || what == 'e' || (what == 'p' && t->g.dtype != WEFT_F32));
+}
+
+/* Those of all ranks, from whom keeps them. */
+static weft_status gather(trainer *t, const param *p, float *out) {
+    for (int r = 0; r < t->params.ranks; r++) {
+        stretch s = stretch_of(t, p, r);
+        if (s.n)
+            WEFT_TRY(comm_broadcast(&t->end[WEFT_GROUP_DP], r, out + s.begin,
+                                    sizeof(float) * (uint64_t)s.n, p->name));
+    }
+    return WEFT_OK;
+}
+
 weft_status trainer_read(trainer *t, int index, char what, float *out) {
     const param *p = &t->params.param[index];
-    return t->dev->copy(t->dev, t->stream, out, place_of(t, p, what),
-                        sizeof(float) * (uint64_t)param_count(p), DEVICE_FROM);
+    bool shared = trainer_shares(t, what) && p->trained;
+    stretch s = shared ? stretch_of(t, p, t->params.rank) : (stretch){0, param_count(p)};
+    const float *from = (const float *)(const void *)place_of(t, p, what);
+    from += shared && what == 'p' ? s.begin : 0;
+    WEFT_TRY(t->dev->copy(t->dev, t->stream, out + s.begin, from, sizeof(float) * (uint64_t)s.n,
+                          DEVICE_FROM));
+    return shared ? gather(t, p, out) : WEFT_OK;
 }
 
 weft_status trainer_write(trainer *t, int index, char what, const float *in) {
     const param *p = &t->params.param[index];
-    WEFT_TRY(t->dev->copy(t->dev, t->stream, place_of(t, p, what), in,
-                          sizeof(float) * (uint64_t)param_count(p), DEVICE_TO));
+    bool part = trainer_shares(t, what) && what != 'p';
+    stretch s = part ? stretch_of(t, p, t->params.rank) : (stretch){0, param_count(p)};
+    WEFT_TRY(t->dev->copy(t->dev, t->stream, place_of(t, p, what), in + s.begin,
+                          sizeof(float) * (uint64_t)s.n, DEVICE_TO));
     return t->dev->sync(t->dev, t->stream);
 }
 

@@ -4,6 +4,7 @@
  */
 #pragma once
 #include "host/model/safetensors.h"
+#include "host/run/comm.h"
 #include "host/run/sched.h"
 #include "host/train/graph.h"
 
@@ -22,6 +23,8 @@ typedef struct {
     safetensors st; /* of the folder trained from; none from scratch */
     device *dev;
     weft_stream *stream;
+    comm_link *link; /* to the other data-parallel ranks, which do the same; NULL: alone */
+    comm end[WEFT_GROUPS];
     bool dry;
     weights w, master; /* master: fp32 numbers where w has another type; owns no block otherwise */
     params params;
@@ -32,7 +35,7 @@ typedef struct {
     float *freq;      /* [dims/2, 2] rotary frequencies, high and low parts; NULL: none */
     char *feed, *out; /* host copies of the feed and of what a step brings back */
     train_rows rows;  /* of one batch */
-    double *shard_loss;
+    double *shard_loss, *row_nll;
     int64_t done; /* steps behind it */
 } trainer;
 
@@ -52,9 +55,13 @@ int trainer_default_tokens(const model_config *c);
 const char *trainer_folder(const train_options *o, arena *a);
 /* row_tokens: of the data's rows. Everything is planned, then taken; dry: planned only. It
  * points into itself: it must not be moved. Closed by trainer_close, which takes a zeroed one as
- * well. */
-weft_status trainer_open(const train_options *o, int row_tokens, bool dry, trainer *out);
+ * well. link: to the ranks of o->dp, all of which make every call below in the same order; NULL
+ * where there is one, or dry. */
+weft_status trainer_open(const train_options *o, int row_tokens, bool dry, comm_link *link,
+                         trainer *out);
 void trainer_close(trainer *t);
+/* The trainer's end of the group of ranks; trainer_open does it too. link NULL: alone. */
+void trainer_join(trainer *t, comm_link *link);
 /* What is held, by class, in bytes as planned; equal to what the device gave. */
 typedef struct {
     uint64_t weights, master, adapters, gradients, moments, activations, scratch, feed, results;
@@ -73,8 +80,10 @@ weft_status trainer_feed(trainer *t, int row);
 weft_status trainer_validate(trainer *t, int n, double *nll, int64_t *targets);
 
 /* Numbers of a trained parameter, f32 [rows, cols]: `what` is 'p' itself, 'm', 'v', 'e' the running
- * mean, 'g' its gradient. */
+ * mean, 'g' its gradient. Ranks read together what each has a part of (trainer_shares); what a rank
+ * does not keep is not written. */
 weft_status trainer_read(trainer *t, int index, char what, float *out);
 weft_status trainer_write(trainer *t, int index, char what, const float *in);
+bool trainer_shares(const trainer *t, char what);
 /* After the last trainer_write of 'p': the model's copies follow. */
 weft_status trainer_refresh(trainer *t);

@@ -73,7 +73,7 @@ static void check_logits(const char *name, const char *backend, const char *dtyp
     double nll;
     int64_t n;
     train_options o = options(model_path(path, name), backend, dtype);
-    assert_int_equal(trainer_open(&o, TOKENS, false, &t), WEFT_OK);
+    assert_int_equal(trainer_open(&o, TOKENS, false, NULL, &t), WEFT_OK);
     assert_true(t.g.shape.chunk >= TOKENS);
     fill_row(&t, 0, TOKENS, 5);
     assert_int_equal(trainer_validate(&t, 1, &nll, &n), WEFT_OK);
@@ -130,7 +130,7 @@ static void check_rows(const char *name, const char *backend, const char *dtype)
     o.micro_batch = 1;
     o.dropout = 0.1;
     o.ema = 0.9;
-    assert_int_equal(trainer_open(&o, TOKENS, true, &t), WEFT_OK);
+    assert_int_equal(trainer_open(&o, TOKENS, true, NULL, &t), WEFT_OK);
     for (int i = 0; i < t.g.shape.levels; i++) {
         expect_rows_of(t.g.micro[i], backend);
         expect_rows_of(t.g.fold[i], backend);
@@ -213,7 +213,7 @@ static void open_tiny(trainer *t, int batch, int tokens, recompute_mode recomput
     o.batch = batch;
     o.init_std = 0.3;
     o.recompute = recompute;
-    assert_int_equal(trainer_open(&o, tokens, false, t), WEFT_OK);
+    assert_int_equal(trainer_open(&o, tokens, false, NULL, t), WEFT_OK);
     unlink(path);
 }
 
