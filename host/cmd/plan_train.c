@@ -14,6 +14,7 @@ typedef struct {
     train_memory m;
     uint64_t total, kept[3]; /* activations under each --recompute */
     double step_flops, step_tokens, tokens;
+    int64_t sent; /* bytes a rank sends for a step */
 } sheet;
 
 typedef struct {
@@ -51,7 +52,9 @@ static train_options options_of(const plan_train_args *a, const cmd_engine_args 
         .recompute = (recompute_mode)options_choice(recompute_names, a->recompute),
         .ema = a->ema,
         .lora_rank = (int)a->lora_r,
-        .lora_alpha = 2.0 * (double)a->lora_r};
+        .lora_alpha = 2.0 * (double)a->lora_r,
+        .dp = (int)a->dp,
+        .zero = (int)a->zero};
 }
 
 static weft_status row_tokens(const train_options *o, int64_t asked, int *out) {
@@ -87,7 +90,8 @@ static weft_status fill_sheet(sheet *s, const train_options *o) {
     list_memory(&s->m, line);
     for (int i = 0; i < MEMORY_LINES; i++)
         s->total += line[i].bytes;
-    s->step_flops = (double)graph_flops(&s->t.g);
+    s->step_flops = (double)graph_flops(&s->t.g) * s->t.g.shape.ranks;
+    s->sent = graph_sent_bytes(&s->t.g);
     s->step_tokens = (double)o->batch * s->t.g.shape.row_tokens;
     s->tokens = s->a->tokens > 0 ? s->a->tokens : 20 * (double)s->t.params.count;
     return WEFT_OK;
@@ -136,6 +140,11 @@ static void text(const sheet *s, buf *b) {
                "buffer%s, logits of %d tokens at once\n",
                t->o.batch, g->row_tokens, g->rows, g->shards, g->levels, g->levels == 1 ? "" : "s",
                g->chunk);
+    if (g->ranks > 1)
+        buf_printf(b,
+                   "%d ranks of %d of these shards each; one of them sends %" PRId64
+                   " bytes a step and takes\n",
+                   g->ranks, g->shards / g->ranks, s->sent);
     memory_text(s, b);
     buf_printf(b, "operations: %.4g a step, %.4g a token (6 N: %.4g)\n", s->step_flops,
                s->step_flops / s->step_tokens, 6 * (double)t->params.count);
@@ -148,8 +157,9 @@ static void json_of(const sheet *s, buf *b) {
     memory_line line[MEMORY_LINES];
     double n = (double)s->t.params.count, flops = estimate_flops(n, s->tokens);
     list_memory(&s->m, line);
-    buf_printf(b, "{\"parameters\":%" PRId64 ",\"trained\":%" PRId64 ",\"memory\":{",
-               s->t.params.count, s->t.params.trained);
+    buf_printf(b, "{\"parameters\":%" PRId64 ",\"trained\":%" PRId64 ",\"ranks\":%d,",
+               s->t.params.count, s->t.params.trained, s->t.g.shape.ranks);
+    buf_printf(b, "\"sent_bytes\":%" PRId64 ",\"memory\":{", s->sent);
     for (int i = 0; i < MEMORY_LINES; i++)
         buf_printf(b, "%s\"%s\":%" PRIu64, i ? "," : "", line[i].name, line[i].bytes);
     buf_printf(b, ",\"total\":%" PRIu64 "},\"activations\":{", s->total);

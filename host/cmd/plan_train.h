@@ -6,7 +6,7 @@
 typedef struct {
     bool train, from_scratch;
     const char *recompute, *optimizer;
-    int64_t batch, micro, seq_len, shards, lora_r, gpus;
+    int64_t batch, micro, seq_len, shards, lora_r, dp, zero, gpus;
     double tokens, tflops, mfu, ema;
 } plan_train_args;
 
@@ -114,6 +114,26 @@ typedef struct {
          "0", \
          "--train: tokens to train on; 0: 20 a parameter", \
          offsetof(type, at.tokens)}, \
+        {"dp", \
+         "", \
+         "data-parallel-size", \
+         ARG_INT, \
+         "N", \
+         1, \
+         64, \
+         "1", \
+         "--train: ranks that each take a part of every batch", \
+         offsetof(type, at.dp)}, \
+        {"zero", \
+         "", \
+         NULL, \
+         ARG_INT, \
+         "N", \
+         0, \
+         3, \
+         "0", \
+         "--train: 1: each rank keeps a part of the optimizer's state", \
+         offsetof(type, at.zero)}, \
         {"gpus", \
          "", \
          NULL, \

@@ -333,6 +333,7 @@ static void print_end(const train_args *a, const loop_result *r) {
         buf_json_double(&b, r->best_val);
         buf_printf(&b, ",\"planned_bytes\":%" PRIu64 ",\"taken_bytes\":%" PRIu64, r->planned,
                    r->taken);
+        buf_printf(&b, ",\"sent_bytes\":%" PRIu64, r->sent);
         buf_printf(&b, ",\"best_step\":%" PRId64 ",\"early\":%s,\"seconds\":%.3f,\"output\":",
                    r->best_step, r->early ? "true" : "false", r->seconds);
         buf_json_line(&b, a->output, strlen(a->output));

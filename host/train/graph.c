@@ -3,6 +3,7 @@
 #include "host/train/graph.h"
 #include "host/base/err.h"
 #include "host/model/engine.h"
+#include "host/run/comm.h"
 #include <string.h>
 
 enum {
@@ -541,4 +542,20 @@ weft_status graph_build(graph *g) {
 int64_t graph_flops(const graph *g) {
     int per_unit = (g->shape.unit_rows + g->shape.rows - 1) / g->shape.rows;
     return plan_total(g->micro[0]).flops * per_unit * g->shape.units;
+}
+
+static int64_t sent_by(const weft_plan *p, int ranks) {
+    int64_t sum = 0;
+    for (int i = 0; i < p->nstep; i++) {
+        const weft_step *s = &p->step[i];
+        bool receives = s->kernel->op == WEFT_OP_broadcast && s->args.broadcast.peer != p->rank;
+        sum += receives ? 0 : comm_sent_bytes(s->kernel->op, &s->args, ranks);
+    }
+    return sum;
+}
+
+int64_t graph_sent_bytes(const graph *g) {
+    const graph_shape *s = &g->shape;
+    int64_t losses = (int64_t)sizeof(double) * (s->shards / s->ranks) * (s->ranks - 1);
+    return s->ranks == 1 ? 0 : losses + sent_by(g->finish, s->ranks) + sent_by(g->update, s->ranks);
 }

@@ -61,4 +61,5 @@ weft_status graph_shape_of(const train_options *o, const device *dev, const mode
 /* Places and plans of everything; g's first members are set. g->bytes is then what each arena
  * needs. */
 weft_status graph_build(graph *g);
-int64_t graph_flops(const graph *g); /* of one whole step, all micro-batches */
+int64_t graph_flops(const graph *g);      /* of this rank's part of a step, all micro-batches */
+int64_t graph_sent_bytes(const graph *g); /* by this rank in a step */

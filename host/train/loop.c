@@ -292,6 +292,7 @@ static weft_status step(run *r) {
     double began = clock_seconds();
     if (r->link)
         comm_step(r->link, r->t.done, r->expected);
+    uint64_t sent = r->t.end[WEFT_GROUP_DP].sent;
     take_rows(r, false, r->t.done);
     WEFT_TRY(trainer_gradients(&r->t, &x));
     WEFT_TRY(dump_gradients(r));
@@ -301,6 +302,7 @@ static weft_status step(run *r) {
         WEFT_TRY(refuse(r, &x, spike));
     else
         WEFT_TRY(trainer_update(&r->t, x.lr, x.grad_norm));
+    r->out->sent = r->t.end[WEFT_GROUP_DP].sent - sent;
     r->at.tokens += x.targets;
     r->out->loss = x.loss;
     if (x.finite && !spike)

@@ -44,6 +44,7 @@ typedef struct {
     int64_t best_step;     /* -1: none */
     double seconds;
     uint64_t planned, taken; /* device memory: as trainer_memory adds up; at most held */
+    uint64_t sent;           /* bytes to other ranks in the last step */
     bool early;              /* ended by patience */
     int signal;              /* ended by it; 0: not */
 } loop_result;

@@ -150,7 +150,8 @@ static void place_all(params *p, int dp) {
 
 weft_status params_describe(const model_config *c, const safetensors *st, const train_options *o,
                             arena *a, params *out) {
-    params p = {.c = c, .ranks = o->zero > 0 ? o->dp : 1, .rank = o->zero > 0 ? o->rank : 0};
+    int sharers = o->zero > 0 && o->dp > 1 ? o->dp : 1;
+    params p = {.c = c, .ranks = sharers, .rank = sharers > 1 ? o->rank : 0};
     weights shapes;
     p.nstored = weights_stored(c, st, a, &p.stored);
     p.param = ARENA_NEW(a, param, p.nstored * 5);

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training on data-parallel ranks: the bits of one rank on any number of them, whoever keeps the
+optimizer's state and whatever mesh a run goes on from; what it takes and sends is what was planned."""
+
+import glob
+import json
+import os
+import signal
+import subprocess
+import time
+import unittest
+
+from test_train import GOLDEN, TINY, WEFT, Folder, digest, random_rows, run, weft
+
+MESHES = (
+    ("--dp", "2"),
+    ("--dp", "2", "--zero", "1", "--micro-batch", "1"),
+    ("--dp", "4", "--zero", "1"),
+    ("--dp", "8", "--micro-batch", "3"),
+    ("--dp", "8", "--zero", "1"),
+)
+
+
+class Ranks(Folder):
+    def setUp(self):
+        super().setUp()
+        with open(self.path("config.json"), "w", encoding="utf-8") as f:
+            json.dump(TINY, f)
+        random_rows(self.path("rows.jsonl"), 40, 1)
+
+    def args(self, name, *more):
+        return (
+            *("train", "--from-scratch", self.path("config.json"), "--seed", "3"),
+            *("--data", self.path("rows.jsonl"), "-o", self.path(name), "--lr", "1e-2"),
+            *("--seq-len", "24", *more),
+        )
+
+    def train(self, name, *more):
+        weft(*self.args(name, *more))
+        files = [digest(self.path(name))]
+        for mean in glob.glob(self.path(name, "ema", "model.safetensors")):
+            with open(mean, "rb") as f:
+                files.append(f.read())
+        return files
+
+    def test_any_mesh_has_the_bits_of_one_rank(self):
+        common = ("--steps", "4", "--val", "0.2", "--val-every", "2", "--dropout", "0.1")
+        for i, kind in enumerate(
+            (("--dtype", "bf16", "--ema", "0.9"), ("--dtype", "fp32", "--optimizer", "sgd"))
+        ):
+            base = self.train(f"base{i}", *common, *kind)
+            for n, mesh in enumerate(MESHES):
+                with self.subTest(kind=kind, mesh=mesh):
+                    self.assertEqual(base, self.train(f"mesh{i}{n}", *common, *kind, *mesh))
+
+    def test_a_tied_embedding_and_a_frozen_layer(self):
+        with open(self.path("config.json"), "w", encoding="utf-8") as f:
+            json.dump({**TINY, "tie_word_embeddings": True}, f)
+        common = ("--steps", "2", "--freeze", "model.layers.0.*")
+        self.assertEqual(
+            self.train("one", *common), self.train("four", *common, "--dp", "4", "--zero", "1")
+        )
+
+    def test_on_the_emulated_gpu(self):
+        common = ("--steps", "2", "--batch-size", "2", "--device", "emu")
+        self.assertEqual(
+            self.train("one", *common), self.train("two", *common, "--dp", "2", "--zero", "1")
+        )
+
+    @unittest.skipUnless(os.path.isdir(GOLDEN), "fixtures/golden is not there")
+    def test_adapters(self):
+        got = []
+        for mesh in ((), ("--dp", "4", "--zero", "1")):
+            out = self.path("out" + "".join(mesh))
+            weft(
+                *("train", os.path.join(GOLDEN, "llama-gqa"), "--data", self.path("rows.jsonl")),
+                *("-o", out, "--steps", "2", "--lora-r", "4", "--seq-len", "24", *mesh),
+            )
+            with open(os.path.join(out, "adapter_model.safetensors"), "rb") as f:
+                got.append(f.read())
+        self.assertEqual(*got)
+
+    def test_another_mesh_goes_on(self):
+        common = ("--schedule", "constant", "--ema", "0.9", "--dtype", "bf16", "--resume", "auto")
+        base = self.train("base", *common, "--steps", "6")
+        one, four, eight = (), ("--dp", "4", "--zero", "1"), ("--dp", "8")
+        for i, (first, then) in enumerate(((one, four), (four, one), (four, eight))):
+            with self.subTest(first=first, then=then):
+                name = f"run{i}"
+                self.train(name, *common, "--steps", "3", *first)
+                self.assertEqual(base, self.train(name, *common, "--steps", "6", *then))
+                # A run that is over is published again, by the ranks there are.
+                self.assertEqual(base, self.train(name, *common, "--steps", "6", *first))
+
+    def test_memory_and_bytes_are_as_planned(self):
+        totals = {}
+        for mesh in MESHES:
+            with self.subTest(mesh=mesh):
+                plan = json.loads(
+                    weft(
+                        *("plan", "--train", "--from-scratch", self.path("config.json"), "--json"),
+                        *("--seq-len", "24", *mesh),
+                    )
+                )
+                name = "out" + "".join(mesh)
+                done = json.loads(weft(*self.args(name, "--steps", "2", "--json", *mesh)))
+                self.assertEqual(plan["memory"]["total"], done["planned_bytes"])
+                self.assertEqual(done["planned_bytes"], done["taken_bytes"])
+                self.assertEqual(plan["sent_bytes"], done["sent_bytes"])
+                self.assertGreater(done["sent_bytes"], 0)
+                totals[mesh] = plan["memory"]["optimizer state"]
+        whole = totals[("--dp", "2")]
+        self.assertLess(totals[("--dp", "4", "--zero", "1")], 0.3 * whole)
+
+    def test_bad_meshes(self):
+        for want, more in (
+            ("--dp: 3", ("--dp", "3")),
+            ("--dp: 4", ("--dp", "4", "--shards", "2")),
+            ("--dp: 8", ("--dp", "8", "--batch-size", "4")),
+            ("--dp", ("--dp", "0")),
+            ("--zero: 2", ("--dp", "2", "--zero", "2")),
+            ("--zero", ("--zero", "1", "--dp", "2", "--dtype", "bf16", "--stochastic-rounding")),
+            ("--timeout", ("--dp", "2", "--timeout", "0")),
+        ):
+            with self.subTest(more=more):
+                r = run(*self.args("out", "--steps", "1", *more))
+                self.assertEqual(r.returncode, 2, r.stderr)
+                self.assertIn(f"weft: error: {want}", r.stderr)
+                self.assertEqual(r.stderr.count("\n"), 1)
+                self.assertFalse(os.path.exists(self.path("out", "model.safetensors")))
+
+    def test_not_a_number(self):
+        wild = ("--steps", "20", "--lr", "1000", "--clip", "0", "--optimizer", "sgd")
+        args = [a for a in self.args("out", "--dp", "4") if a not in ("--lr", "1e-2")]
+        r = run(*args, *wild)
+        self.assertEqual(r.returncode, 2, r.stderr)
+        self.assertRegex(r.stderr, r"^weft: error: loss: is .* first in .*nonfinite-step-")
+
+    def test_a_disk_that_refuses_ends_all(self):
+        with open(self.path("out"), "w", encoding="utf-8"):
+            pass
+        r = run(*self.args("out", "--steps", "2", "--dp", "4"))
+        self.assertEqual(r.returncode, 5, r.stderr)
+        self.assertIn("out: cannot create the folder", r.stderr)
+
+    def test_term_saves(self):
+        args = self.args("out", "--steps", "1000000", "--dp", "4", "--zero", "1")
+        with subprocess.Popen([WEFT, *args], stdout=subprocess.DEVNULL) as p:
+            while not os.path.exists(self.path("out", "metrics.jsonl")):
+                time.sleep(0.05)
+            time.sleep(0.3)
+            p.send_signal(signal.SIGTERM)
+            self.assertEqual(p.wait(timeout=60), 128 + 15)
+        self.assertEqual(len(glob.glob(self.path("out", "checkpoints", "step-*"))), 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
