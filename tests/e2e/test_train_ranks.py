@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training on data-parallel ranks: the bits of one rank on any number of them, whoever keeps the
-optimizer's state and whatever mesh a run goes on from; what it takes and sends is what was planned."""
+optimizer's state and whatever mesh a run goes on from; what it takes and sends is as planned."""
 
 import glob
 import json
