@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * `weft bench`: tokens/s of prefill and of decode, beside what this machine's memory and arithmetic
  * allow. Rows are named as llama-bench names them: pp512 computes a prompt, tg128 generates. */
+#include "host/cmd/bench.h"
 #include "host/base/clock.h"
 #include "host/base/mem.h"
 #include "host/base/progress.h"
@@ -10,13 +11,14 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 enum { BATCH_MAX = 256, REPEAT_MAX = 1000 };
 
 typedef struct {
     cmd_engine_args engine;
-    int64_t prompt, generate, depth, repeat, batch;
-    bool json;
+    int64_t prompt, generate, depth, repeat, batch, least, most;
+    bool json, collectives;
 } bench_args;
 
 #define AT(member) offsetof(bench_args, member)
@@ -32,6 +34,12 @@ static const arg_spec specs[] = {
      "also generate for N sequences at once (tg128x16)", AT(batch)},
     {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print a JSON array, an object a test",
      AT(json)},
+    {"collectives", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
+     "instead of a model, how fast --tp ranks talk", AT(collectives)},
+    {"least-bytes", "", NULL, ARG_INT, "N", 1024, 1 << 30, "4096",
+     "of a collective's smallest size", AT(least)},
+    {"most-bytes", "", NULL, ARG_INT, "N", 1024, 1 << 30, "4194304",
+     "of its largest, in steps of 4", AT(most)},
     CMD_ENGINE_SPECS(bench_args, engine),
 };
 
@@ -254,9 +262,27 @@ static weft_status open_and_work(const bench_args *a, const char *model) {
     return s;
 }
 
+static weft_status run_collectives(int argc, char **argv) {
+    bench_args a = {.json = false};
+    int n;
+    WEFT_TRY(args_parse(specs, CMD_COUNT(specs), argc, argv, &a, NULL, 0, &n));
+    if (a.engine.tp < 2)
+        return weft_fail(WEFT_USAGE, "--collectives: --tp %d; give the number of ranks, 2 or more",
+                         (int)a.engine.tp);
+    return bench_comm(&(bench_comm_args){.comm = a.engine.comm,
+                                         .ranks = (int)a.engine.tp,
+                                         .least = a.least,
+                                         .most = a.most,
+                                         .timeout = a.engine.timeout,
+                                         .json = a.json});
+}
+
 static int run(int argc, char **argv) {
     bench_args a = {.json = false};
     const char *model;
+    for (int i = 0; i < argc; i++)
+        if (strcmp(argv[i], "--collectives") == 0)
+            return cmd_fail(run_collectives(argc, argv));
     weft_status s = cmd_parse_model(&cmd_bench, argc, argv, &a, &model);
     return cmd_fail(s == WEFT_OK ? open_and_work(&a, model) : s);
 }
@@ -271,7 +297,8 @@ const cmd_row cmd_bench = {
         "tokenising is not timed. GB/s counts weights once a step and the keys and values read; "
         "the ceilings are measured in the same process after the tests, with as many threads.\n\n"
         "  weft bench MODEL\n"
-        "  weft bench MODEL -p 0 -n 64 -d 1024 --batch 16 --json",
+        "  weft bench MODEL -p 0 -n 64 -d 1024 --batch 16 --json\n"
+        "  weft bench --collectives --tp 4",
     .specs = specs,
     .nspec = CMD_COUNT(specs),
     .run = run,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * `weft doctor`: what this machine offers: processor, memory, what is measured of both, and which
  * libraries could be opened. Nothing here is a requirement. */
+#include "host/cmd/doctor.h"
 #include "host/base/err.h"
 #include "host/base/file.h"
 #include "host/base/mem.h"
@@ -23,11 +24,16 @@
 
 typedef struct {
     bool json;
+    const char *job;
 } doctor_args;
 
 static const arg_spec specs[] = {
     {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print one JSON object",
      offsetof(doctor_args, json)},
+    {"job", "", NULL, ARG_STRING, "ID", 0, 0, NULL,
+     "where the ranks of a job on this host are, and whom they wait for; any: of the first there "
+     "is",
+     offsetof(doctor_args, job)},
 };
 
 typedef struct {
@@ -233,12 +239,14 @@ static int run(int argc, char **argv) {
     doctor_args a = {.json = false};
     int n;
     weft_status s = args_parse(specs, CMD_COUNT(specs), argc, argv, &a, NULL, 0, &n);
-    return cmd_fail(s == WEFT_OK ? work(&a) : s);
+    if (s == WEFT_OK)
+        s = a.job ? doctor_job(a.job) : work(&a);
+    return cmd_fail(s);
 }
 
 const cmd_row cmd_doctor = {
     .name = "doctor",
-    .usage = "[--json]",
+    .usage = "[--json] [--job ID]",
     .summary = "what this machine offers, measured",
     .specs = specs,
     .nspec = CMD_COUNT(specs),

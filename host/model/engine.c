@@ -6,6 +6,7 @@
 #include "host/base/thread.h"
 #include "host/run/comm_proc.h"
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #define READ_RATE 1e8 /* bytes a second of the slowest disk that ranks wait for */
@@ -260,24 +261,9 @@ static double expected_seconds(const weft_engine *e, bool score) {
 }
 
 static weft_status open_links(weft_engine *e, const weft_engine_options *o, comm_link **link) {
-    launch l;
-    const char *kind = o->comm ? o->comm : "auto";
-    const shard_mesh *m = &e->shape.mesh;
-    WEFT_TRY(launch_read(&l));
-    if (strcmp(kind, "auto") == 0)
-        kind = l.ranks == 1 ? "local" : strcmp(l.by, "mpirun") == 0 ? "mpi" : "tcp";
-    if (strcmp(kind, "local") == 0)
-        return comm_local_open(e->shape.ranks, o->timeout, link);
-    if (!l.by)
-        return weft_fail(WEFT_USAGE,
-                         "--comm %s: this process was not started by mpirun, srun or "
-                         "torchrun, and RANK and WORLD_SIZE are not set",
-                         kind);
-    if (l.ranks != e->shape.ranks)
-        return weft_fail(WEFT_USAGE, "--tp %d --pp %d: %d ranks, but %s started %d processes",
-                         m->tp, m->pp, e->shape.ranks, l.by, l.ranks);
-    e->self = l.rank;
-    return comm_proc_open(&l, kind, o->timeout, &link[l.rank]);
+    char flags[64];
+    snprintf(flags, sizeof flags, "--tp %d --pp %d", e->shape.mesh.tp, e->shape.mesh.pp);
+    return comm_open(o->comm, flags, e->shape.ranks, o->timeout, link, &e->self);
 }
 
 bool engine_owns(const weft_engine *e, const engine_rank *r) {

@@ -49,6 +49,14 @@ void comm_copy(const weft_tensor *dst, const weft_tensor *src) {
 
 static void add_into(const weft_tensor *y, const weft_tensor *x) {
     int64_t n = weft_tensor_count(y), index[WEFT_DIMS] = {0};
+    int axis;
+    if (contiguous_from(y, x, &axis) == n) {
+        float *to = y->data;
+        const float *from = x->data;
+        for (int64_t i = 0; i < n; i++)
+            to[i] += from[i];
+        return;
+    }
     for (int64_t k = 0; k < n; k++) {
         *(float *)(void *)element(y, index) += *(const float *)(const void *)element(x, index);
         for (int i = WEFT_DIMS - 1; i >= 0; i--) {

@@ -4,6 +4,7 @@
 #include "host/base/clock.h"
 #include "host/base/err.h"
 #include "host/base/mem.h"
+#include "host/run/flight_record.h"
 #include <errno.h>
 #include <netdb.h>
 #include <poll.h>
@@ -47,9 +48,9 @@ struct boot {
     int fd[COMM_MAX_RANKS]; /* rank 0: to each other; else only [0] */
     bool bye[COMM_MAX_RANKS];
     double heard[COMM_MAX_RANKS];
-    flight *flight; /* [ranks]; others' as of their last news, on rank 0 */
+    flight_record *record;
+    flight *flight; /* [ranks], the record's; others' as of their last news, on rank 0 */
     pthread_t thread;
-    bool running;
     int wake; /* eventfd: something to send, or to stop */
     atomic_int closing, failed, late;
     pthread_mutex_t lock; /* of what follows */
@@ -306,9 +307,22 @@ static void note_news(boot *b, const news *n, int from) {
     b->heard[from] = clock_seconds();
 }
 
+/* On this host its own record says more than its last news, even of a process that was killed. */
+static bool place_of(const boot *b, int rank, flight_place *p) {
+    char file[96];
+    snprintf(file, sizeof file, "%s%s-%d-%d", FLIGHT_PREFIX, b->table.job, rank,
+             b->table.peer[rank].pid);
+    bool here = strcmp(host_of(b, rank), host_of(b, b->rank)) == 0;
+    flight_record *r = here ? flight_record_read(file) : NULL;
+    bool known = flight_last(r ? &r->flight[rank] : &b->flight[rank], 0, p);
+    if (r)
+        flight_record_forget(r);
+    return known;
+}
+
 static void where_of(const boot *b, int rank, char *out, size_t n) {
     flight_place p;
-    if (flight_last(&b->flight[rank], 0, &p))
+    if (place_of(b, rank, &p))
         flight_text(&p, clock_seconds(), out, n);
     else
         snprintf(out, n, "before its first collective");
@@ -423,6 +437,7 @@ static void leave_if_stuck(boot *b, double *failed) {
     pthread_mutex_lock(&b->lock);
     if (!launch_told())
         dprintf(STDERR_FILENO, "weft: error: %s\n", b->message);
+    flight_record_sweep(b->table.job, true);
     _exit(err_exit_code(b->code));
 }
 
@@ -492,14 +507,11 @@ flight *boot_flight(boot *b) {
 }
 
 static weft_status name_job(boot *b) {
-    uint8_t noise[4];
     memcpy(b->table.magic, magic, sizeof magic);
-    if (getrandom(b->table.cookie, sizeof b->table.cookie, 0) != sizeof b->table.cookie ||
-        getrandom(noise, sizeof noise, 0) != sizeof noise)
+    flight_new_job(b->table.job);
+    if (getrandom(b->table.cookie, sizeof b->table.cookie, 0) != sizeof b->table.cookie)
         return weft_fail(WEFT_IO, "the system's random numbers cannot be read: %s",
                          strerror(errno));
-    snprintf(b->table.job, sizeof b->table.job, "%02x%02x%02x%02x", noise[0], noise[1], noise[2],
-             noise[3]);
     return WEFT_OK;
 }
 
@@ -510,7 +522,7 @@ static void free_boot(boot *b) {
     if (b->wake >= 0)
         close(b->wake);
     pthread_mutex_destroy(&b->lock);
-    mem_free(b->flight);
+    flight_record_close(b->record);
     mem_free(b);
 }
 
@@ -537,7 +549,6 @@ weft_status boot_open(const launch *l, double timeout, int listener, boot **out)
     b->rank = l->rank;
     b->ranks = l->ranks;
     b->timeout = timeout;
-    b->flight = mem_alloc(sizeof *b->flight * (size_t)l->ranks);
     b->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_init(&b->lock, NULL);
     for (int r = 0; r < COMM_MAX_RANKS; r++)
@@ -545,13 +556,16 @@ weft_status boot_open(const launch *l, double timeout, int listener, boot **out)
     weft_status s = meet(b, l, port_of(listener));
     for (int r = 0; r < b->ranks; r++)
         b->heard[r] = clock_seconds();
+    if (s == WEFT_OK) {
+        b->record = flight_record_open(b->table.job, b->rank, b->ranks);
+        b->flight = b->record->flight;
+    }
     if (s == WEFT_OK && pthread_create(&b->thread, NULL, boot_main, b) != 0)
         s = weft_fail(WEFT_NO_MEMORY, "rank %d: a thread cannot be started", b->rank);
     if (s != WEFT_OK) {
         free_boot(b);
         return s;
     }
-    b->running = true;
     *out = b;
     return WEFT_OK;
 }
@@ -559,10 +573,10 @@ weft_status boot_open(const launch *l, double timeout, int listener, boot **out)
 void boot_close(boot *b) {
     if (!b)
         return;
-    if (b->running) {
-        atomic_store(&b->closing, 1);
-        poke(b);
-        pthread_join(b->thread, NULL);
-    }
+    atomic_store(&b->closing, 1);
+    poke(b);
+    pthread_join(b->thread, NULL);
+    if (atomic_load(&b->failed)) /* the lost leave theirs to those who remain */
+        flight_record_sweep(b->table.job, true);
     free_boot(b);
 }

@@ -5,10 +5,11 @@
 #include "host/base/clock.h"
 #include "host/base/err.h"
 #include "host/base/mem.h"
+#include "host/base/thread.h"
 #include "host/run/comm.h"
+#include "host/run/flight_record.h"
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -27,6 +28,7 @@ typedef struct {
 typedef struct {
     atomic_uint rung;
     atomic_int asleep;
+    double spin_seconds;
     pthread_mutex_t lock;
     pthread_cond_t cond;
     char apart[64];
@@ -36,7 +38,8 @@ typedef struct {
     int ranks, open;
     mailbox *box; /* [from * ranks + to] */
     bell *bell;   /* [ranks] */
-    flight *flight;
+    flight_record *record;
+    flight *flight; /* [ranks], the record's */
     atomic_int failed;
     pthread_mutex_t lock; /* of what follows, and of `open` */
     weft_status code;
@@ -69,16 +72,25 @@ static struct timespec time_at(double seconds) {
     return t;
 }
 
-/* Until the bell has rung since `seen`; false: the deadline is past. Yields for a while, since
- * ranks may outnumber cores, then sleeps. */
+static void pause_briefly(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Until the bell has rung since `seen`; false: the deadline is past. Spins for a while, unless
+ * ranks outnumber cores, then sleeps; a yield would give a busy machine's other work a whole slice.
+ */
 static bool wait_for(bell *b, unsigned seen, double deadline) {
     struct timespec until = time_at(deadline);
     int late = 0;
-    double spin = clock_seconds() + SPIN_SECONDS;
+    double spin = clock_seconds() + b->spin_seconds;
     do {
-        if (atomic_load(&b->rung) != seen)
-            return true;
-        sched_yield();
+        for (int i = 0; i < 16; i++) {
+            if (atomic_load(&b->rung) != seen)
+                return true;
+            pause_briefly();
+        }
     } while (clock_seconds() < spin);
     pthread_mutex_lock(&b->lock);
     atomic_store(&b->asleep, 1);
@@ -221,7 +233,7 @@ static void close_world(local_world *w) {
         pthread_mutex_destroy(&w->bell[r].lock);
     }
     pthread_mutex_destroy(&w->lock);
-    mem_free(w->flight);
+    flight_record_close(w->record);
     mem_free(w->bell);
     mem_free(w->box);
     mem_free(w);
@@ -245,7 +257,8 @@ static const comm_transport local_transport = {
     .close = local_close,
 };
 
-static void open_bell(bell *b) {
+static void open_bell(bell *b, double spin_seconds) {
+    b->spin_seconds = spin_seconds;
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC); /* as clock_seconds counts */
@@ -257,13 +270,17 @@ static void open_bell(bell *b) {
 weft_status comm_local_open(int ranks, double timeout, comm_link **link) {
     WEFT_ASSERT(ranks >= 1 && ranks <= COMM_MAX_RANKS);
     local_world *w = mem_alloc(sizeof *w);
+    char job[FLIGHT_JOB_BYTES] = "";
     w->ranks = w->open = ranks;
     w->box = mem_alloc(sizeof *w->box * (size_t)(ranks * ranks));
     w->bell = mem_alloc(sizeof *w->bell * (size_t)ranks);
-    w->flight = mem_alloc(sizeof *w->flight * (size_t)ranks);
+    if (ranks > 1)
+        flight_new_job(job);
+    w->record = flight_record_open(job, -1, ranks);
+    w->flight = w->record->flight;
     pthread_mutex_init(&w->lock, NULL);
     for (int r = 0; r < ranks; r++) {
-        open_bell(&w->bell[r]);
+        open_bell(&w->bell[r], ranks <= thread_cores() ? SPIN_SECONDS : 0);
         local_link *l = mem_alloc(sizeof *l);
         l->link = (comm_link){.transport = &local_transport,
                               .rank = r,

@@ -187,3 +187,25 @@ weft_status comm_proc_open(const launch *l, const char *kind, double timeout, co
     *out = &p->link;
     return WEFT_OK;
 }
+
+weft_status comm_open(const char *kind, const char *flags, int ranks, double timeout,
+                      comm_link **link, int *self) {
+    launch l;
+    kind = kind ? kind : "auto";
+    *self = -1;
+    WEFT_TRY(launch_read(&l));
+    if (strcmp(kind, "auto") == 0)
+        kind = l.ranks == 1 ? "local" : strcmp(l.by, "mpirun") == 0 ? "mpi" : "tcp";
+    if (strcmp(kind, "local") == 0)
+        return comm_local_open(ranks, timeout, link);
+    if (!l.by)
+        return weft_fail(WEFT_USAGE,
+                         "--comm %s: this process was not started by mpirun, srun or "
+                         "torchrun, and RANK and WORLD_SIZE are not set",
+                         kind);
+    if (l.ranks != ranks)
+        return weft_fail(WEFT_USAGE, "%s: %d ranks, but %s started %d processes", flags, ranks,
+                         l.by, l.ranks);
+    *self = l.rank;
+    return comm_proc_open(&l, kind, timeout, &link[l.rank]);
+}

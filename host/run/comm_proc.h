@@ -28,6 +28,11 @@ struct comm_wire {
     const wire_kind *kind;
 };
 
+/* The links of a job of `ranks` ranks: link[r] for each rank of this process, *self its only one or
+ * -1: all are. kind: "local", "tcp", "mpi", or "auto" (NULL): as this process was started. flags,
+ * for a message: what asked for so many ranks. */
+weft_status comm_open(const char *kind, const char *flags, int ranks, double timeout,
+                      comm_link **link, int *self);
 /* This process's link to the job that `l` tells of, over `comm`: "tcp" or "mpi". *name_of_job
  * (optional) lives as long as the link. */
 weft_status comm_proc_open(const launch *l, const char *kind, double timeout, comm_link **out);

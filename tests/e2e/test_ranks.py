@@ -4,6 +4,7 @@
 one rank; they refuse to begin unless they are alike; and whatever happens to one of them, all end
 in time, with exit code 7, naming it."""
 
+import json
 import os
 import random
 import shutil
@@ -146,6 +147,35 @@ class Launch(unittest.TestCase):
             self.assertIn(words, r.stderr)
 
 
+class Collectives(unittest.TestCase):
+    """weft bench --collectives: what is sent is what the plan's formula says, on every transport."""
+
+    def check(self, text, over, ranks):
+        rows = json.loads(text)
+        self.assertEqual({r["op"] for r in rows},
+                         {"all_gather", "reduce_scatter", "all_to_all", "broadcast", "send"})
+        for r in rows:
+            n, size = ranks, r["bytes"]
+            sent = {"all_gather": size // n * (n - 1), "reduce_scatter": size // n * (n - 1),
+                    "all_to_all": size // n * (n - 1), "broadcast": size * (n - 1),
+                    "send": size}[r["op"]]
+            self.assertEqual((r["sent_bytes"], r["planned_bytes"]), (sent, sent), r)
+            self.assertEqual(r["transport"], over)
+            share = 1 if r["op"] in ("broadcast", "send") else (n - 1) / n
+            self.assertAlmostEqual(r["busbw_gb_s"], r["algbw_gb_s"] * share, delta=2e-4)
+            self.assertAlmostEqual(r["algbw_gb_s"], size / r["seconds"] / 1e9,
+                                   delta=1e-3 * r["algbw_gb_s"] + 1e-4)
+
+    def test_formulas(self):
+        argv = ["bench", "--collectives", "--json", "--most-bytes", "65536", "--tp"]
+        r = subprocess.run([WEFT, *argv, "4"], env=clean_env(), capture_output=True, text=True,
+                           check=True)
+        self.check(r.stdout, "local", 4)
+        out = Job(3, [*argv, "3"]).finish()
+        self.assertEqual([c for c, _, _ in out.values()], [0, 0, 0], out)
+        self.check(out[0][1], "tcp", 3)
+
+
 @unittest.skipUnless(os.path.isdir(MODEL), f"skipped: test_ranks: no fixtures at {MODEL}")
 class Agreement(unittest.TestCase):
     def expect_refusal(self, job, *words):
@@ -239,6 +269,41 @@ class Faults(unittest.TestCase):
             rank, at = rng.randrange(ranks), rng.randrange(3, 120)
             with self.subTest(n=n, what=what, mesh=mesh, rank=rank, at=at):
                 self.strike(ranks, mesh, rank, at, what)
+
+    def test_doctor_says_who_is_behind(self):
+        argv = [*RUN, "-n", "200", "-c", "256", "--timeout", "30", "--pp", "2"]
+        env = {"WEFT_FAULT": "rank=0,at=50,do=delay:6", "WEFT_JOB": f"doc{os.getpid()}"}
+        threads = subprocess.Popen([WEFT, *argv], env={**clean_env(), **env, "WEFT_JOB":
+                                                       f"thr{os.getpid()}"},
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        job = Job(2, argv, env=env)
+        try:
+            for name in (f"doc{os.getpid()}", f"thr{os.getpid()}"):
+                text = ""
+                for _ in range(100):
+                    r = subprocess.run([WEFT, "doctor", "--job", name], capture_output=True,
+                                       text=True)
+                    text = r.stdout
+                    if "rank 0 is behind" in text:
+                        break
+                    time.sleep(0.05)
+                self.assertIn("rank 0 is behind", text, r.stderr)
+                self.assertIn("rank 1 of 2", text)
+                self.assertIn("send", text)
+        finally:
+            threads.kill()
+            threads.wait()
+            for p in job.proc.values():
+                p.kill()
+            job.finish(5)
+        r = subprocess.run([WEFT, "doctor", "--job", f"thr{os.getpid()}"], capture_output=True,
+                           text=True)  # its record survived SIGKILL
+        self.assertIn("its process is gone", r.stdout)
+        subprocess.run([WEFT, "doctor", "--job", f"doc{os.getpid()}"], capture_output=True)
+        self.assertFalse([s for s in segments() if str(os.getpid()) in s])
+        r = subprocess.run([WEFT, "doctor", "--job", f"thr{os.getpid()}"], capture_output=True,
+                           text=True)
+        self.assertEqual(r.returncode, 2)
 
     def test_threads_are_named_too(self):
         for what, words in (("delay:5", "rank 1 is late"), ("count", "disagree"),
