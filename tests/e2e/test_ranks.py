@@ -83,8 +83,8 @@ def alone(argv):
     return r.stdout
 
 
-def segments():
-    return {f for f in os.listdir("/dev/shm") if f.startswith("weft-")}
+def segments(job):
+    return [f for f in os.listdir("/dev/shm") if f.startswith(f"weft-{job}-")]
 
 
 @unittest.skipUnless(os.path.isdir(MODEL), f"skipped: test_ranks: no fixtures at {MODEL}")
@@ -148,7 +148,7 @@ class Launch(unittest.TestCase):
 
 
 class Collectives(unittest.TestCase):
-    """weft bench --collectives: what is sent is what the plan's formula says, on every transport."""
+    """weft bench --collectives: what is sent is what the plan says, on every transport."""
 
     def check(self, text, over, ranks):
         rows = json.loads(text)
@@ -234,8 +234,9 @@ class Faults(unittest.TestCase):
     """WEFT_FAULT strikes one rank at one exchange; the others have the timeout and 2 seconds."""
 
     def strike(self, ranks, mesh, rank, at, what):
-        before, begin = segments(), time.monotonic()
-        job = Job(ranks, [*ENDLESS, *mesh], env={"WEFT_FAULT": f"rank={rank},at={at},do={what}"})
+        begin, name = time.monotonic(), f"f{os.getpid()}x{at}"
+        job = Job(ranks, [*ENDLESS, *mesh],
+                  env={"WEFT_FAULT": f"rank={rank},at={at},do={what}", "WEFT_JOB": name})
         try:
             if what == "stop":  # it cannot report: it is ended once the others have
                 for r in range(ranks):
@@ -257,7 +258,8 @@ class Faults(unittest.TestCase):
         self.assertIn(f"rank {rank} ", told, (what, at, out))
         self.assertEqual(told.count("weft: error: "), told.count("\n"), told)
         self.assertLess(took, 3 + 2 + 5, what)  # to start and end takes some seconds too
-        self.assertEqual(segments(), before)
+        self.assertEqual(segments(name), [])
+        self.assertIn(f"job {name}" if "--timeout" in told else "rank", told)
         return told
 
     def test_each_fault_is_named(self):
@@ -300,7 +302,7 @@ class Faults(unittest.TestCase):
                            text=True)  # its record survived SIGKILL
         self.assertIn("its process is gone", r.stdout)
         subprocess.run([WEFT, "doctor", "--job", f"doc{os.getpid()}"], capture_output=True)
-        self.assertFalse([s for s in segments() if str(os.getpid()) in s])
+        self.assertEqual(segments(f"doc{os.getpid()}") + segments(f"thr{os.getpid()}"), [])
         r = subprocess.run([WEFT, "doctor", "--job", f"thr{os.getpid()}"], capture_output=True,
                            text=True)
         self.assertEqual(r.returncode, 2)
