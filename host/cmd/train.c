@@ -16,7 +16,8 @@
 
 typedef struct {
     const char *device, *dtype, *cpu_level, *output, *log, *resume, *schedule, *optimizer,
-        *recompute, *order, *dump_grads, *lora_from, *tokenizer, *sample_prompt, *on_nan, *on_spike;
+        *recompute, *comm, *order, *dump_grads, *lora_from, *tokenizer, *sample_prompt, *on_nan,
+        *on_spike;
     arg_list data, freeze, lora_targets, weights;
     int64_t threads, dp, zero, steps, warmup, decay_steps, batch, micro, seq_len, shards, seed,
         lora_r, keep, save_every, val_every, patience, sample_tokens;
@@ -52,6 +53,8 @@ static const arg_spec specs[] = {
      "ranks that each take a part of every batch: 1, 2, 4 or 8; the same bits for any", AT(dp)},
     {"zero", "", NULL, ARG_INT, "N", 0, 3, "0",
      "1: each rank keeps a part of the optimizer's state; the same bits", AT(zero)},
+    {"comm", "", NULL, ARG_CHOICE, "auto|local|tcp|mpi", 0, 0, "auto",
+     "how ranks talk: threads of one process, or processes; auto: as they were started", AT(comm)},
     {"timeout", "", NULL, ARG_FLOAT, "SECONDS", 0.1, 1e6, "10",
      "how late a rank may be before the job ends", AT(timeout)},
     {"lr", "", "learning-rate", ARG_FLOAT, "X", 0, 1e3, "3e-4", "peak learning rate", AT(lr)},
@@ -209,6 +212,7 @@ static train_options train_of(const train_args *a, const char *model, arena *mem
                        .lora_from = a->lora_from,
                        .dp = (int)a->dp,
                        .zero = (int)a->zero,
+                       .comm = a->comm,
                        .timeout = a->timeout};
     split_list(mem, &a->freeze, &o.freeze, &o.n_freeze);
     split_list(mem, &a->lora_targets, &o.lora_target, &o.n_lora_target);

@@ -278,7 +278,7 @@ static void forget_plans(engine_rank *r) {
 
 /* The others' ranks are planned here too, which costs no memory of theirs: so that all processes
  * can tell whether they plan the same before any weight is read. */
-static weft_status agree(weft_engine *e) {
+static weft_status open_alike(weft_engine *e) {
     for (int i = 0; i < e->shape.ranks; i++)
         WEFT_TRY(open_rank(e, &e->rank[i], true, false));
     engine_rank *self = &e->rank[e->self];
@@ -299,7 +299,7 @@ static weft_status open_one(weft_engine *e, engine_rank *r, const weft_engine_op
 /* In a process of its own a rank's failure has to reach the others. */
 static weft_status open_own(weft_engine *e, const weft_engine_options *o) {
     if (e->self >= 0)
-        WEFT_TRY(agree(e));
+        WEFT_TRY(open_alike(e));
     for (int i = 0; i < e->shape.ranks; i++)
         WEFT_TRY(open_one(e, &e->rank[i], o));
     e->expected[0] = expected_seconds(e, false);

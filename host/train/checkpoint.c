@@ -403,6 +403,13 @@ const char *checkpoint_last(checkpointer *c) {
     return c->last_step < 0 ? "" : checkpoint_path(c, c->last_step, &c->mem);
 }
 
+const char *checkpoint_newest(const checkpointer *c, arena *a) {
+    int64_t *step;
+    const char *path = checkpoint_list(c, &step) ? checkpoint_path(c, step[0], a) : "";
+    mem_free(step);
+    return path;
+}
+
 /* ---- Opening ---- */
 
 weft_status checkpoint_open(trainer *t, const char *dir, int keep, checkpointer **out) {

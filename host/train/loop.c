@@ -3,7 +3,9 @@
 #include "host/train/loop.h"
 #include "host/base/clock.h"
 #include "host/base/err.h"
+#include "host/base/hash.h"
 #include "host/model/tokenizer/tokenizer.h"
+#include "host/run/agree.h"
 #include "host/run/ceiling.h"
 #include "host/train/checkpoint_files.h"
 #include "host/train/export.h"
@@ -11,6 +13,7 @@
 #include "host/train/metrics.h"
 #include "host/train/nonfinite.h"
 #include "weft.h"
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -49,17 +52,21 @@ static bool leads(const run *r) {
 /* Seconds that the others wait for what one rank does alone: a save, a sample, a report. */
 enum { ALONE_SECONDS = 3600 };
 
+static void expect(run *r, double seconds) {
+    if (r->link)
+        comm_step(r->link, r->t.done, seconds);
+}
+
 /* n bytes of rank 0 to all: what depends on a signal, a disk or a clock is decided there. */
-static weft_status agree(run *r, void *data, uint64_t n, const char *what) {
+static weft_status follow(run *r, void *data, uint64_t n, const char *what) {
     if (!r->link)
         return WEFT_OK;
-    comm_step(r->link, r->t.done, ALONE_SECONDS);
     return comm_broadcast(&r->t.end[WEFT_GROUP_DP], 0, data, n, what);
 }
 
-static weft_status agree_on_step(run *r) {
+static weft_status follow_step(run *r) {
     int64_t step = r->t.done;
-    WEFT_TRY(agree(r, &step, sizeof step, "resume"));
+    WEFT_TRY(follow(r, &step, sizeof step, "resume"));
     if (step == r->t.done)
         return WEFT_OK;
     return weft_fail(WEFT_PEER,
@@ -214,10 +221,9 @@ static weft_status save_here(run *r, bool wait) {
 static weft_status save(run *r, bool wait) {
     if (r->saved == r->t.done)
         return WEFT_OK;
-    if (r->link)
-        comm_step(r->link, r->t.done, ALONE_SECONDS);
+    expect(r, ALONE_SECONDS);
     WEFT_TRY(save_here(r, wait));
-    return agree(r, &r->saved, sizeof r->saved, "saved");
+    return follow(r, &r->saved, sizeof r->saved, "saved");
 }
 
 /* ---- One step ---- */
@@ -241,9 +247,11 @@ static weft_status refuse(run *r, const train_result *x, bool spike) {
     loop_policy policy = spike ? r->o->on_spike : r->o->on_nan;
     snprintf(path, sizeof path, "%s/%s-step-%lld.json", r->o->out, spike ? "spike" : "nonfinite",
              (long long)step);
+    expect(r, ALONE_SECONDS);
     if (leads(r))
         WEFT_TRY(bear(
             r, nonfinite_report(&r->t, step, x->loss, x->grad_norm, path, where, sizeof where)));
+    WEFT_TRY(follow(r, where, sizeof where, "report"));
     if (policy == LOOP_SKIP) {
         char message[4400];
         snprintf(message, sizeof message,
@@ -290,8 +298,7 @@ static weft_status log_line(run *r, const train_result *x, double seconds) {
 static weft_status step(run *r) {
     train_result x;
     double began = clock_seconds();
-    if (r->link)
-        comm_step(r->link, r->t.done, r->expected);
+    expect(r, r->expected);
     uint64_t sent = r->t.end[WEFT_GROUP_DP].sent;
     take_rows(r, false, r->t.done);
     WEFT_TRY(trainer_gradients(&r->t, &x));
@@ -312,8 +319,9 @@ static weft_status step(run *r) {
 
 static weft_status look_for_end(run *r, bool *end) {
     const loop_options *o = r->o;
+    expect(r, r->expected);
     r->out->signal = o->stop ? *o->stop : 0;
-    WEFT_TRY(agree(r, &r->out->signal, sizeof r->out->signal, "signal"));
+    WEFT_TRY(follow(r, &r->out->signal, sizeof r->out->signal, "signal"));
     r->out->early = o->patience > 0 && r->at.bad_vals >= o->patience;
     *end = r->out->signal || r->out->early || r->t.done >= o->train.steps;
     return WEFT_OK;
@@ -362,19 +370,45 @@ static weft_status resume(run *r, int64_t *from) {
     return WEFT_OK;
 }
 
+static void say_plan(const trainer *t, char *text, size_t n) {
+    hash_stream *h = hash_open();
+    hash_add(h, &t->params.count, sizeof t->params.count);
+    hash_add(h, t->g.bytes, sizeof t->g.bytes);
+    snprintf(text, n, "%s, level %d, %d threads, %016" PRIx64, t->dev->backend, t->dev->level,
+             t->o.threads, hash_value(h));
+    hash_close(h);
+}
+
+/* In a dry run, before any weight is read. */
+static weft_status begin_alike(run *r) {
+    char data[32], model[32], plan[128];
+    train_options o = r->o->train;
+    trainer t;
+    if (!r->link)
+        return WEFT_OK;
+    o.rank = 0;
+    WEFT_TRY(trainer_open(&o, data_seq_len(r->data), true, NULL, &t));
+    snprintf(data, sizeof data, "%016" PRIx64, data_hash(r->data));
+    snprintf(model, sizeof model, "%016" PRIx64, hash_xxh3(t.config_text, t.config_bytes));
+    say_plan(&t, plan, sizeof plan);
+    trainer_close(&t);
+    const agree_fact facts[] = {{"config.json", model}, {"data", data}, {"plan", plan}};
+    return agree(&r->t.end[WEFT_GROUP_DP], facts, 3);
+}
+
 static weft_status open_run(run *r) {
     const loop_options *o = r->o;
     int64_t from;
     r->at = (train_progress){.best_step = -1, .best_val = (double)NAN};
     r->saved = r->validated = -1;
-    if (r->link)
-        comm_step(r->link, 0, ALONE_SECONDS);
+    expect(r, ALONE_SECONDS);
     trainer_join(&r->t, r->link);
     WEFT_TRY(open_data_in_turn(r));
+    WEFT_TRY(begin_alike(r));
     WEFT_TRY(trainer_open(&o->train, data_seq_len(r->data), false, r->link, &r->t));
     WEFT_TRY(checkpoint_open(&r->t, o->out, o->keep ? o->keep : 3, &r->save));
     WEFT_TRY(resume(r, &from));
-    WEFT_TRY(agree_on_step(r));
+    WEFT_TRY(follow_step(r));
     if (o->train.lora_from && from < 0)
         WEFT_TRY(lora_load(&r->t, o->train.lora_from));
     r->at.data_hash = data_hash(r->data);
@@ -413,9 +447,22 @@ static weft_status finish(run *r) {
     WEFT_TRY(save(r, true));
     if (leads(r))
         WEFT_TRY(checkpoint_publish(r->save));
+    expect(r, ALONE_SECONDS);
     WEFT_TRY(publish_mean(r));
     bool done = true;
-    return agree(r, &done, sizeof done, "end");
+    return follow(r, &done, sizeof done, "end");
+}
+
+/* What is left when a rank is lost. */
+static weft_status name_checkpoint(const run *r) {
+    char why[1024];
+    arena a = {0};
+    const char *last = checkpoint_newest(r->save, &a);
+    snprintf(why, sizeof why, "%s", err_message());
+    weft_status s = *last ? weft_fail(WEFT_PEER, "%s; --resume auto goes on from %s", why, last)
+                          : weft_fail(WEFT_PEER, "%s; there is no checkpoint yet", why);
+    arena_fini(&a);
+    return s;
 }
 
 static void close_run(run *r) {
@@ -435,6 +482,8 @@ weft_status loop_rank(const loop_options *o, comm_link *link, loop_result *out) 
         s = finish(&r);
     if (s != WEFT_OK && link)
         comm_abort(link, s);
+    if (s == WEFT_PEER && r.save)
+        s = name_checkpoint(&r);
     out->steps = r.t.done;
     out->tokens = r.at.tokens;
     out->best_val = r.at.best_val;

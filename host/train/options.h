@@ -36,6 +36,7 @@ typedef struct {
     const char *lora_from; /* adapter folder to go on from, or NULL */
     int dp, zero;          /* data-parallel ranks, 0: one; 1: each keeps a part of the state */
     int rank;              /* of those, this one */
+    const char *comm;      /* how ranks talk, as comm_open takes it */
     double timeout;        /* seconds that a rank may be late */
 } train_options;
 

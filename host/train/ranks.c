@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The data-parallel ranks of a run as threads of this process. */
+ * The data-parallel ranks of a run: threads of this process, or processes with one each. */
 #include "host/base/err.h"
 #include "host/base/mem.h"
 #include "host/base/thread.h"
+#include "host/run/comm_proc.h"
 #include "host/run/sched.h"
 #include "host/train/loop.h"
 #include <stdio.h>
@@ -30,12 +31,11 @@ static void run_rank(void *ctx, int rank) {
         snprintf(r->why, sizeof r->why, "%s", err_message());
 }
 
-/* Cores are dealt out; rank 0 alone speaks and writes. */
-static loop_options options_of(const loop_options *o, int rank) {
+/* Rank 0 alone speaks and writes. */
+static loop_options options_of(const loop_options *o, int rank, int threads) {
     loop_options r = *o;
-    int threads = o->train.threads ? o->train.threads : thread_cores();
     r.train.rank = rank;
-    r.train.threads = threads / o->train.dp > 1 ? threads / o->train.dp : 1;
+    r.train.threads = threads > 1 ? threads : 1;
     if (rank > 0) {
         r.opened = NULL;
         r.line = NULL;
@@ -57,12 +57,13 @@ static const rank_run *first_failure(const ranks_run *all, int n) {
     return peer;
 }
 
+/* Threads are dealt out. */
 static weft_status run_team(ranks_run *all, const loop_options *o, loop_result *out) {
     sched_team *team;
-    int n = o->train.dp;
+    int n = o->train.dp, threads = o->train.threads ? o->train.threads : thread_cores();
     WEFT_TRY(sched_team_open(n, &team));
     for (int i = 0; i < n; i++)
-        all->rank[i].o = options_of(o, i);
+        all->rank[i].o = options_of(o, i, threads / n);
     sched_team_run(team, run_rank, all);
     sched_team_close(team);
     *out = all->rank[0].result;
@@ -72,18 +73,37 @@ static weft_status run_team(ranks_run *all, const loop_options *o, loop_result *
     return failed ? failed->status : WEFT_OK;
 }
 
+static weft_status run_here(ranks_run *all, const loop_options *o, loop_result *out) {
+    all->rank = mem_alloc(sizeof *all->rank * (size_t)o->train.dp);
+    weft_status s = run_team(all, o, out);
+    mem_free(all->rank);
+    return s;
+}
+
+/* Every rank of the machine leaves the others their share of its cores. */
+static weft_status run_self(comm_link *link, int self, const loop_options *o, loop_result *out) {
+    int threads = o->train.threads;
+    if (!threads)
+        threads = thread_cores() / o->train.dp;
+    loop_options mine = options_of(o, self, threads);
+    return loop_rank(&mine, link, out);
+}
+
 weft_status loop_run(const loop_options *o, loop_result *out) {
-    int n = o->train.dp;
+    int n = o->train.dp > 1 ? o->train.dp : 1, self;
+    char flags[32];
     ranks_run all = {.rank = NULL};
-    if (n <= 1)
-        return loop_rank(o, NULL, out);
     if (n > COMM_MAX_RANKS)
         return weft_fail(WEFT_USAGE, "--dp: %d ranks (at most %d)", n, COMM_MAX_RANKS);
-    WEFT_TRY(comm_local_open(n, o->train.timeout, all.link));
-    all.rank = mem_alloc(sizeof *all.rank * (size_t)n);
-    weft_status s = run_team(&all, o, out);
-    mem_free(all.rank);
+    snprintf(flags, sizeof flags, "--dp %d", n);
+    WEFT_TRY(comm_open(o->train.comm, flags, n, o->train.timeout, all.link, &self));
+    weft_status s = n == 1     ? loop_rank(o, NULL, out)
+                    : self < 0 ? run_here(&all, o, out)
+                               : run_self(all.link[self], self, o, out);
+    char why[WHY_BYTES]; /* closing fails too where a rank is gone */
+    snprintf(why, sizeof why, "%s", err_message());
     for (int i = 0; i < n; i++)
         comm_close(all.link[i]);
+    err_set_message(why);
     return s;
 }

@@ -10,6 +10,7 @@ import subprocess
 import time
 import unittest
 
+import test_ranks
 from test_train import GOLDEN, TINY, WEFT, Folder, digest, random_rows, run, weft
 
 MESHES = (
@@ -111,6 +112,51 @@ class Ranks(Folder):
                 totals[mesh] = plan["memory"]["optimizer state"]
         whole = totals[("--dp", "2")]
         self.assertLess(totals[("--dp", "4", "--zero", "1")], 0.3 * whole)
+
+    def test_processes_have_the_same_bits(self):
+        common = ("--steps", "3", "--val", "0.2", "--dtype", "bf16", "--save-every", "2")
+        base = self.train("one", *common)
+        for launcher in (test_ranks.torchrun, test_ranks.srun):
+            name = launcher.__name__
+            argv = self.args(name, *common, "--dp", "4", "--zero", "1")
+            for rank, (code, out, err) in test_ranks.Job(4, list(argv), launcher).finish().items():
+                self.assertEqual((code, err), (0, ""), rank)
+                self.assertEqual(bool(out), rank == 0)
+            self.assertEqual(base, [digest(self.path(name))])
+
+    def test_processes_that_differ(self):
+        argv = list(self.args("out", "--steps", "1", "--dp", "2"))
+        out = test_ranks.Job(2, [argv, [*argv, "--z-loss", "0.1"]]).finish()
+        self.assertEqual({r: o[0] for r, o in out.items()}, {0: 7, 1: 7})
+        self.assertIn("differ in their command line", out[0][2])
+        out = test_ranks.Job(2, argv[:-2]).finish()
+        self.assertEqual({r: o[0] for r, o in out.items()}, {0: 2, 1: 2})
+        self.assertIn("--dp 1", out[0][2])
+        self.assertFalse(os.path.exists(self.path("out", "model.safetensors")))
+
+    def test_a_lost_rank_ends_the_job(self):
+        for lost, how in ((0, signal.SIGKILL), (2, signal.SIGKILL), (1, signal.SIGSTOP)):
+            with self.subTest(lost=lost, how=how):
+                name = f"out{lost}"
+                argv = list(self.args(name, "--steps", "1000000", "--save-every", "5"))
+                argv += ["--dp", "4", "--zero", "1", "--timeout", "3", "--resume", "auto"]
+                job = test_ranks.Job(4, argv)
+                while not os.path.exists(self.path(name, "checkpoints", "step-00000005")):
+                    self.assertIsNone(job.proc[0].poll())
+                    time.sleep(0.02)
+                job.proc[lost].send_signal(how)
+                began = time.monotonic()
+                rest = {r: p for r, p in job.proc.items() if r != lost}
+                errors = [p.communicate(timeout=30)[1] for p in rest.values()]
+                self.assertLess(time.monotonic() - began, 3 + 2 + 10)  # 10: a loaded machine
+                job.proc[lost].kill()
+                job.proc[lost].communicate()
+                self.assertEqual({p.returncode for p in rest.values()}, {7})
+                self.assertRegex("".join(errors), rf"rank {lost} .*; --resume auto goes on from "
+                                                  rf".*{name}/checkpoints/step-\d+")
+                last = sorted(os.listdir(self.path(name, "checkpoints")))[-1]
+                done = int(last.removeprefix("step-"))
+                weft(*self.args(name, "--steps", str(done + 2), "--resume", "auto"))
 
     def test_bad_meshes(self):
         for want, more in (
