@@ -134,6 +134,17 @@ weft_engine_options cmd_engine_options(const cmd_engine_args *a) {
 
 /* ---- The prompt ---- */
 
+/* The launcher gives standard input to one process. */
+static weft_status own_stdin(void) {
+    launch l;
+    if (launch_read(&l) == WEFT_OK && l.ranks > 1)
+        return weft_fail(WEFT_USAGE,
+                         "standard input: only one of %d processes has it; give every "
+                         "rank a file",
+                         l.ranks);
+    return WEFT_OK;
+}
+
 static weft_status ids_of_list(const char *list, int32_t **ids, size_t *n) {
     int64_t *wide, count;
     WEFT_TRY(args_int_list("--ids", list, 0, INT32_MAX, &wide, &count));
@@ -152,7 +163,9 @@ static weft_status ids_of_text(const cmd_prompt_args *p, const weft_tokenizer *t
     size_t size = p->text ? strlen(p->text) : 0;
     arena a = {0};
     weft_status s = WEFT_OK;
-    if (p->file || from_stdin)
+    if (from_stdin)
+        s = own_stdin();
+    if (s == WEFT_OK && (p->file || from_stdin))
         s = file_read(path, PROMPT_MAX, &a, &data, &size);
     if (s == WEFT_OK) {
         s = weft_tokenize(t, data, size, !p->no_bos, ids, n);
@@ -194,6 +207,8 @@ weft_status cmd_prompt_ids(const cmd_prompt_args *p, const weft_engine *e, int32
 weft_status cmd_lines_open(cmd_lines *l, const char *path) {
     *l = (cmd_lines){.fd = STDIN_FILENO, .name = "standard input"};
     buf_init(&l->held, LINE_MAX_BYTES);
+    if (!path || strcmp(path, "-") == 0)
+        WEFT_TRY(own_stdin());
     if (path && strcmp(path, "-") != 0) {
         l->name = path;
         l->fd = open(path, O_RDONLY | O_CLOEXEC);

@@ -56,9 +56,10 @@ static bool wants_help(const cmd_row *row, int argc, char **argv) {
     return false;
 }
 
-/* Commands whose processes may be ranks of one job. */
+/* Commands whose processes may be ranks of one job: what they do is a function of their arguments,
+ * and they write nothing but what rank 0 prints. */
 static bool runs_on_ranks(const cmd_row *row) {
-    return spec_of(row, "--comm") && row != &cmd_plan;
+    return row == &cmd_run || row == &cmd_score || row == &cmd_bench;
 }
 
 static int version(void) {
@@ -82,6 +83,8 @@ int main(int argc, char **argv) {
     launch_set_words(argc, argv);
     if (runs_on_ranks(row))
         cmd_quiet_rank();
+    else
+        launch_refuse(row->name);
     if (wants_help(row, rest, argv + 2))
         return help_print(row->name);
     return row->run(rest, rest > 0 ? argv + 2 : NULL);

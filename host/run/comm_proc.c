@@ -203,6 +203,11 @@ weft_status comm_open(const char *kind, const char *flags, int ranks, double tim
                          "--comm %s: this process was not started by mpirun, srun or "
                          "torchrun, and RANK and WORLD_SIZE are not set",
                          kind);
+    if (launch_refused())
+        return weft_fail(WEFT_USAGE,
+                         "weft %s: its ranks are threads of one process; start it once, or give "
+                         "--comm local",
+                         launch_refused());
     if (l.ranks != ranks)
         return weft_fail(WEFT_USAGE, "%s: %d ranks, but %s started %d processes", flags, ranks,
                          l.by, l.ranks);

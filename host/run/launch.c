@@ -21,6 +21,15 @@ const char *launch_words(void) {
 }
 
 static atomic_bool told;
+static const char *refused;
+
+void launch_refuse(const char *command) {
+    refused = command;
+}
+
+const char *launch_refused(void) {
+    return refused;
+}
 
 void launch_tell(void) {
     atomic_store(&told, true);

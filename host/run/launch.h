@@ -19,6 +19,10 @@ weft_status launch_read(launch *out);
 /* What this process was asked to do, which every rank must have been: set once by main. */
 void launch_set_words(int argc, char **argv);
 const char *launch_words(void);
+/* Whether the command can be one rank of a job of processes (main says so); the name of one that
+ * cannot, else NULL. */
+void launch_refuse(const char *command);
+const char *launch_refused(void);
 /* Rank 0 knows how the job failed and says so: this process need not. */
 void launch_tell(void);
 bool launch_told(void);

@@ -133,6 +133,17 @@ class Launch(unittest.TestCase):
                            capture_output=True, text=True)
         self.assertEqual((r.returncode, r.stdout), (0, alone(SHORT)), r.stderr)
 
+    def test_commands_of_one_process(self):
+        demo = os.path.join(ROOT, "bench", "models", "demo")
+        for argv, words in ((["chat", demo, "--tp", "2", "--chat-template", "chatml"],
+                             "weft chat: its ranks are threads"),
+                            (["run", demo, "-p", "-", "--tp", "2", "--comm", "local"],
+                             "standard input: only one of 2 processes has it")):
+            r = subprocess.run([WEFT, *argv], env={**clean_env(), **torchrun(0, 2, 1)},
+                               capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            self.assertEqual(r.returncode, 2, r.stderr)
+            self.assertIn(words, r.stderr)
+
     def test_what_cannot_be(self):
         cases = [({}, ["--comm", "tcp"], "was not started by"),
                  (torchrun(0, 3, 1), ["--tp", "2"], "2 ranks, but torchrun started 3"),
@@ -145,6 +156,60 @@ class Launch(unittest.TestCase):
                                capture_output=True, text=True, timeout=60)
             self.assertEqual(r.returncode, 2, (words, r.stderr))
             self.assertIn(words, r.stderr)
+
+
+def may_make_hosts():
+    return os.geteuid() == 0 and shutil.which("ip") and shutil.which("unshare") and subprocess.run(
+        ["unshare", "--net", "--uts", "true"], capture_output=True).returncode == 0
+
+
+@unittest.skipUnless(os.path.isdir(MODEL), f"skipped: test_ranks: no fixtures at {MODEL}")
+@unittest.skipUnless(may_make_hosts(), "skipped: hosts: no network namespaces here")
+class Hosts(unittest.TestCase):
+    """Two network namespaces joined by one link are two hosts."""
+
+    def setUp(self):
+        self.name = [f"weft{os.getpid()}{c}" for c in "ab"]
+        self.addCleanup(lambda: [subprocess.run(["ip", "netns", "del", n], capture_output=True)
+                                 for n in self.name])
+        a, b = self.name
+        for line in (f"netns add {a}", f"netns add {b}",
+                     f"-n {a} link add va type veth peer name vb netns {b}",
+                     f"-n {a} addr add 10.77.5.1/24 dev va", f"-n {b} addr add 10.77.5.2/24 dev vb",
+                     f"-n {a} link set va up", f"-n {b} link set vb up", f"-n {a} link set lo up",
+                     f"-n {b} link set lo up"):
+            subprocess.run(["ip", *line.split()], check=True)
+
+    def start(self, argv, **more):
+        def one(rank):
+            env = {**clean_env(), **torchrun(rank, 2, 29507), "MASTER_ADDR": "10.77.5.1", **more}
+            return subprocess.Popen(
+                ["ip", "netns", "exec", self.name[rank], "unshare", "--uts", "sh", "-c",
+                 f'hostname host{"ab"[rank]}; exec "$@"', "sh", WEFT, *argv],
+                env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        procs = [one(0), one(1)]
+        for p in procs:
+            self.addCleanup(lambda p=p: (p.kill(), p.communicate()))
+        return procs
+
+    def test_two_hosts_have_the_bits_of_one_rank(self):
+        for mesh in (["--tp", "2"], ["--pp", "2"]):
+            procs = self.start([*SHORT, *mesh])
+            out = [p.communicate(timeout=60) for p in procs]
+            self.assertEqual([p.returncode for p in procs], [0, 0], out)
+            self.assertEqual([o for o, _ in out], [alone(SHORT), ""])
+
+    def test_a_link_that_goes_down(self):
+        argv = [*RUN, "-n", "200", "-c", "256", "--timeout", "4", "--tp", "2"]
+        procs = self.start(argv, WEFT_FAULT="rank=1,at=60,do=delay:2.5")  # so that it still runs
+        time.sleep(1)
+        subprocess.run(["ip", "-n", self.name[0], "link", "set", "va", "down"], check=True)
+        begin = time.monotonic()
+        out = [p.communicate(timeout=60) for p in procs]
+        self.assertEqual([p.returncode for p in procs], [7, 7], out)
+        self.assertLess(time.monotonic() - begin, 2.5 + 4 + 2 + 5)
+        self.assertIn("hostb", out[0][1])
+        self.assertIn("hosta", out[1][1])
 
 
 class Collectives(unittest.TestCase):
