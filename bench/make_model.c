@@ -21,7 +21,8 @@ typedef struct {
 static const shape_row shapes[] = {
     {"15m", 32000, 288, 6, 6, 6, 48, 768, 1024, true},
     {"110m", 32000, 768, 12, 12, 12, 64, 2048, 1024, true},
-    {"1b", 128256, 2048, 16, 32, 8, 64, 8192, 131072, true}, /* Llama-3.2-1B */
+    {"1b", 128256, 2048, 16, 32, 8, 64, 8192, 131072, true},   /* Llama-3.2-1B */
+    {"1b-layer", 512, 2048, 1, 32, 8, 64, 8192, 131072, true}, /* one of its, for an emulator */
     {"3b", 128256, 3072, 28, 24, 8, 128, 8192, 131072, true},
     {"8b", 128256, 4096, 32, 32, 8, 128, 14336, 131072, false},
 };
@@ -117,7 +118,8 @@ static weft_status make_model(const char *dir, const shape_row *s, int dtype) {
     if (mkdir(dir, 0777) != 0 && errno != EEXIST)
         return weft_fail(WEFT_IO, "%s: %s", dir, strerror(errno));
     WEFT_TRY(write_config(dir, s, torch_names[dtype], &mem));
-    void *block = random_block(dtype, (uint64_t)(s->vocab * s->d_model) + 1024);
+    int64_t rows = s->vocab > s->d_ff ? s->vocab : s->d_ff; /* of the largest tensor */
+    void *block = random_block(dtype, (uint64_t)(rows * s->d_model) + 1024);
     listing l = {.dtype = dtype, .block = block, .mem = &mem};
     l.tensor = ARENA_NEW(&mem, st_tensor, 3 + 9 * s->n_layers);
     add_tensor(&l, "model.embed_tokens.weight", s->vocab, s->d_model);
@@ -140,7 +142,7 @@ int main(int argc, char **argv) {
         if (strcmp(argv[3], weft_dtype_name(d)) == 0)
             dtype = d;
     if (!s || dtype < 0) {
-        fprintf(stderr, "usage: make_model DIR 15m|110m|1b|3b|8b fp32|fp16|bf16\n");
+        fprintf(stderr, "usage: make_model DIR 15m|110m|1b|1b-layer|3b|8b fp32|fp16|bf16\n");
         return 2;
     }
     weft_status status = make_model(argv[1], s, dtype);

@@ -5,9 +5,10 @@ greedy ids, and the same bits whatever the chunks, the ranks and the order of a 
 
 import json
 import os
+import subprocess
 import unittest
 
-from test_golden import GOLDEN, Case, narrow_bound, prompts_of, read_json, run, tp_fits, weft
+from test_golden import GOLDEN, WEFT, Case, narrow_bound, prompts_of, read_json, run, tp_fits, weft
 
 # A sanitized build emulates some ten times slower: one model shows it the paths.
 SANITIZED = os.path.basename(os.environ.get("WEFT_BUILD", "")) in ("asan", "tsan")
@@ -89,6 +90,34 @@ class Emulated(Case):
         r = run("score", folder("gpt2"), "--ids", "1,2,3", "--device", "emu")
         self.assertEqual((r.returncode, r.stdout), (2, ""))
         self.assertRegex(r.stderr, r"\Aweft: error: WEFT_EMU_SEED: .*\n\Z")
+
+
+class Billion(Case):
+    """Llama-3.2-1B's shape."""
+
+    def test_plans(self):
+        config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama",
+                  "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+                  "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+                  "vocab_size": 128256, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
+                  "rope_theta": 5e5, "hidden_act": "silu", "tie_word_embeddings": True,
+                  "torch_dtype": "bfloat16"}
+        with open(os.path.join(self.dir, "config.json"), "w", encoding="utf-8") as f:
+            json.dump(config, f)
+        plan = json.loads(weft("plan", self.dir, "--device", "emu", "-c", "1024", "--json"))
+        self.assertEqual(plan["ranks"][0]["weights_bytes"], 2 * 1235814400)  # as published
+
+    @unittest.skipUnless(os.environ.get("WEFT_LONG"), "WEFT_LONG=1: minutes on the emulator")
+    def test_a_layer_runs(self):
+        """Random weights: bf16 on the emulated GPU against fp32 on the CPU, in one step and token by
+        token."""
+        subprocess.run([os.path.join(os.path.dirname(WEFT), "bench", "make_model"), self.dir, "1b-layer", "bf16"],
+                       check=True)
+        ids = [7, 300, 511]
+        got = self.logits(self.dir, ids, "--device", "emu")
+        want = self.logits(self.dir, ids, "--device", "cpu", "--dtype", "fp32")
+        self.assert_near(got, want, narrow_bound("bf16", 1))
+        self.assert_same_bits(self.logits(self.dir, ids, "--device", "emu", "-ub", "1"), got)
 
 
 if __name__ == "__main__":
