@@ -35,8 +35,8 @@ typedef struct {
 /* path "-": standard output. errors: NULL for one beside path, "out.errors.jsonl" for "out.jsonl",
  * or for standard output too. Locks the files and cuts off what a kill left half written. If there
  * are answers of an earlier run they must be of this input, model and settings, and then s->seed
- * becomes theirs; else WEFT_USAGE. restart: starts anew instead. lines: of the input, 0 for a pipe.
- */
+ * becomes theirs; else WEFT_USAGE. restart: starts anew instead. lines: of the input, 0 for a
+ * pipe. */
 weft_status batch_out_open(batch_out *o, const char *input, const char *path, const char *errors,
                            batch_state *s, int64_t lines, bool restart);
 /* One line with its end, at once; WEFT_IO leaves what was whole. */

@@ -300,7 +300,9 @@ static weft_tensor embed(forward *f) {
     weft_tensor ids = leading(place(f->b, &f->io->ids), f->T), w = weight(f, WEIGHT_EMBED), x;
     shard_dims dims = config_shard_dims(f->c);
     shard_slice rows = shard_of(&dims, SHARD_VOCAB, f->d->part.tp, f->d->part.slice);
-    weft_tensor last = f->train ? (weft_tensor){0} : place(f->b, &f->io->last);
+    weft_tensor last = {0};
+    if (!f->train)
+        last = place(f->b, &f->io->last);
     int32_t row0 = (int32_t)(rows.axis == 0 ? rows.begin : 0);
     if (f->d->part.tp == 1) {
         x = fresh(f, f->d->dtype, f->T, f->c->d_model);

@@ -92,8 +92,8 @@ weft_status weights_describe(const model_config *c, int dtype, const shard_part 
  * nothing asks for is only counted in `unused`. st stays open as long as the weights. */
 weft_status weights_open(const model_config *c, const safetensors *st, device *dev, int dtype,
                          const shard_part *part, bool no_mmap, weights *out);
-/* Device memory for every tensor of weights_describe, contents unspecified: what training writes.
- */
+/* Device memory for every tensor of weights_describe, contents unspecified: what training
+ * writes. */
 weft_status weights_blank(const model_config *c, device *dev, int dtype, weights *out);
 uint64_t weights_blank_bytes(const weights *w); /* what weights_blank takes for such */
 void weights_close(weights *w);

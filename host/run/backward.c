@@ -10,18 +10,18 @@
 struct backward {
     plan_builder *b;
     backward_options o;
-    int steps, values;   /* of the forward */
-    bool *needs;         /* [values] a wanted gradient depends on it */
-    weft_tensor *grad;   /* [values] what has reached it so far; id 0: nothing */
-    weft_tensor *again;  /* [values] what stands for it once computed again; id 0: itself */
-    uint32_t key;        /* of the segment computed again last */
-    const weft_step *at; /* the forward step whose turn it is */
+    int steps, values;  /* of the forward */
+    bool *needs;        /* [values] a wanted gradient depends on it */
+    weft_tensor *grad;  /* [values] what has reached it so far; id 0: nothing */
+    weft_tensor *again; /* [values] what stands for it once computed again; id 0: itself */
+    uint32_t key;       /* of the segment computed again last */
+    weft_step at;       /* the forward step whose turn it is */
 };
 
 /* Appends a gradient step under the forward step's tag. */
 #define PUSH(w, op_, ...) \
-    plan_push((w)->b, WEFT_OP_##op_, &(weft_args){.op_ = {__VA_ARGS__}}, (w)->at->layer, "%s'", \
-              (w)->at->tag)
+    plan_push((w)->b, WEFT_OP_##op_, &(weft_args){.op_ = {__VA_ARGS__}}, (w)->at.layer, "%s'", \
+              (w)->at.tag)
 
 /* ---- What depends on what is wanted ---- */
 
@@ -372,18 +372,18 @@ static void compute_again(backward *w, int last, uint32_t key) {
 /* ---- The walk ---- */
 
 static void visit(backward *w, int i) {
-    weft_step s = w->b->plan->step[i]; /* the array may move while steps are pushed */
-    const rule *r = &rules[s.kernel->op];
-    uint32_t key = key_of(w, &s);
-    w->at = &s;
+    weft_step *s = &w->at;
+    w->at = w->b->plan->step[i]; /* a copy: the array may move while steps are pushed */
+    const rule *r = &rules[s->kernel->op];
+    uint32_t key = key_of(w, s);
     if (key && key != w->key)
         compute_again(w, i, key);
     w->key = key;
     if (!r->push)
         return;
-    const weft_tensor *y = field_of(s.kernel->op, &s.args, r->result);
+    const weft_tensor *y = field_of(s->kernel->op, &s->args, r->result);
     if (w->needs[y->id] && weft_has(&w->grad[y->id]))
-        r->push(w, &s.args);
+        r->push(w, &s->args);
 }
 
 void backward_push(backward *w, weft_tensor y, weft_tensor dy) {

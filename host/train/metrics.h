@@ -38,7 +38,7 @@ weft_status metrics_timing(metrics *m, int64_t step, double seconds, double toke
                            double pct_ceiling);
 /* {"step","prompt","text"} to samples.jsonl; bytes that are no UTF-8 become U+FFFD. */
 weft_status metrics_sample(metrics *m, int64_t step, const char *prompt, const char *text);
-/* Everything so far is on disk when it returns: call it before a checkpoint is declared complete.
- */
+/* Everything so far is on disk when it returns: call it before a checkpoint is declared
+ * complete. */
 weft_status metrics_flush(metrics *m);
 void metrics_close(metrics *m); /* accepts NULL; does not flush */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * trainer: a model, its gradients and its optimizer on one device. trainer.c opens it and takes its
- * memory, train_step.c runs steps, checkpoint.c saves and resumes it, loop.c is the run around it.
- */
+ * memory, train_step.c runs steps, checkpoint.c saves and resumes it, loop.c is the run around
+ * it. */
 #pragma once
 #include "host/model/safetensors.h"
 #include "host/run/comm.h"

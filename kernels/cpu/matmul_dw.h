@@ -2,8 +2,8 @@
  * matmul_dw, in either class: dw[n,k] is one chain over the tokens of a shard, ascending; lanes are
  * columns of x. One shard goes on from what dw holds, several begin at zero and are combined by the
  * fixed tree. x is packed once for all rows; a block packs its columns of dy. Bound by the fma
- * units from about 128 tokens on, below by reading and writing dw, which is fetched a tile ahead.
- */
+ * units from about 128 tokens on, below by reading and writing dw, which is fetched a tile
+ * ahead. */
 #pragma once
 
 enum {

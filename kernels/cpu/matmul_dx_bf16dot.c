@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * matmul_dx, class BF16DOT: bf16 by bf16 in pairs of n; a leaf of odd length ends with half a pair.
- */
+ * matmul_dx, class BF16DOT: bf16 by bf16 in pairs of n; a leaf of odd length ends with half a
+ * pair. */
 #include "outer_pairs.h"
 
 #include "matmul_dx.h"

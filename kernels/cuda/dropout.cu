@@ -71,8 +71,7 @@ static void scale_run(const weft_step *step, weft_stream *stream) {
         WEFT_LAUNCH(step, stream, scale_k, (unsigned)blocks, CHUNK_THREADS, 0, *a);
 }
 
-__global__ void __launch_bounds__(CHUNK_THREADS)
-    fill_k(const __grid_constant__ weft_fill_args a) {
+__global__ void __launch_bounds__(CHUNK_THREADS) fill_k(const __grid_constant__ weft_fill_args a) {
     chunk c = chunk_at(bucket_rows(a.y), width_of(a.y));
     float y[CHUNK];
     if (!c.n)
@@ -122,8 +121,7 @@ static void accumulate_run(const weft_step *step, weft_stream *stream) {
 }
 
 WEFT_ROWS(dropout) = {WEFT_ROW(dropout, "simt", NONE, 1, NULL),
-                      WEFT_ROW(scale, "simt", NONE, 1, NULL),
-                      WEFT_ROW(fill, "simt", NONE, 1, NULL),
+                      WEFT_ROW(scale, "simt", NONE, 1, NULL), WEFT_ROW(fill, "simt", NONE, 1, NULL),
                       WEFT_ROW(accumulate, "simt", NONE, 1, NULL), WEFT_ROWS_END};
 
 WEFT_CLAIMS(dropout) = {{"dropout_k", CHUNK_THREADS, 4, 0, "LDG.128 STG.128"},
