@@ -244,20 +244,28 @@ static void join(weft_engine *e, engine_rank *r, int rank, comm_link *link) {
         r->end[g] = group_of(e, r, g);
 }
 
-/* What the slowest machine of its kind needs for a micro-batch: deadlines begin behind it. */
-static double expected_seconds(const weft_engine *e, bool score) {
-    const char *backend = e->dev->backend;
-    double rate = strcmp(backend, "cuda") == 0  ? 1e11
-                  : strcmp(backend, "cpu") == 0 ? 1e9
-                  : strcmp(backend, "ref") == 0 ? 1e8
-                                                : 1e7;
-    double work = 0;
+/* Seconds that a micro-batch takes on a slow machine of its kind: deadlines begin behind it. Ranks
+ * may have to share one processor, and the weights to come from the disk. */
+static double expected_seconds(const weft_engine *e, int bucket) {
+    static const struct {
+        const char *backend;
+        double flops, bytes; /* a second */
+    } slow[] = {{"cuda", 1e12, 1e10}, {"cpu", 5e9, 1e9}, {"ref", 1e8, 1e8}, {"emu", 1e7, 1e7}};
+    double seconds = 0;
     for (int i = 0; i < e->shape.ranks; i++) {
         const engine_rank *r = &e->rank[i];
-        plan_cost c = plan_total(score ? r->score : r->generate[e->nbucket - 1]);
-        work += (double)c.bytes + (double)c.flops;
+        plan_cost c = plan_total(bucket < 0 ? r->score : r->generate[bucket]);
+        for (int k = 0; k < 4; k++)
+            if (strcmp(e->dev->backend, slow[k].backend) == 0)
+                seconds += (double)c.flops / slow[k].flops + (double)c.bytes / slow[k].bytes;
     }
-    return work / rate;
+    return seconds;
+}
+
+static void expect(weft_engine *e) {
+    for (int i = 0; i < e->nbucket; i++)
+        e->expected[i] = expected_seconds(e, i);
+    e->expected_score = e->score ? expected_seconds(e, -1) : 0;
 }
 
 static weft_status open_links(weft_engine *e, const weft_engine_options *o, comm_link **link) {
@@ -302,8 +310,7 @@ static weft_status open_own(weft_engine *e, const weft_engine_options *o) {
         WEFT_TRY(open_alike(e));
     for (int i = 0; i < e->shape.ranks; i++)
         WEFT_TRY(open_one(e, &e->rank[i], o));
-    e->expected[0] = expected_seconds(e, false);
-    e->expected[1] = e->score ? expected_seconds(e, true) : 0;
+    expect(e);
     if (e->self < 0)
         return WEFT_OK;
     engine_rank *self = &e->rank[e->self];

@@ -78,11 +78,12 @@ struct weft_engine {
     float *unknown; /* [ctx + 2] NaN: mirostat's state at tokens that were not sampled */
     int nbucket, bucket[ENGINE_MAX_BUCKETS];
     engine_rank *rank;
-    sched_team *team;      /* of this process's ranks */
-    int self;              /* the only rank of this process; -1: all are */
-    int64_t *first;        /* [pp + 1] stages' first layers */
-    int64_t step;          /* steps run so far */
-    double expected[2];    /* seconds that a micro-batch may take; a scoring one */
+    sched_team *team; /* of this process's ranks */
+    int self;         /* the only rank of this process; -1: all are */
+    int64_t *first;   /* [pp + 1] stages' first layers */
+    int64_t step;     /* steps run so far */
+    /* seconds that a micro-batch of a bucket may take; a scoring one */
+    double expected[ENGINE_MAX_BUCKETS], expected_score;
     struct step_part *cut; /* [S + ENGINE_MICROS] parts of a step's micro-batches */
     kv_pool kv;
     weft_seq *seq; /* [slots] */

@@ -19,9 +19,8 @@ typedef struct {
 typedef struct {
     job all, micro[ENGINE_MICROS];
     int n;
-    double seconds; /* that a micro-batch may take */
     weft_status status[SHARD_MAX_RANKS];
-    char message[SHARD_MAX_RANKS][256];
+    char message[SHARD_MAX_RANKS][512];
 } step;
 
 static int32_t *words(const engine_rank *r, const decoder_place *p) {
@@ -168,8 +167,10 @@ static weft_status keep_results(const job *j, engine_rank *r) {
 
 static weft_status run_micro(const job *j, engine_rank *r) {
     weft_engine *e = j->e;
+    int bucket = engine_bucket(e, j->tokens);
+    comm_step(r->link, e->step, j->target ? e->expected_score : e->expected[bucket]);
     WEFT_TRY(send_feed(j, r));
-    weft_plan *p = j->target ? r->score : r->generate[engine_bucket(e, j->tokens)];
+    weft_plan *p = j->target ? r->score : r->generate[bucket];
     WEFT_TRY(sched_replay(e->dev, p, r->stream));
     if (r->kept)
         WEFT_TRY(keep_results(j, r));
@@ -188,7 +189,6 @@ static weft_status share_results(const step *st, engine_rank *r) {
 
 static weft_status run_on(const step *st, engine_rank *r) {
     weft_engine *e = st->all.e;
-    comm_step(r->link, e->step, st->seconds);
     if (!st->all.target && engine_samples(e, r))
         WEFT_TRY(send_history(&st->all, r));
     for (int i = 0; i < st->n; i++) {
@@ -285,7 +285,6 @@ weft_status engine_run(weft_engine *e, const step_part *part, int nparts, const 
         st.all.tokens += part[i].take;
         st.all.rows += part[i].row >= 0;
     }
-    st.seconds = e->expected[target != NULL];
     WEFT_TRY(reserve(e, part, nparts));
     WEFT_TRY(run_step(&st));
     for (int i = 0; i < e->shape.slots; i++)

@@ -25,6 +25,7 @@ typedef struct {
     char magic[8];
     int32_t kind, code, rank, about; /* about: the rank a failure speaks of, or -1 */
     uint64_t count, waits, place[FLIGHT_WORDS];
+    double now; /* the sender's clock */
     char message[BOOT_MESSAGE_BYTES];
 } news;
 
@@ -47,7 +48,7 @@ struct boot {
     welcome table;
     int fd[COMM_MAX_RANKS]; /* rank 0: to each other; else only [0] */
     bool bye[COMM_MAX_RANKS];
-    double heard[COMM_MAX_RANKS];
+    double heard[COMM_MAX_RANKS], looked;
     flight_record *record;
     flight *flight; /* [ranks], the record's; others' as of their last news, on rank 0 */
     pthread_t thread;
@@ -290,17 +291,25 @@ static news news_of(const boot *b, int rank, news_kind kind) {
     memcpy(n.magic, magic, sizeof magic);
     n.count = atomic_load(&f->count);
     n.waits = atomic_load(&f->waits);
+    n.now = clock_seconds();
     for (int i = 0; n.count && i < FLIGHT_WORDS; i++)
         n.place[i] = atomic_load_explicit(&f->place[(n.count - 1) % FLIGHT_PLACES][i],
                                           memory_order_relaxed);
     return n;
 }
 
+/* Clocks of two hosts have nothing in common: times are kept by this one's. */
 static void note_news(boot *b, const news *n, int from) {
     flight *f = &b->flight[from];
+    uint64_t word[FLIGHT_WORDS];
+    double since;
+    memcpy(word, n->place, sizeof word);
+    memcpy(&since, &word[FLIGHT_SINCE], sizeof since);
+    since += clock_seconds() - n->now;
+    memcpy(&word[FLIGHT_SINCE], &since, sizeof since);
     if (n->count)
         for (int i = 0; i < FLIGHT_WORDS; i++)
-            atomic_store_explicit(&f->place[(n->count - 1) % FLIGHT_PLACES][i], n->place[i],
+            atomic_store_explicit(&f->place[(n->count - 1) % FLIGHT_PLACES][i], word[i],
                                   memory_order_relaxed);
     atomic_store(&f->waits, n->waits);
     atomic_store(&f->count, n->count);
@@ -387,8 +396,13 @@ static void take_news(boot *b, int from) {
                    n.about, n.message);
 }
 
+/* If this process was stopped for a while, it is no wonder that it has heard nothing. */
 static void check_silence(boot *b) {
     double now = clock_seconds();
+    bool stopped = now - b->looked > 1;
+    b->looked = now;
+    for (int r = 0; stopped && r < b->ranks; r++)
+        b->heard[r] = now;
     for (int r = 0; r < b->ranks; r++)
         if (b->fd[r] >= 0 && !b->bye[r] && now - b->heard[r] > b->timeout)
             blame(b, r, "does not answer");
@@ -555,7 +569,7 @@ weft_status boot_open(const launch *l, double timeout, int listener, boot **out)
         b->fd[r] = -1;
     weft_status s = meet(b, l, port_of(listener));
     for (int r = 0; r < b->ranks; r++)
-        b->heard[r] = clock_seconds();
+        b->heard[r] = b->looked = clock_seconds();
     if (s == WEFT_OK) {
         b->record = flight_record_open(b->table.job, b->rank, b->ranks);
         b->flight = b->record->flight;

@@ -11,7 +11,7 @@ static void pack(const flight_place *p, uint64_t w[FLIGHT_WORDS]) {
     w[2] = p->bytes;
     w[3] = (uint64_t)(uint32_t)p->op << 32 | (uint32_t)p->group;
     w[4] = p->inside;
-    memcpy(&w[5], &p->since, sizeof p->since);
+    memcpy(&w[FLIGHT_SINCE], &p->since, sizeof p->since);
     memcpy(&w[6], p->tag, sizeof p->tag);
 }
 
@@ -22,7 +22,7 @@ static void unpack(const uint64_t w[FLIGHT_WORDS], flight_place *p) {
                         .op = (int32_t)(w[3] >> 32),
                         .group = (int32_t)(uint32_t)w[3],
                         .inside = w[4] != 0};
-    memcpy(&p->since, &w[5], sizeof p->since);
+    memcpy(&p->since, &w[FLIGHT_SINCE], sizeof p->since);
     memcpy(p->tag, &w[6], sizeof p->tag);
     p->tag[sizeof p->tag - 1] = 0;
 }
@@ -34,7 +34,7 @@ void flight_note(flight *f, const flight_place *p, bool again) {
     for (int i = 0; i < FLIGHT_WORDS; i++)
         atomic_store_explicit(&f->place[at % FLIGHT_PLACES][i], w[i], memory_order_relaxed);
     atomic_store_explicit(&f->count, at + 1, memory_order_release);
-    atomic_store_explicit(&f->beat, w[5], memory_order_relaxed);
+    atomic_store_explicit(&f->beat, w[FLIGHT_SINCE], memory_order_relaxed);
 }
 
 bool flight_last(const flight *f, uint64_t back, flight_place *out) {
@@ -48,22 +48,42 @@ bool flight_last(const flight *f, uint64_t back, flight_place *out) {
     return true;
 }
 
+static uint64_t waits_of(const flight *f) {
+    return atomic_load_explicit(&f->waits, memory_order_relaxed);
+}
+
+static int lowest(uint64_t ranks) {
+    return ranks ? __builtin_ctzll(ranks) : 0;
+}
+
+/* All of `circle` wait for each other: whoever has waited longest waits for what has not come. */
+static int first_of_circle(const flight *f, int ranks, uint64_t circle) {
+    int victim = -1;
+    double since = 0;
+    for (int r = 0; r < ranks; r++) {
+        flight_place p;
+        if (!(circle >> r & 1) || !flight_last(&f[r], 0, &p))
+            continue;
+        if (victim < 0 || p.since < since) {
+            victim = r;
+            since = p.since;
+        }
+    }
+    return lowest(victim < 0 ? circle : waits_of(&f[victim]));
+}
+
 int flight_culprit(const flight *f, int ranks, int me) {
     uint64_t seen = 0;
     for (int at = me;;) {
-        uint64_t waits = atomic_load_explicit(&f[at].waits, memory_order_relaxed), next = 0;
+        uint64_t waits = waits_of(&f[at]), rest;
         seen |= (uint64_t)1 << at;
-        waits &= ~seen;
-        for (int r = ranks - 1; r >= 0; r--) {
-            if (!(waits >> r & 1))
-                continue;
-            if (atomic_load_explicit(&f[r].waits, memory_order_relaxed) == 0)
+        for (int r = 0; r < ranks; r++)
+            if (waits >> r & 1 && waits_of(&f[r]) == 0)
                 return r;
-            next = (uint64_t)r;
-        }
-        if (!waits)
-            return at;
-        at = (int)next;
+        rest = waits & ~seen;
+        if (!rest)
+            return waits ? first_of_circle(f, ranks, seen) : at;
+        at = lowest(rest);
     }
 }
 

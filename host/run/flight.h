@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FLIGHT_TAG_BYTES = 24, FLIGHT_PLACES = 32, FLIGHT_WORDS = 9 };
+enum { FLIGHT_TAG_BYTES = 24, FLIGHT_PLACES = 32, FLIGHT_WORDS = 9, FLIGHT_SINCE = 5 };
 
 /* Where a rank is: in a collective, or behind its last one. */
 typedef struct {
@@ -33,7 +33,7 @@ void flight_note(flight *f, const flight_place *p, bool again);
 /* The place `back` before the last; false: there is none. */
 bool flight_last(const flight *f, uint64_t back, flight_place *out);
 /* Who keeps rank `me` waiting: following who waits for whom, the first that waits for nobody. Where
- * all wait in a circle, one of it. f[ranks], at most 64. */
+ * all wait in a circle, whom the one that has waited longest waits for. f[ranks], at most 64. */
 int flight_culprit(const flight *f, int ranks, int me);
 /* "in all_gather 12 of tp, step 7, L3.attn.o, 4096 bytes, for 2.1 s". */
 void flight_text(const flight_place *p, double now, char *out, size_t n);

@@ -79,7 +79,7 @@ weft_status launch_read(launch *out) {
     static const launcher known[] = {
         {"torchrun", "WORLD_SIZE", "RANK", "LOCAL_RANK"},
         {"mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"},
-        {"srun", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"},
+        {"srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"},
     };
     launch l = {.ranks = 1};
     for (int i = 0; i < 3 && !l.by; i++) {

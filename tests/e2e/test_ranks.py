@@ -44,7 +44,7 @@ def torchrun(rank, ranks, port):
 
 
 def srun(rank, ranks, port):
-    return {"SLURM_PROCID": str(rank), "SLURM_NTASKS": str(ranks), "SLURM_LOCALID": str(rank),
+    return {"SLURM_PROCID": str(rank), "SLURM_STEP_NUM_TASKS": str(ranks), "SLURM_LOCALID": str(rank),
             "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(port)}
 
 
@@ -336,6 +336,22 @@ class Faults(unittest.TestCase):
             rank, at = rng.randrange(ranks), rng.randrange(3, 120)
             with self.subTest(n=n, what=what, mesh=mesh, rank=rank, at=at):
                 self.strike(ranks, mesh, rank, at, what)
+
+    def test_a_job_that_was_stopped_as_a_whole_goes_on(self):
+        argv = [*RUN, "-n", "60", "-c", "256", "--timeout", "1.5", "--tp", "2"]
+        want, env = alone(argv[:-4]), {"WEFT_FAULT": "rank=1,at=80,do=delay:1"}
+        jobs = [Job(2, argv, env=env), Job(1, argv, launcher=lambda *a: {}, env=env)]
+        time.sleep(0.7)
+        every = [p for j in jobs for p in j.proc.values()]
+        for p in every:
+            p.send_signal(signal.SIGSTOP)
+        time.sleep(3)
+        for p in every:
+            p.send_signal(signal.SIGCONT)
+        for j in jobs:
+            out = j.finish(30)
+            self.assertEqual(out[0][0], 0, out)
+            self.assertEqual(out[0][1], want)
 
     def test_doctor_says_who_is_behind(self):
         argv = [*RUN, "-n", "200", "-c", "256", "--timeout", "30", "--pp", "2"]

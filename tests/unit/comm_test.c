@@ -286,6 +286,21 @@ CASE(a_wrong_order_names_both) {
     expect_failure(2, 5, rank_one_is_elsewhere, words, 2);
 }
 
+CASE(in_a_circle_who_sent_nothing_is_named) {
+    flight f[2] = {0};
+    flight_place p = {.op = WEFT_OP_all_gather, .inside = true, .tag = "head", .since = 10};
+    flight_note(&f[0], &p, false);
+    p.since = 11;
+    flight_note(&f[1], &p, false);
+    atomic_store(&f[0].waits, 2);
+    atomic_store(&f[1].waits, 1);
+    assert_int_equal(flight_culprit(f, 2, 0), 1);
+    assert_int_equal(flight_culprit(f, 2, 1), 1);
+    p.since = 9; /* had rank 1 waited longer, it would be rank 0 */
+    flight_note(&f[1], &p, false);
+    assert_int_equal(flight_culprit(f, 2, 0), 0);
+}
+
 static void rank_one_gives_up(void *ctx, int rank) {
     world *w = ctx;
     gather(w, rank, "L0.attn.o", ROWS);
@@ -314,6 +329,7 @@ int main(void) {
         cmocka_unit_test(who_keeps_a_chain_waiting_is_named),
         cmocka_unit_test(a_wrong_count_names_both),
         cmocka_unit_test(a_wrong_order_names_both),
+        cmocka_unit_test(in_a_circle_who_sent_nothing_is_named),
         cmocka_unit_test(nobody_waits_for_a_rank_that_gave_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
