@@ -132,7 +132,7 @@ typedef struct {
          0, \
          3, \
          "0", \
-         "--train: 1: each rank keeps a part of the optimizer's state", \
+         "--train: 1: each rank keeps a part of the optimizer's state, 2: and of the gradient", \
          offsetof(type, at.zero)}, \
         {"gpus", \
          "", \

@@ -384,6 +384,8 @@ static void visit(backward *w, int i) {
     const weft_tensor *y = field_of(s->kernel->op, &s->args, r->result);
     if (w->needs[y->id] && weft_has(&w->grad[y->id]))
         r->push(w, &s->args);
+    if (w->o.ready)
+        w->o.ready(w->o.user, w->b);
 }
 
 void backward_push(backward *w, weft_tensor y, weft_tensor dy) {

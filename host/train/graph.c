@@ -28,8 +28,8 @@ static bool is_power(int n) {
 }
 
 static weft_status check_ranks(const train_options *o, int shards) {
-    if (o->zero > 1)
-        return weft_fail(WEFT_USAGE, "--zero: %d (0 or 1)", o->zero);
+    if (o->zero > 2)
+        return weft_fail(WEFT_USAGE, "--zero: %d (0, 1 or 2)", o->zero);
     if (o->zero > 0 && o->stochastic_rounding)
         return weft_fail(WEFT_USAGE, "--zero: draws nothing for --stochastic-rounding; leave one "
                                      "of them out");
@@ -82,6 +82,10 @@ weft_status graph_shape_of(const train_options *o, const device *dev, const mode
     s.unit_rows = s.unit_shards * shard_rows;
     s.rows = micro < s.unit_rows ? micro : s.unit_rows;
     s.units = s.shards / s.unit_shards / s.ranks;
+    if (o->zero > 1 && s.ranks > 1 && s.rows < s.unit_rows)
+        return weft_fail(WEFT_USAGE,
+                         "--zero: 2 sums whole virtual shards, of %d rows, and --micro-batch is %d",
+                         shard_rows, s.rows);
     for (int n = s.units; n >= 1; n /= 2)
         s.levels++;
     s.row_tokens = row_tokens;
@@ -167,7 +171,16 @@ typedef struct {
     int *of;     /* parameter by value id, -1: none */
     bool *input; /* by value id: the embedding as rows that ids pick */
     int cap;
+    struct {
+        const param *p;
+        bool input;
+        weft_tensor whole; /* [ranks * rows of a part, cols] */
+    } handed[4];           /* gradients given out that no exchange has summed yet */
+    int nhanded;
 } build;
+
+#define PUSH(u, op_, tag, ...) \
+    plan_push(&(u)->b, WEFT_OP_##op_, &(weft_args){.op_ = {__VA_ARGS__}}, 0, "%s", tag)
 
 static void seen(void *user, uint32_t id, int slot, int layer) {
     build *u = user;
@@ -197,13 +210,70 @@ static weft_tensor grad_place(build *u, const param *p, bool input) {
     return plan_fixed(&u->b, WEFT_SPACE_GRAD, p->name, off, t);
 }
 
+/* ---- Gradients that ranks keep in parts: summed as soon as one is complete ---- */
+
+/* Rows of a parameter whose state `rank` keeps. */
+typedef struct {
+    int64_t begin, end;
+} row_range;
+
+static row_range rows_of(const build *u, const param *p, int rank) {
+    return (row_range){param_first_row(u->g->params, p, rank),
+                       param_first_row(u->g->params, p, rank + 1)};
+}
+
+static weft_tensor own_part(build *u, const param *p, bool input) {
+    row_range rows = rows_of(u, p, u->g->params->rank);
+    weft_tensor t = param_layout(p);
+    t.shape[0] = rows.end - rows.begin;
+    int64_t off = u->level * u->g->params->grad_bytes + (input ? u->g->params->lookups : p->kept);
+    return plan_fixed(&u->b, WEFT_SPACE_GRAD, p->name, off, t);
+}
+
+/* Room for one rank's gradient of a whole parameter, from 0. */
+static weft_tensor hand_out(build *u, const param *p, bool input) {
+    int64_t each = param_first_row(u->g->params, p, 1), cols = param_layout(p).shape[1];
+    weft_tensor whole = plan_new(&u->b, WEFT_F32, 2, (int64_t[]){each * u->g->params->ranks, cols});
+    PUSH(u, fill, "parts", .y = whole, .value = 0);
+    WEFT_ASSERT(u->nhanded < 4);
+    u->handed[u->nhanded].p = p;
+    u->handed[u->nhanded].input = input;
+    u->handed[u->nhanded++].whole = whole;
+    weft_tensor t = tensor_slice(whole, 0, 0, param_layout(p).shape[0]);
+    return p->cols ? t : tensor_reshape(t, 1, (int64_t[]){p->rows});
+}
+
+/* Every rank sends each other one the rows it keeps; a part is the sum by the shards' tree. */
+static void sum_part(build *u, const param *p, bool input, weft_tensor whole) {
+    int64_t ranks = u->g->params->ranks, each = whole.shape[0] / ranks, cols = whole.shape[1];
+    weft_tensor parts = plan_new(&u->b, WEFT_F32, 2, whole.shape);
+    weft_tensor sum = plan_new(&u->b, WEFT_F32, 2, (int64_t[]){each, cols});
+    row_range own = rows_of(u, p, u->g->params->rank);
+    PUSH(u, all_to_all, "parts", .x = whole, .y = parts, .group = WEFT_GROUP_DP);
+    PUSH(u, leaf_sum, "parts", .x = tensor_reshape(parts, 3, (int64_t[]){ranks, each, cols}),
+         .y = sum);
+    if (own.begin < own.end)
+        PUSH(u, accumulate, "parts", .x = tensor_slice(sum, 0, 0, own.end - own.begin),
+             .y = own_part(u, p, input));
+}
+
+static void ready(void *user, plan_builder *b) {
+    build *u = user;
+    (void)b;
+    for (int i = 0; i < u->nhanded; i++)
+        sum_part(u, u->handed[i].p, u->handed[i].input, u->handed[i].whole);
+    u->nhanded = 0;
+}
+
 static bool wanted(void *user, plan_builder *b, uint32_t id, weft_tensor *grad) {
     build *u = user;
     (void)b;
     if ((int)id >= u->cap || u->of[id] < 0 || !u->g->params->param[u->of[id]].trained)
         return false;
+    const param *p = &u->g->params->param[u->of[id]];
     if (grad)
-        *grad = grad_place(u, &u->g->params->param[u->of[id]], u->input[id]);
+        *grad = u->g->params->share_grads ? hand_out(u, p, u->input[id])
+                                          : grad_place(u, p, u->input[id]);
     return true;
 }
 
@@ -251,9 +321,6 @@ static weft_status end(build *u, weft_plan **out) {
     *out = u->b.plan;
     return WEFT_OK;
 }
-
-#define PUSH(u, op_, tag, ...) \
-    plan_push(&(u)->b, WEFT_OP_##op_, &(weft_args){.op_ = {__VA_ARGS__}}, 0, "%s", tag)
 
 /* ---- Head and loss, a chunk of tokens at a time ---- */
 
@@ -334,6 +401,7 @@ static weft_status build_micro(graph *g, int level, weft_plan **out) {
     weft_tensor x = decoder_hidden(&d, &u.b);
     backward_options bo = {.user = &u,
                            .wanted = wanted,
+                           .ready = ready,
                            .recompute = g->o->recompute,
                            .shards = g->shape.unit_shards,
                            .order = fixed(&u, &g->train.order),
@@ -344,6 +412,7 @@ static weft_status build_micro(graph *g, int level, weft_plan **out) {
     if (backward_reaches(bw, &x))
         h.dx = plan_new(&u.b, x.dtype, 2, x.shape);
     loss_all(&h);
+    ready(&u, &u.b);
     if (weft_has(&h.dx))
         backward_push(bw, x, h.dx);
     return end(&u, out);
@@ -406,16 +475,6 @@ static weft_tensor whole_grad(build *u, const param *p) {
     return plan_fixed(&u->b, WEFT_SPACE_GRAD, p->name, p->off, param_layout(p));
 }
 
-/* Rows of a parameter whose state `rank` keeps. */
-typedef struct {
-    int64_t begin, end;
-} row_range;
-
-static row_range rows_of(const build *u, const param *p, int rank) {
-    return (row_range){param_first_row(u->g->params, p, rank),
-                       param_first_row(u->g->params, p, rank + 1)};
-}
-
 /* This rank's rows of a parameter in a block of state. */
 static weft_tensor state_place(build *u, const char *what, int64_t off, const param *p,
                                row_range rows) {
@@ -424,26 +483,39 @@ static weft_tensor state_place(build *u, const char *what, int64_t off, const pa
     return plan_fixed(&u->b, WEFT_SPACE_STATE, what, off + p->kept, t);
 }
 
+/* Of the rows whose gradient is here; the others' places stay 0. */
 static void push_squares(build *u, const param *p, int64_t *at) {
     graph *g = u->g;
     int leaves = squares_leaves(p);
-    weft_tensor x = whole_grad(u, p);
+    int64_t rows = param_layout(p).shape[0];
+    bool part = g->params->share_grads;
+    row_range here = part ? rows_of(u, p, g->params->rank) : (row_range){0, rows};
+    int64_t off = g->train.squares.off + (*at + here.begin * leaves) * 4;
+    *at += rows * leaves;
+    if (here.begin == here.end)
+        return;
+    weft_tensor x = part ? own_part(u, p, false) : whole_grad(u, p);
     weft_tensor y = weft_tensor_make(WEFT_F32, 2, (int64_t[]){x.shape[0], leaves});
-    y = plan_fixed(&u->b, WEFT_SPACE_OUT, "squares", g->train.squares.off + *at * 4, y);
+    y = plan_fixed(&u->b, WEFT_SPACE_OUT, "squares", off, y);
     PUSH(u, sum_squares, "norm", .x = x, .y = y, .leaves = leaves);
-    *at += x.shape[0] * leaves;
+}
+
+static weft_tensor lookups_of(build *u, const param *embed, bool input) {
+    return u->g->params->share_grads ? own_part(u, embed, input) : grad_place(u, embed, input);
 }
 
 static weft_status build_finish(graph *g, weft_plan **out) {
     build u;
     int64_t at = 0;
     begin(&u, g, 0);
-    if (g->shape.ranks > 1)
+    if (g->shape.ranks > 1 && !g->params->share_grads)
         push_sum_over_ranks(&u);
     if (g->params->lookups >= 0) {
         const param *embed = params_find(g->params, PARAM_WEIGHT, WEIGHT_EMBED, -1);
-        PUSH(&u, accumulate, "embed'", .x = grad_place(&u, embed, true),
-             .y = grad_place(&u, embed, false));
+        row_range own = rows_of(&u, embed, g->params->rank);
+        if (own.begin < own.end)
+            PUSH(&u, accumulate, "embed'", .x = lookups_of(&u, embed, true),
+                 .y = lookups_of(&u, embed, false));
     }
     for (int i = 0; i < g->params->n; i++)
         if (g->params->param[i].trained)
@@ -473,7 +545,9 @@ static weft_tensor slice_of(weft_tensor t, row_range rows) {
 
 static void push_update(build *u, const param *p, int index, row_range rows) {
     graph *g = u->g;
-    weft_tensor grad = slice_of(whole_grad(u, p), rows), master = slice_of(master_of(u, p), rows);
+    weft_tensor grad = g->params->share_grads ? own_part(u, p, false)
+                                              : slice_of(whole_grad(u, p), rows);
+    weft_tensor master = slice_of(master_of(u, p), rows);
     weft_tensor hyper = fixed(u, &g->train.hyper), copy = slice_of(copy_of(u, p), rows);
     weft_tensor m = state_place(u, "m", g->m, p, rows);
     bool stochastic = g->o->stochastic_rounding && copy.dtype == WEFT_BF16;
@@ -556,6 +630,10 @@ static int64_t sent_by(const weft_plan *p, int ranks) {
 
 int64_t graph_sent_bytes(const graph *g) {
     const graph_shape *s = &g->shape;
-    int64_t losses = (int64_t)sizeof(double) * (s->shards / s->ranks) * (s->ranks - 1);
-    return s->ranks == 1 ? 0 : losses + sent_by(g->finish, s->ranks) + sent_by(g->update, s->ranks);
+    int64_t losses = (int64_t)sizeof(double) * s->shards;
+    int64_t squares = g->params->share_grads ? (int64_t)sizeof(float) * g->nsquares : 0;
+    if (s->ranks == 1)
+        return 0;
+    return (losses + squares) * (s->ranks - 1) + sent_by(g->micro[0], s->ranks) * s->units +
+           sent_by(g->finish, s->ranks) + sent_by(g->update, s->ranks);
 }

@@ -248,9 +248,9 @@ static weft_status refuse(run *r, const train_result *x, bool spike) {
     snprintf(path, sizeof path, "%s/%s-step-%lld.json", r->o->out, spike ? "spike" : "nonfinite",
              (long long)step);
     expect(r, ALONE_SECONDS);
-    if (leads(r))
-        WEFT_TRY(bear(
-            r, nonfinite_report(&r->t, step, x->loss, x->grad_norm, path, where, sizeof where)));
+    if (leads(r) || r->t.params.share_grads)
+        WEFT_TRY(bear(r, nonfinite_report(&r->t, step, x->loss, x->grad_norm,
+                                          leads(r) ? path : NULL, where, sizeof where)));
     WEFT_TRY(follow(r, where, sizeof where, "report"));
     if (policy == LOOP_SKIP) {
         char message[4400];
@@ -269,8 +269,11 @@ static weft_status refuse(run *r, const train_result *x, bool spike) {
 }
 
 static weft_status dump_gradients(run *r) {
-    if (!r->o->dump_grads || r->t.done != 0 || !leads(r))
+    if (!r->o->dump_grads || r->t.done != 0)
         return WEFT_OK;
+    expect(r, ALONE_SECONDS);
+    if (!leads(r))
+        return export_parts(&r->t, 'g');
     return export_file(&r->t, r->o->dump_grads, 'g', WEFT_F32, export_from_device, &r->t);
 }
 

@@ -82,6 +82,8 @@ weft_status nonfinite_report(trainer *t, int64_t step, double loss, double grad_
     buf b;
     *where = 0;
     WEFT_TRY(find(t, where, n));
+    if (!path)
+        return WEFT_OK;
     buf_init(&b, SIZE_MAX);
     buf_printf(&b, "{\"step\":%" PRId64 ",\"loss\":", step);
     buf_json_double(&b, loss);

@@ -34,7 +34,8 @@ typedef struct {
     const char *const *lora_target; /* "q_proj", ... ; none: q_proj and v_proj */
     int n_lora_target;
     const char *lora_from; /* adapter folder to go on from, or NULL */
-    int dp, zero;          /* data-parallel ranks, 0: one; 1: each keeps a part of the state */
+    int dp, zero;          /* data-parallel ranks, 0: one; 1: each keeps a part of the state, 2: of
+                              the gradient too */
     int rank;              /* of those, this one */
     const char *comm;      /* how ranks talk, as comm_open takes it */
     double timeout;        /* seconds that a rank may be late */

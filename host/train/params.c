@@ -119,7 +119,8 @@ static int64_t padded(int64_t bytes) {
 }
 
 int64_t param_first_row(const params *ps, const param *p, int rank) {
-    return param_layout(p).shape[0] * rank / ps->ranks;
+    int64_t rows = param_layout(p).shape[0], each = (rows + ps->ranks - 1) / ps->ranks;
+    return each * rank < rows ? each * rank : rows;
 }
 
 static int64_t kept_bytes(const params *ps, const param *p) {
@@ -140,11 +141,12 @@ static void place_all(params *p, int dp) {
             p->trained += param_count(&p->param[i]);
         }
     p->bytes = (p->bytes + whole - 1) / whole * whole; /* whole rows for folds */
-    p->grad_bytes = p->bytes;
+    p->grad_bytes = p->share_grads ? (p->kept + BUFFER - 1) / BUFFER * BUFFER : p->bytes;
     const param *embed = params_find(p, PARAM_WEIGHT, WEIGHT_EMBED, -1);
     if (p->c->tied && embed->trained) {
-        p->lookups = p->bytes;
-        p->grad_bytes += (param_count(embed) * 4 + whole - 1) / whole * whole;
+        int64_t bytes = p->share_grads ? kept_bytes(p, embed) : param_count(embed) * 4;
+        p->lookups = p->grad_bytes;
+        p->grad_bytes += (bytes + whole - 1) / whole * whole;
     }
 }
 
@@ -152,6 +154,7 @@ weft_status params_describe(const model_config *c, const safetensors *st, const 
                             arena *a, params *out) {
     int sharers = o->zero > 0 && o->dp > 1 ? o->dp : 1;
     params p = {.c = c, .ranks = sharers, .rank = sharers > 1 ? o->rank : 0};
+    p.share_grads = sharers > 1 && o->zero > 1;
     weights shapes;
     p.nstored = weights_stored(c, st, a, &p.stored);
     p.param = ARENA_NEW(a, param, p.nstored * 5);

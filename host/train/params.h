@@ -18,7 +18,7 @@ typedef struct {
     int64_t rows, cols; /* cols 0: a vector */
     bool decay, trained;
     int64_t off;   /* bytes, in a gradient buffer; trained ones only */
-    int64_t kept;  /* the same in each block of this rank's state */
+    int64_t kept;  /* the same in each block of this rank's state, and in its part of a gradient */
     weft_tensor w; /* what the model computes with */
     weft_tensor p; /* its fp32 numbers: w itself where that is fp32 */
 } param;
@@ -31,10 +31,11 @@ typedef struct {
     int nstored;
     param *param;
     int n;
-    int64_t bytes;   /* of one gradient buffer without lookups */
-    int64_t kept;    /* of one block of this rank's state */
-    int ranks, rank; /* that share the state of every parameter by rows; this one */
-    int64_t lookups; /* offset of the gradient of a tied embedding's rows as inputs; -1: none */
+    int64_t bytes;    /* of one gradient buffer without lookups */
+    int64_t kept;     /* of one block of this rank's state */
+    int ranks, rank;  /* that share the state of every parameter by rows; this one */
+    bool share_grads; /* and the gradient */
+    int64_t lookups;  /* offset of the gradient of a tied embedding's rows as inputs; -1: none */
     int64_t grad_bytes;
     int64_t count, trained; /* numbers in all, and trained ones */
 } params;

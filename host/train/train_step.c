@@ -155,19 +155,19 @@ weft_status trainer_feed(trainer *t, int row) {
     return send_feed(t);
 }
 
+/* A plan in which ranks may meet. */
+static weft_status run_together(trainer *t, weft_plan *p) {
+    WEFT_TRY(sched_replay(t->dev, p, t->stream));
+    return t->link ? comm_status(t->link) : WEFT_OK;
+}
+
 static weft_status run_micro(micro *m, weft_plan *p, float scale, const decoder_place *result) {
     trainer *t = m->t;
     fill_feed(m, scale);
     WEFT_TRY(send_feed(t));
-    WEFT_TRY(sched_replay(t->dev, p, t->stream));
+    WEFT_TRY(run_together(t, p));
     WEFT_TRY(fetch(t, result));
     return t->dev->sync(t->dev, t->stream);
-}
-
-/* A plan in which ranks meet. */
-static weft_status run_together(trainer *t, weft_plan *p) {
-    WEFT_TRY(sched_replay(t->dev, p, t->stream));
-    return t->link ? comm_status(t->link) : WEFT_OK;
 }
 
 /* Sum over one of the plan's rows, in order. */
@@ -191,6 +191,13 @@ static void note_loss(const micro *m) {
     }
 }
 
+/* Ranks that meet once a step have neighbouring units, those that meet after each one take turns:
+ * either way both trees, within ranks and between them, are parts of the shards' tree. */
+static int unit_of_rank(const trainer *t, int unit) {
+    const graph_shape *s = &t->g.shape;
+    return t->params.share_grads ? unit * s->ranks + s->rank : s->rank * s->units + unit;
+}
+
 static weft_status run_unit(trainer *t, int unit, int level, float scale) {
     const graph_shape *s = &t->g.shape;
     int64_t bytes = t->g.params->grad_bytes;
@@ -199,7 +206,7 @@ static weft_status run_unit(trainer *t, int unit, int level, float scale) {
     for (int r = 0; r < s->unit_rows; r += s->rows) {
         int left = s->unit_rows - r;
         micro m = {.t = t, .n = left < s->rows ? left : s->rows};
-        m.begin = (s->rank * s->units + unit) * s->unit_rows + r;
+        m.begin = unit_of_rank(t, unit) * s->unit_rows + r;
         WEFT_TRY(run_micro(&m, t->g.micro[level], scale, &t->g.train.loss));
         note_loss(&m);
     }
@@ -227,12 +234,34 @@ static double norm_of(const trainer *t) {
     return sqrt(sum);
 }
 
-/* Each rank has summed the losses of its own shards. */
+/* Each rank has summed the losses of its own shards; what it has not is 0. */
 static weft_status share_losses(trainer *t) {
-    int each = t->g.shape.shards / t->g.shape.ranks;
-    for (int r = 0; t->link && r < t->g.shape.ranks; r++)
-        WEFT_TRY(comm_broadcast(&t->end[WEFT_GROUP_DP], r, t->shard_loss + r * each,
-                                sizeof(double) * (uint64_t)each, "loss"));
+    int n = t->g.shape.shards;
+    if (!t->link)
+        return WEFT_OK;
+    WEFT_TRY(comm_collect(&t->end[WEFT_GROUP_DP], t->shard_loss, t->all_losses,
+                          sizeof(double) * (uint64_t)n, "loss"));
+    for (int i = 0; i < n; i++) {
+        t->shard_loss[i] = 0;
+        for (int r = 0; r < t->g.shape.ranks; r++)
+            t->shard_loss[i] += t->all_losses[r * n + i];
+    }
+    return WEFT_OK;
+}
+
+/* The same of the squares of a gradient's rows. */
+static weft_status share_squares(trainer *t) {
+    float *x = (float *)(void *)(t->out + t->g.train.squares.off);
+    int64_t n = t->g.nsquares;
+    if (!t->params.share_grads)
+        return WEFT_OK;
+    WEFT_TRY(comm_collect(&t->end[WEFT_GROUP_DP], x, t->all_squares, sizeof(float) * (uint64_t)n,
+                          "norm"));
+    for (int64_t i = 0; i < n; i++) {
+        x[i] = 0;
+        for (int r = 0; r < t->g.shape.ranks; r++)
+            x[i] += t->all_squares[r * n + i];
+    }
     return WEFT_OK;
 }
 
@@ -250,6 +279,7 @@ weft_status trainer_gradients(trainer *t, train_result *out) {
     WEFT_TRY(run_together(t, t->g.finish));
     WEFT_TRY(fetch(t, &t->g.train.squares));
     WEFT_TRY(t->dev->sync(t->dev, t->stream));
+    WEFT_TRY(share_squares(t));
     double loss = tree(t->shard_loss, shards);
     *out = (train_result){.loss = n ? loss / (double)n : 0, .grad_norm = norm_of(t), .targets = n};
     out->finite = isfinite(out->loss) && isfinite(out->grad_norm);

@@ -187,6 +187,10 @@ static weft_status take_host_memory(trainer *t) {
                            .pos = ARENA_NEW(&t->mem, int32_t, n),
                            .len = ARENA_NEW(&t->mem, int32_t, t->o.batch)};
     t->shard_loss = ARENA_NEW(&t->mem, double, t->g.shape.shards);
+    if (t->link)
+        t->all_losses = ARENA_NEW(&t->mem, double, t->g.shape.shards * t->g.shape.ranks);
+    if (t->params.share_grads)
+        t->all_squares = ARENA_NEW(&t->mem, float, t->g.nsquares * t->g.shape.ranks);
     t->row_nll = ARENA_NEW(&t->mem, double, t->o.batch);
     return WEFT_OK;
 }
@@ -213,6 +217,7 @@ static weft_status take_memory(trainer *t) {
     WEFT_TRY(take_host_memory(t));
     WEFT_TRY(
         t->dev->zero(t->dev, t->stream, t->base[WEFT_SPACE_STATE], t->g.bytes[WEFT_SPACE_STATE]));
+    WEFT_TRY(t->dev->zero(t->dev, t->stream, t->base[WEFT_SPACE_OUT], t->g.bytes[WEFT_SPACE_OUT]));
     WEFT_TRY(send_frequencies(t));
     return bind_plans(t);
 }
@@ -338,7 +343,7 @@ static char *place_of(const trainer *t, const param *p, char what) {
     case 'm': return state + t->g.m + p->kept;
     case 'v': return state + t->g.v + p->kept;
     case 'e': return state + t->g.ema + p->kept;
-    case 'g': return (char *)t->base[WEFT_SPACE_GRAD] + p->off;
+    case 'g': return (char *)t->base[WEFT_SPACE_GRAD] + (t->params.share_grads ? p->kept : p->off);
     default: return p->p.data;
     }
 }
@@ -355,8 +360,11 @@ static stretch stretch_of(const trainer *t, const param *p, int rank) {
 
 /* The fp32 numbers are whole on every rank where the model computes with them. */
 bool trainer_shares(const trainer *t, char what) {
-    return t->params.ranks > 1 &&
-           (what == 'm' || what == 'v' || what == 'e' || (what == 'p' && t->g.dtype != WEFT_F32));
+    switch (what) {
+    case 'p': return t->params.ranks > 1 && t->g.dtype != WEFT_F32;
+    case 'g': return t->params.share_grads;
+    default: return t->params.ranks > 1;
+    }
 }
 
 /* Those of all ranks, from whom keeps them. */

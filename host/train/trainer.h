@@ -36,7 +36,9 @@ typedef struct {
     char *feed, *out; /* host copies of the feed and of what a step brings back */
     train_rows rows;  /* of one batch */
     double *shard_loss, *row_nll;
-    int64_t done; /* steps behind it */
+    double *all_losses; /* of every rank; NULL: alone */
+    float *all_squares; /* the same; NULL: each has all */
+    int64_t done;       /* steps behind it */
 } trainer;
 
 typedef struct {

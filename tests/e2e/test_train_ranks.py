@@ -19,6 +19,9 @@ MESHES = (
     ("--dp", "4", "--zero", "1"),
     ("--dp", "8", "--micro-batch", "3"),
     ("--dp", "8", "--zero", "1"),
+    ("--dp", "2", "--zero", "2", "--micro-batch", "1"),
+    ("--dp", "4", "--zero", "2"),
+    ("--dp", "8", "--zero", "2"),
 )
 
 
@@ -57,10 +60,13 @@ class Ranks(Folder):
     def test_a_tied_embedding_and_a_frozen_layer(self):
         with open(self.path("config.json"), "w", encoding="utf-8") as f:
             json.dump({**TINY, "tie_word_embeddings": True}, f)
-        common = ("--steps", "2", "--freeze", "model.layers.0.*")
-        self.assertEqual(
-            self.train("one", *common), self.train("four", *common, "--dp", "4", "--zero", "1")
-        )
+        common = ("--steps", "2", "--freeze", "model.layers.0.*", "--dump-grads")
+        base = self.train("one", *common, self.path("one.st"))
+        for zero in ("0", "1", "2"):
+            mesh = ("--dp", "4", "--zero", zero)
+            self.assertEqual(base, self.train("z" + zero, *common, self.path(zero), *mesh))
+            with open(self.path("one.st"), "rb") as a, open(self.path(zero), "rb") as b:
+                self.assertEqual(a.read(), b.read())
 
     def test_on_the_emulated_gpu(self):
         common = ("--steps", "2", "--batch-size", "2", "--device", "emu")
@@ -71,7 +77,7 @@ class Ranks(Folder):
     @unittest.skipUnless(os.path.isdir(GOLDEN), "fixtures/golden is not there")
     def test_adapters(self):
         got = []
-        for mesh in ((), ("--dp", "4", "--zero", "1")):
+        for mesh in ((), ("--dp", "4", "--zero", "1"), ("--dp", "2", "--zero", "2")):
             out = self.path("out" + "".join(mesh))
             weft(
                 *("train", os.path.join(GOLDEN, "llama-gqa"), "--data", self.path("rows.jsonl")),
@@ -79,13 +85,13 @@ class Ranks(Folder):
             )
             with open(os.path.join(out, "adapter_model.safetensors"), "rb") as f:
                 got.append(f.read())
-        self.assertEqual(*got)
+        self.assertEqual(len(set(got)), 1)
 
     def test_another_mesh_goes_on(self):
         common = ("--schedule", "constant", "--ema", "0.9", "--dtype", "bf16", "--resume", "auto")
         base = self.train("base", *common, "--steps", "6")
-        one, four, eight = (), ("--dp", "4", "--zero", "1"), ("--dp", "8")
-        for i, (first, then) in enumerate(((one, four), (four, one), (four, eight))):
+        one, four, eight = (), ("--dp", "4", "--zero", "1"), ("--dp", "8", "--zero", "2")
+        for i, (first, then) in enumerate(((one, four), (eight, one), (four, eight))):
             with self.subTest(first=first, then=then):
                 name = f"run{i}"
                 self.train(name, *common, "--steps", "3", *first)
@@ -109,9 +115,12 @@ class Ranks(Folder):
                 self.assertEqual(done["planned_bytes"], done["taken_bytes"])
                 self.assertEqual(plan["sent_bytes"], done["sent_bytes"])
                 self.assertGreater(done["sent_bytes"], 0)
-                totals[mesh] = plan["memory"]["optimizer state"]
-        whole = totals[("--dp", "2")]
-        self.assertLess(totals[("--dp", "4", "--zero", "1")], 0.3 * whole)
+                totals[mesh] = plan["memory"]
+        state = "optimizer state"
+        whole = totals["--dp", "2"]
+        one, two = (totals["--dp", "4", "--zero", zero] for zero in ("1", "2"))
+        self.assertLess(one[state], 0.3 * whole[state])
+        self.assertEqual(one[state], two[state])
 
     def test_processes_have_the_same_bits(self):
         common = ("--steps", "3", "--val", "0.2", "--dtype", "bf16", "--save-every", "2")
@@ -164,7 +173,8 @@ class Ranks(Folder):
             ("--dp: 4", ("--dp", "4", "--shards", "2")),
             ("--dp: 8", ("--dp", "8", "--batch-size", "4")),
             ("--dp", ("--dp", "0")),
-            ("--zero: 2", ("--dp", "2", "--zero", "2")),
+            ("--zero: 3", ("--dp", "2", "--zero", "3")),
+            ("--zero: 2", ("--dp", "2", "--zero", "2", "--batch-size", "16", "--micro-batch", "1")),
             ("--zero", ("--zero", "1", "--dp", "2", "--dtype", "bf16", "--stochastic-rounding")),
             ("--timeout", ("--dp", "2", "--timeout", "0")),
         ):
@@ -177,10 +187,11 @@ class Ranks(Folder):
 
     def test_not_a_number(self):
         wild = ("--steps", "20", "--lr", "1000", "--clip", "0", "--optimizer", "sgd")
-        args = [a for a in self.args("out", "--dp", "4") if a not in ("--lr", "1e-2")]
-        r = run(*args, *wild)
-        self.assertEqual(r.returncode, 2, r.stderr)
-        self.assertRegex(r.stderr, r"^weft: error: loss: is .* first in .*nonfinite-step-")
+        for zero in ("0", "2"):
+            args = self.args("out" + zero, "--dp", "4", "--zero", zero)
+            r = run(*[a for a in args if a not in ("--lr", "1e-2")], *wild)
+            self.assertEqual(r.returncode, 2, r.stderr)
+            self.assertRegex(r.stderr, r"^weft: error: loss: is .* first in .*nonfinite-step-")
 
     def test_a_disk_that_refuses_ends_all(self):
         with open(self.path("out"), "w", encoding="utf-8"):
