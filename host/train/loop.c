@@ -196,7 +196,8 @@ static weft_status sample(run *r) {
     weft_engine *e;
     buf b;
     WEFT_TRY(checkpoint_wait(r->save));
-    weft_engine_options opt = {.device = r->o->train.device, .threads = r->o->train.threads};
+    weft_engine_options opt = {
+        .device = r->o->train.device, .threads = r->o->train.threads, .comm = "local"};
     WEFT_TRY(weft_engine_open(checkpoint_last(r->save), &opt, &e));
     buf_init(&b, 1 << 20);
     weft_status s = sample_text(r, e, &b);

@@ -133,6 +133,21 @@ class Ranks(Folder):
                 self.assertEqual(bool(out), rank == 0)
             self.assertEqual(base, [digest(self.path(name))])
 
+    def test_rank_0_alone_takes_samples(self):
+        demo = os.path.join(test_ranks.ROOT, "bench", "models", "demo")
+        text = ("train", demo, "--data", self.path("rows.jsonl"), "--seq-len", "24")
+        args = (*text, "--steps", "1", "--sample-prompt", "It was", "--sample-tokens", "8")
+        weft(*args, "-o", self.path("one"))
+        for n, (code, _, err) in test_ranks.Job(
+            2, [*args, "-o", self.path("two"), "--dp", "2", "--zero", "2"]
+        ).finish().items():
+            self.assertEqual((code, err), (0, ""), n)
+        with open(self.path("one", "samples.jsonl"), encoding="utf-8") as f:
+            want = f.read()
+        with open(self.path("two", "samples.jsonl"), encoding="utf-8") as f:
+            self.assertEqual(f.read(), want)
+        self.assertEqual(want.count("\n"), 1)
+
     def test_processes_that_differ(self):
         argv = list(self.args("out", "--steps", "1", "--dp", "2"))
         out = test_ranks.Job(2, [argv, [*argv, "--z-loss", "0.1"]]).finish()
