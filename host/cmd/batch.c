@@ -296,20 +296,38 @@ static void show_rate(batch_run *r, double start) {
     progress_add(&r->bar, 0);
 }
 
+/* What comes between two steps. */
+static weft_status advance(batch_run *r, double start) {
+    WEFT_TRY(batch_step(r->batch));
+    WEFT_TRY(r->status == WEFT_OK ? write_finished(r) : r->status);
+    show_rate(r, start);
+    return WEFT_OK;
+}
+
+/* Rank 0 says when to stop: a signal or a full disk is its own, or comes to each at another step.
+ */
+static weft_status go_on(batch_run *r, weft_status s, bool *stop) {
+    int why = s != WEFT_OK ? -1 : (int)stopped_by;
+    WEFT_TRY(batch_share(r->engine, &why, sizeof why));
+    if (why > 0)
+        stopped_by = why;
+    *stop = why != 0 || s != WEFT_OK;
+    return WEFT_OK;
+}
+
 static weft_status loop(batch_run *r) {
     double start = clock_seconds();
-    weft_status s = WEFT_OK;
-    while (s == WEFT_OK && r->status == WEFT_OK && !stopped_by) {
+    weft_status s = WEFT_OK, shared;
+    bool stop = false;
+    while ((shared = go_on(r, s, &stop)) == WEFT_OK && !stop) {
         s = read_ahead(r);
         if (s == WEFT_OK && batch_idle(r->batch) && r->eof)
             break;
         if (s == WEFT_OK)
-            s = batch_step(r->batch);
-        if (s == WEFT_OK && r->status == WEFT_OK)
-            s = write_finished(r);
-        show_rate(r, start);
+            s = advance(r, start);
     }
-    if (s == WEFT_OK && r->status == WEFT_OK && !stopped_by)
+    s = s == WEFT_OK ? shared : s;
+    if (s == WEFT_OK && !stop)
         s = write_finished(r);
     r->sum.seconds = clock_seconds() - start;
     batch_describe(r->batch, &r->sum.stats);
@@ -343,6 +361,11 @@ static weft_status open_input(batch_run *r, int64_t *lines) {
     *lines = 0;
     r->lines_open = true;
     WEFT_TRY(cmd_lines_open(&r->in, path));
+    if (pipe && r->engine->self >= 0)
+        return weft_fail(WEFT_USAGE,
+                         "-i: ranks in processes of their own cannot share %s; give a "
+                         "file that all can read",
+                         r->in.name);
     if (pipe)
         return WEFT_OK;
     WEFT_TRY(survey(r, lines));
@@ -466,7 +489,8 @@ static weft_status work(batch_run *r) {
     WEFT_TRY(open_input(r, &lines));
     if (stopped_by)
         return WEFT_OK;
-    WEFT_TRY(open_output(r, lines));
+    weft_status opened = batch_leads(r->engine) ? open_output(r, lines) : WEFT_OK;
+    WEFT_TRY(batch_out_share(&r->out, r->engine, opened, &r->state, r->in.name, lines));
     api_init(&r->api, r->engine, r->model, r->args->template, &r->preset);
     r->batch = batch_open(r->engine, &(batch_options){0});
     progress_start(&r->bar, "batch", "lines", r->total > 0 ? r->total - r->out.n_done : 0);

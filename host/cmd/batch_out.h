@@ -6,7 +6,7 @@
 #pragma once
 #include "host/base/buf.h"
 #include "host/base/mem.h"
-#include "weft/status.h"
+#include "weft.h"
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -42,3 +42,14 @@ weft_status batch_out_open(batch_out *o, const char *input, const char *path, co
 /* One line with its end, at once; WEFT_IO leaves what was whole. */
 weft_status batch_out_write(batch_out *o, bool error, const buf *line);
 weft_status batch_out_close(batch_out *o); /* to the disk; WEFT_IO if that fails */
+
+/* ---- Ranks in processes of their own: all run the same command over the same lines, so their
+ * steps are the same; rank 0 alone reads and writes the files of answers ---- */
+
+bool batch_leads(const weft_engine *e); /* this process is rank 0, or the only one */
+/* Rank 0's bytes to all. */
+weft_status batch_share(weft_engine *e, void *data, uint64_t n);
+/* What rank 0's batch_out_open found: its failure, the seed and which lines are done. Others write
+ * nowhere. They must have the same input. */
+weft_status batch_out_share(batch_out *o, weft_engine *e, weft_status opened, batch_state *s,
+                            const char *input, int64_t lines);

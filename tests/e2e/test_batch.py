@@ -11,6 +11,7 @@ import random
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -467,6 +468,53 @@ class Interruptions(Case):
         reader = subprocess.Popen(["cat", self.path("fifo")], stdout=subprocess.PIPE)
         self.batch(src, code=3, out="fifo")
         self.assertEqual(len(reader.communicate(timeout=60)[0].splitlines()), 60)
+
+
+# ---- ranks in processes of their own ----
+
+class Ranks(Case):
+    def start(self, *args, ranks=2):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = str(s.getsockname()[1])
+        return [subprocess.Popen(
+            [WEFT, "batch", DEMO, "-o", self.path("ranks.jsonl"), *map(str, args)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "RANK": str(r), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(r),
+                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}) for r in range(ranks)]
+
+    def finish(self, ranks):
+        """Exit codes; what all said together."""
+        out = [p.communicate(timeout=120) for p in ranks]
+        return [p.returncode for p in ranks], "".join(x[1] for x in out)
+
+    def test_the_same_file_as_one_process(self):
+        src = self.write(simple(30) + ["?", {"prompt": 5}])
+        self.batch(src, "--seed", 4, code=3)
+        codes, err = self.finish(self.start("-i", src, "--seed", 4, "--tp", 2))
+        self.assertEqual(codes, [3, 3])
+        self.assertRegex(err, r"\Aweft: error: \S+ 2 of 32 lines failed; see [^\n]+\n\Z")
+        want = read(self.path("out.jsonl"))
+        self.assertEqual(read(self.path("ranks.jsonl")), want)
+        with open(self.path("ranks.jsonl"), "wb") as f:  # gone on with, by other ranks
+            f.write(want[:len(want) // 2])
+        codes, err = self.finish(self.start("-i", src, "--pp", 2))
+        self.assertEqual(codes, [3, 3])
+        self.assertEqual(read(self.path("ranks.jsonl")), want)
+        codes, err = self.finish(self.start("-i", src, "--pp", 2, "--temp", 1))
+        self.assertEqual(codes, [2, 2])
+        self.assertRegex(err, r"\Aweft: error: [^\n]+ under other settings [^\n]+\n\Z")
+
+    def test_rank_0_is_asked_to_stop(self):
+        src = self.write(simple(400, tokens=200))
+        ranks = self.start("-i", src, "--tp", 2)
+        while ranks[0].poll() is None and (not os.path.exists(self.path("ranks.jsonl")) or
+                                           os.path.getsize(self.path("ranks.jsonl")) < 1000):
+            time.sleep(0.002)
+        ranks[0].send_signal(signal.SIGTERM)
+        codes, err = self.finish(ranks)
+        self.assertEqual((codes, err), ([143, 143], ""))
+        lines_of(self.path("ranks.jsonl"))
 
 
 # ---- what is refused ----
