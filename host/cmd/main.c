@@ -59,7 +59,8 @@ static bool wants_help(const cmd_row *row, int argc, char **argv) {
 /* Commands whose processes may be ranks of one job: what they do is a function of their arguments,
  * and they write nothing but what rank 0 prints. */
 static bool runs_on_ranks(const cmd_row *row) {
-    return row == &cmd_run || row == &cmd_score || row == &cmd_bench || row == &cmd_train;
+    return row == &cmd_run || row == &cmd_batch || row == &cmd_score || row == &cmd_bench ||
+           row == &cmd_train;
 }
 
 static int version(void) {
