@@ -298,7 +298,7 @@ class Answers(Case):
             self.assertLessEqual(p["max"], 1e3 * out["seconds"] + 1)
         s = out["scheduler"]
         self.assertLessEqual(s["engine_ms"] + s["plan_ms"] + s["text_ms"], 1e3 * out["seconds"] + 1)
-        self.assertAlmostEqual(s["overhead"], s["plan_ms"] / s["engine_ms"], delta=1e-5)
+        self.assertAlmostEqual(s["overhead"], s["plan_ms"] / s["engine_ms"], delta=1e-4)
         r = subprocess.run([WEFT, "batch", DEMO, "-i", src, "-o", self.path("b.jsonl"), "-v"],
                            capture_output=True, text=True, timeout=240)
         self.assertIn("prefix cache", r.stderr)
