@@ -3,6 +3,7 @@
 #include "host/model/sampling.h"
 #include "host/base/mem.h"
 #include "host/cmd/cmd.h"
+#include "host/model/engine.h"
 #include "host/model/stop_regex.h"
 #include <float.h>
 #include <math.h>
@@ -177,6 +178,7 @@ weft_status cmd_sampling_open(cmd_sampling *c, const cmd_sampling_args *a, const
     set_dry(s, a);
     set_others(s, a);
     WEFT_TRY(pick_seed(a->seed, &s->seed));
+    WEFT_TRY(engine_share(e, &s->seed));
     WEFT_TRY(collect_bias(c, info.vocab));
     return collect_stops(c, info.vocab);
 }

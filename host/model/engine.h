@@ -105,6 +105,9 @@ uint64_t engine_result_bytes(const engine_rank *r); /* what every step brings ba
  * plan; WEFT_PEER naming both sides. */
 weft_status engine_agree(const weft_engine *e, comm *world);
 
+/* Replaces v by rank 0's where ranks are processes, so that all go on alike. */
+weft_status engine_share(const weft_engine *e, uint64_t *v);
+
 /* engine_plan.c. Memory by arena and rank, then the plans of one token and of a full chunk. */
 void engine_plan_text(const weft_engine *e, buf *out);
 void engine_plan_json(const weft_engine *e, buf *out);

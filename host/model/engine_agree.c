@@ -41,3 +41,9 @@ weft_status engine_agree(const weft_engine *e, comm *world) {
     const agree_fact facts[] = {{"model", model}, {"machine", machine}, {"plan", plan}};
     return agree(world, facts, 3);
 }
+
+weft_status engine_share(const weft_engine *e, uint64_t *v) {
+    if (e->self < 0)
+        return WEFT_OK;
+    return comm_broadcast(&e->rank[e->self].end[WEFT_GROUP_WORLD], 0, v, sizeof *v, "share");
+}

@@ -86,6 +86,8 @@ static weft_tensor bytes_at(void *data, uint64_t n) {
 
 /* ---- Links and groups ---- */
 
+_Static_assert((int)FLIGHT_GROUPS == (int)WEFT_GROUPS, "a count each");
+
 const char *comm_group_name(int group) {
     static const char *const names[WEFT_GROUPS] = {"tp", "pp", "dp", "world"};
     return group >= 0 && group < WEFT_GROUPS ? names[group] : "?";
@@ -158,6 +160,8 @@ static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
     for (int i = 0; i < nrecv; i++)
         p.bytes += comm_part_bytes(&recv[i]);
     flight_note(l->flight, &p, false);
+    if (op != WEFT_OP_send)
+        atomic_store_explicit(&l->flight->begun[c->group], *sequence + 1, memory_order_relaxed);
     comm_part struck[COMM_MAX_RANKS];
     if (comm_fault_wanted()) {
         for (int i = 0; i < nsend; i++)

@@ -56,9 +56,24 @@ static int lowest(uint64_t ranks) {
     return ranks ? __builtin_ctzll(ranks) : 0;
 }
 
+/* Whom r waits for though it has gone on from what r is in: it did not send. -1: nobody. */
+static int gone_on(const flight *f, int ranks, int r) {
+    flight_place p;
+    if (!flight_last(&f[r], 0, &p) || p.op == WEFT_OP_send || p.group < 0 ||
+        p.group >= FLIGHT_GROUPS)
+        return -1;
+    for (int k = 0; k < ranks; k++)
+        if (waits_of(&f[r]) >> k & 1 && atomic_load(&f[k].begun[p.group]) > p.sequence + 1)
+            return k;
+    return -1;
+}
+
 /* All of `circle` wait for each other: whoever has waited longest waits for what has not come. */
 static int first_of_circle(const flight *f, int ranks, uint64_t circle) {
     int victim = -1;
+    for (int r = 0; r < ranks; r++)
+        if (circle >> r & 1 && gone_on(f, ranks, r) >= 0)
+            return gone_on(f, ranks, r);
     double since = 0;
     for (int r = 0; r < ranks; r++) {
         flight_place p;

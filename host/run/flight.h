@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FLIGHT_TAG_BYTES = 24, FLIGHT_PLACES = 32, FLIGHT_WORDS = 9, FLIGHT_SINCE = 5 };
+enum { FLIGHT_TAG_BYTES = 24, FLIGHT_PLACES = 32, FLIGHT_WORDS = 9, FLIGHT_SINCE = 5, FLIGHT_GROUPS = 4 };
 
 /* Where a rank is: in a collective, or behind its last one. */
 typedef struct {
@@ -25,6 +25,7 @@ typedef struct {
     _Atomic uint64_t count; /* places noted so far; the last FLIGHT_PLACES are kept */
     _Atomic uint64_t beat;  /* clock_seconds() as bits: when the process last showed life */
     _Atomic uint64_t waits; /* a bit for each rank it waits for */
+    _Atomic uint64_t begun[FLIGHT_GROUPS]; /* collectives of each group, sends apart */
     _Atomic uint64_t place[FLIGHT_PLACES][FLIGHT_WORDS];
 } flight;
 
@@ -33,7 +34,8 @@ void flight_note(flight *f, const flight_place *p, bool again);
 /* The place `back` before the last; false: there is none. */
 bool flight_last(const flight *f, uint64_t back, flight_place *out);
 /* Who keeps rank `me` waiting: following who waits for whom, the first that waits for nobody. Where
- * all wait in a circle, whom the one that has waited longest waits for. f[ranks], at most 64. */
+ * all wait in a circle, the one that has left behind a collective which another still waits in, or,
+ * if there is none, whom the one that has waited longest waits for. f[ranks], at most 64. */
 int flight_culprit(const flight *f, int ranks, int me);
 /* "in all_gather 12 of tp, step 7, L3.attn.o, 4096 bytes, for 2.1 s". */
 void flight_text(const flight_place *p, double now, char *out, size_t n);

@@ -7,6 +7,7 @@ in time, with exit code 7, naming it."""
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -44,8 +45,9 @@ def torchrun(rank, ranks, port):
 
 
 def srun(rank, ranks, port):
-    return {"SLURM_PROCID": str(rank), "SLURM_STEP_NUM_TASKS": str(ranks), "SLURM_LOCALID": str(rank),
-            "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(port)}
+    return {"SLURM_PROCID": str(rank), "SLURM_STEP_NUM_TASKS": str(ranks),
+            "SLURM_LOCALID": str(rank), "SLURM_STEP_NODELIST": "localhost",
+            "MASTER_PORT": str(port)}
 
 
 class Job:
@@ -119,13 +121,46 @@ class Launch(unittest.TestCase):
                          os.path.exists(os.path.join(BUILD, "libweft_mpi.so")),
                          "skipped: mpirun: no Open MPI here")
     def test_mpirun(self):
-        env = {**clean_env(), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         for tp, pp in ((2, 1), (2, 2)):
-            r = subprocess.run(["mpirun", "--oversubscribe", "-n", str(tp * pp), WEFT, *SHORT,
-                                "--tp", str(tp), "--pp", str(pp), "--comm", "mpi"],
-                               env=env, capture_output=True, text=True, timeout=120)
-            self.assertEqual(r.returncode, 0, r.stderr)
-            self.assertEqual(r.stdout, alone(SHORT))
+            argv = [*SHORT, "--tp", str(tp), "--pp", str(pp)]
+            self.assertEqual(self.mpirun(tp * pp, argv), alone(SHORT))
+
+    MESHES = [(2, 1), (4, 1), (8, 1), (1, 2), (1, 3), (1, 4), (2, 2), (4, 2), (2, 3), (2, 4)]
+
+    def possible(self, model, tp, pp):
+        r = subprocess.run([WEFT, "plan", model, "--tp", str(tp), "--pp", str(pp)],
+                           env=clean_env(), capture_output=True)
+        self.assertIn(r.returncode, (0, 2))
+        return r.returncode == 0
+
+    @unittest.skipUnless(LONG, "skipped: every mesh: only with WEFT_LONG")
+    def test_every_mesh_on_every_transport(self):
+        """tp as far as heads and leaves allow, pp up to the number of layers, meshes up to 8."""
+        checked = 0
+        for name in ("llama-tp8", "llama-gqa", "qwen3", "gpt2"):
+            model = os.path.join(FIXTURES, "golden", "models", name)
+            for device in ("cpu", "ref"):
+                argv = ["run", model, *SHORT[2:], "--device", device, "--json", "--logprobs", "5"]
+                timed = lambda t: re.sub(r'"timings":{[^}]*}|"seed":[0-9]*', "", t)
+                want = timed(alone(argv))
+                for tp, pp in self.MESHES:
+                    if not self.possible(model, tp, pp):
+                        continue
+                    mesh = [*argv, "--tp", str(tp), "--pp", str(pp)]
+                    with self.subTest(name=name, device=device, tp=tp, pp=pp):
+                        for got in (alone(mesh), Job(tp * pp, mesh).finish()[0][1],
+                                    self.mpirun(tp * pp, mesh)):
+                            checked += 1
+                            self.assertEqual(timed(got), want)
+        print(f"{checked} runs of meshes compared", file=sys.stderr)
+
+    def mpirun(self, ranks, argv):
+        env = {**clean_env(), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+               "ASAN_OPTIONS": "detect_leaks=0"}  # Open MPI keeps what it has
+        r = subprocess.run(["mpirun", "--oversubscribe", "-n", str(ranks), WEFT, *argv, "--comm",
+                            "mpi"], env=env, capture_output=True, text=True, timeout=120)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        return r.stdout
 
     def test_local_ignores_the_launcher(self):
         env = {**clean_env(), **torchrun(0, 4, 1)}
@@ -143,6 +178,12 @@ class Launch(unittest.TestCase):
                                capture_output=True, text=True, stdin=subprocess.DEVNULL)
             self.assertEqual(r.returncode, 2, r.stderr)
             self.assertIn(words, r.stderr)
+
+    def test_a_seed_drawn_is_of_all_ranks(self):
+        argv = ["run", MODEL, "--ids", IDS, "--temp", "1.5", "-n", "12", "--json"]
+        got = json.loads(Job(2, [*argv, "--pp", "2"]).finish()[0][1])
+        again = json.loads(alone([*argv, "--seed", str(got["seed"])]))
+        self.assertEqual(got["ids"], again["ids"])
 
     def test_what_cannot_be(self):
         cases = [({}, ["--comm", "tcp"], "was not started by"),

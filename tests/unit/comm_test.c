@@ -301,6 +301,34 @@ CASE(in_a_circle_who_sent_nothing_is_named) {
     assert_int_equal(flight_culprit(f, 2, 0), 0);
 }
 
+/* 0 waits in a gather that 1 has left behind; 1 waits for 2, and 2, for longest, for 0. */
+CASE(who_went_on_without_sending_is_named) {
+    flight f[3] = {0};
+    flight_place p = {.op = WEFT_OP_all_gather, .inside = true, .tag = "o", .since = 12};
+    p.sequence = 74;
+    flight_note(&f[0], &p, false);
+    flight_note(&f[1],
+                &(flight_place){.op = WEFT_OP_broadcast,
+                                .group = WEFT_GROUP_WORLD,
+                                .sequence = 15,
+                                .inside = true,
+                                .since = 13},
+                false);
+    flight_note(
+        &f[2],
+        &(flight_place){.op = WEFT_OP_send, .group = WEFT_GROUP_PP, .inside = true, .since = 3},
+        false);
+    atomic_store(&f[0].begun[WEFT_GROUP_TP], 75);
+    atomic_store(&f[1].begun[WEFT_GROUP_TP], 75);
+    atomic_store(&f[0].waits, 2);
+    atomic_store(&f[1].waits, 4);
+    atomic_store(&f[2].waits, 1);
+    assert_int_equal(flight_culprit(f, 3, 1), 0); /* the longest wait, by time alone */
+    atomic_store(&f[1].begun[WEFT_GROUP_TP], 76);
+    for (int me = 0; me < 3; me++)
+        assert_int_equal(flight_culprit(f, 3, me), 1);
+}
+
 static void rank_one_gives_up(void *ctx, int rank) {
     world *w = ctx;
     gather(w, rank, "L0.attn.o", ROWS);
@@ -330,6 +358,7 @@ int main(void) {
         cmocka_unit_test(a_wrong_count_names_both),
         cmocka_unit_test(a_wrong_order_names_both),
         cmocka_unit_test(in_a_circle_who_sent_nothing_is_named),
+        cmocka_unit_test(who_went_on_without_sending_is_named),
         cmocka_unit_test(nobody_waits_for_a_rank_that_gave_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
