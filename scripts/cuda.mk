@@ -58,6 +58,7 @@ $(BUILD)/gate/%.cuda.o: %.cu
 $(BUILD)/kernels/sm90/%.cuda.o $(BUILD)/gate/kernels/sm90/%.cuda.o: \
   CUDA_GEN := -gencode arch=compute_90a,code=sm_90a
 $(BUILD)/host/run/device_cuda.o: CFLAGS += -DDEVICE_GPU=cuda -isystem $(CUDA_INC)
+$(BUILD)/kernels/emu/warp.o: override OPT := -O3 # most of the emulator's time is its matrix instructions
 $(BUILD)/host/run/device_cuda.emu.o: host/run/device_cuda.c
 	@mkdir -p $(@D)
 	$(SAY) EMU $@

@@ -382,6 +382,23 @@ static uint32_t warp_arrived(thread *t, uint32_t need) {
     return there;
 }
 
+/* Whether all lanes are there. What is wrong with them is asked when the first comes, or one that
+ * does something else. */
+static bool warp_complete(thread *t, uint32_t need) {
+    warp_state *w = &t->grp->warps[t->warp];
+    bool same = w->waiting && same_op(w->first, t);
+    uint32_t there = same ? w->waiting | 1u << t->lane : warp_arrived(t, need);
+    if (there == need) {
+        w->waiting &= ~need;
+        return true;
+    }
+    if (!w->waiting)
+        w->first = t;
+    if (same || w->first == t)
+        w->waiting = there;
+    return false;
+}
+
 void warp_op(warp_fn *fn, const char *what, uint32_t mask, void *arg, site at) {
     thread *t = current();
     group *g = t->grp;
@@ -394,7 +411,7 @@ void warp_op(warp_fn *fn, const char *what, uint32_t mask, void *arg, site at) {
     t->at = at;
     if (!(mask >> t->lane & 1))
         fail(at, "%s with mask %08x, which leaves out lane %d that calls it", what, mask, t->lane);
-    if (warp_arrived(t, need) != need) {
+    if (!warp_complete(t, need)) {
         wait(t, AT_WARP);
         return;
     }

@@ -68,6 +68,8 @@ struct thread {
 
 struct warp_state {
     uint32_t exists, done; /* lanes */
+    uint32_t waiting;      /* lanes at the same operation as `first`, so that most arrivals need */
+    const thread *first;   /* not look at all lanes; others may wait elsewhere */
     uint16_t epoch;        /* grows with every __syncwarp */
 };
 
