@@ -8,7 +8,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FLIGHT_TAG_BYTES = 24, FLIGHT_PLACES = 32, FLIGHT_WORDS = 9, FLIGHT_SINCE = 5, FLIGHT_GROUPS = 4 };
+enum {
+    FLIGHT_TAG_BYTES = 24,
+    FLIGHT_PLACES = 32,
+    FLIGHT_WORDS = 9,
+    FLIGHT_SINCE = 5,
+    FLIGHT_GROUPS = 4
+};
 
 /* Where a rank is: in a collective, or behind its last one. */
 typedef struct {
