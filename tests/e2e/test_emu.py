@@ -8,7 +8,8 @@ import os
 import subprocess
 import unittest
 
-from test_golden import GOLDEN, WEFT, Case, narrow_bound, prompts_of, read_json, run, tp_fits, weft
+from test_golden import (GOLDEN, WEFT, Case, narrow_bound, prompts_of, read_json, run, tp_fits,
+                         weft)
 
 # A sanitized build emulates some ten times slower: one model shows it the paths.
 SANITIZED = os.path.basename(os.environ.get("WEFT_BUILD", "")) in ("asan", "tsan")
@@ -109,10 +110,10 @@ class Billion(Case):
 
     @unittest.skipUnless(os.environ.get("WEFT_LONG"), "WEFT_LONG=1: minutes on the emulator")
     def test_a_layer_runs(self):
-        """Random weights: bf16 on the emulated GPU against fp32 on the CPU, in one step and token by
-        token."""
-        subprocess.run([os.path.join(os.path.dirname(WEFT), "bench", "make_model"), self.dir, "1b-layer", "bf16"],
-                       check=True)
+        """Random weights: bf16 on the emulated GPU against fp32 on the CPU; in one step and token
+        by token."""
+        maker = os.path.join(os.path.dirname(WEFT), "bench", "make_model")
+        subprocess.run([maker, self.dir, "1b-layer", "bf16"], check=True)
         ids = [7, 300, 511]
         got = self.logits(self.dir, ids, "--device", "emu")
         want = self.logits(self.dir, ids, "--device", "cpu", "--dtype", "fp32")
