@@ -33,7 +33,7 @@ static weft_status loop(generation *g) {
     weft_status s = WEFT_OK;
     while (!g->done && s == WEFT_OK) {
         weft_sampled sampled;
-        bool stopped;
+        bool stopped = false;
         s = next(g, &sampled, &stopped);
         if (s == WEFT_OK && first <= start && !stopped)
             first = clock_seconds();

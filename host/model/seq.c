@@ -129,7 +129,7 @@ static weft_status score_chunk(weft_engine *e, weft_seq *s, int32_t n, int32_t *
 
 weft_status weft_score(weft_engine *e, const int32_t *ids, size_t n, float *logprob,
                        float *logits) {
-    weft_seq *s;
+    weft_seq *s = NULL;
     if (!e->score)
         return weft_fail(WEFT_USAGE, "score: the engine was opened without options.score");
     if (n == 0)
