@@ -160,8 +160,6 @@ static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
     for (int i = 0; i < nrecv; i++)
         p.bytes += comm_part_bytes(&recv[i]);
     flight_note(l->flight, &p, false);
-    if (op != WEFT_OP_send)
-        atomic_store_explicit(&l->flight->begun[c->group], *sequence + 1, memory_order_relaxed);
     comm_part struck[COMM_MAX_RANKS];
     if (comm_fault_wanted()) {
         for (int i = 0; i < nsend; i++)
@@ -174,8 +172,11 @@ static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
     ++*sequence;
     p.inside = false;
     p.since = clock_seconds();
-    if (s == WEFT_OK) /* a failed rank stays where it failed, for who reads the record */
-        flight_note(l->flight, &p, true);
+    if (s != WEFT_OK)
+        return s; /* a failed rank stays where it failed, for who reads the record */
+    flight_note(l->flight, &p, true);
+    if (op != WEFT_OP_send)
+        atomic_store_explicit(&l->flight->left[c->group], *sequence, memory_order_relaxed);
     return s;
 }
 

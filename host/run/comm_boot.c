@@ -24,7 +24,7 @@ typedef enum { NEWS_BEAT, NEWS_FAILED, NEWS_LATE, NEWS_BYE } news_kind;
 typedef struct {
     char magic[8];
     int32_t kind, code, rank, about; /* about: the rank a failure speaks of, or -1 */
-    uint64_t count, waits, begun[FLIGHT_GROUPS], place[FLIGHT_WORDS];
+    uint64_t count, waits, left[FLIGHT_GROUPS], place[FLIGHT_WORDS];
     double now; /* the sender's clock */
     char message[BOOT_MESSAGE_BYTES];
 } news;
@@ -293,7 +293,7 @@ static news news_of(const boot *b, int rank, news_kind kind) {
     n.waits = atomic_load(&f->waits);
     n.now = clock_seconds();
     for (int g = 0; g < FLIGHT_GROUPS; g++)
-        n.begun[g] = atomic_load(&f->begun[g]);
+        n.left[g] = atomic_load(&f->left[g]);
     for (int i = 0; n.count && i < FLIGHT_WORDS; i++)
         n.place[i] = atomic_load_explicit(&f->place[(n.count - 1) % FLIGHT_PLACES][i],
                                           memory_order_relaxed);
@@ -314,7 +314,7 @@ static void note_news(boot *b, const news *n, int from) {
             atomic_store_explicit(&f->place[(n->count - 1) % FLIGHT_PLACES][i], word[i],
                                   memory_order_relaxed);
     for (int g = 0; g < FLIGHT_GROUPS; g++)
-        atomic_store(&f->begun[g], n->begun[g]);
+        atomic_store(&f->left[g], n->left[g]);
     atomic_store(&f->waits, n->waits);
     atomic_store(&f->count, n->count);
     b->heard[from] = clock_seconds();

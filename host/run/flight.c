@@ -63,7 +63,7 @@ static int gone_on(const flight *f, int ranks, int r) {
         p.group >= FLIGHT_GROUPS)
         return -1;
     for (int k = 0; k < ranks; k++)
-        if (waits_of(&f[r]) >> k & 1 && atomic_load(&f[k].begun[p.group]) > p.sequence + 1)
+        if (waits_of(&f[r]) >> k & 1 && atomic_load(&f[k].left[p.group]) > p.sequence)
             return k;
     return -1;
 }

@@ -31,7 +31,7 @@ typedef struct {
     _Atomic uint64_t count; /* places noted so far; the last FLIGHT_PLACES are kept */
     _Atomic uint64_t beat;  /* clock_seconds() as bits: when the process last showed life */
     _Atomic uint64_t waits; /* a bit for each rank it waits for */
-    _Atomic uint64_t begun[FLIGHT_GROUPS]; /* collectives of each group, sends apart */
+    _Atomic uint64_t left[FLIGHT_GROUPS]; /* collectives of each group, sends apart */
     _Atomic uint64_t place[FLIGHT_PLACES][FLIGHT_WORDS];
 } flight;
 

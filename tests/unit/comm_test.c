@@ -318,13 +318,13 @@ CASE(who_went_on_without_sending_is_named) {
         &f[2],
         &(flight_place){.op = WEFT_OP_send, .group = WEFT_GROUP_PP, .inside = true, .since = 3},
         false);
-    atomic_store(&f[0].begun[WEFT_GROUP_TP], 75);
-    atomic_store(&f[1].begun[WEFT_GROUP_TP], 75);
+    atomic_store(&f[0].left[WEFT_GROUP_TP], 74);
+    atomic_store(&f[1].left[WEFT_GROUP_TP], 74);
     atomic_store(&f[0].waits, 2);
     atomic_store(&f[1].waits, 4);
     atomic_store(&f[2].waits, 1);
     assert_int_equal(flight_culprit(f, 3, 1), 0); /* the longest wait, by time alone */
-    atomic_store(&f[1].begun[WEFT_GROUP_TP], 76);
+    atomic_store(&f[1].left[WEFT_GROUP_TP], 75);
     for (int me = 0; me < 3; me++)
         assert_int_equal(flight_culprit(f, 3, me), 1);
 }
