@@ -2,42 +2,15 @@
 """Training in bfloat16 against float64: no further off than PyTorch's bfloat16 is, whose errors
 scripts/golden_bf16.py recorded in tests/golden/bf16_torch.json."""
 
-import array
 import json
 import math
 import os
-import shutil
 import statistics
-import struct
-import subprocess
-import tempfile
 import unittest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-WEFT = os.path.join(os.environ.get("WEFT_BUILD", os.path.join(ROOT, "build")), "weft")
-FIXTURES = os.environ.get(
-    "WEFT_FIXTURES", os.path.join(os.path.dirname(ROOT), "shared", "fixtures")
-)
-GOLDEN = os.path.join(FIXTURES, "golden", "models")
+from test_train import GOLDEN, ROOT, Folder, read_json, read_tensors, weft, write_rows
+
 TORCH = os.path.join(ROOT, "tests", "golden", "bf16_torch.json")
-
-
-def read_json(path):
-    with open(path, encoding="utf-8") as f:
-        return json.load(f)
-
-
-def read_tensors(path):
-    with open(path, "rb") as f:
-        raw = f.read()
-    (n,) = struct.unpack_from("<Q", raw)
-    out = {}
-    for name, t in json.loads(raw[8 : 8 + n]).items():
-        if name != "__metadata__":
-            a, b = t["data_offsets"]
-            assert t["dtype"] == "F32", (name, t["dtype"])
-            out[name] = array.array("f", raw[8 + n + a : 8 + n + b])
-    return out
 
 
 def square(v):
@@ -45,46 +18,27 @@ def square(v):
 
 
 @unittest.skipUnless(os.path.isdir(GOLDEN), "fixtures/golden is not there")
-class Bf16(unittest.TestCase):
-    def setUp(self):
-        self.dir = tempfile.mkdtemp(prefix="weft-bf16-")
-        self.addCleanup(shutil.rmtree, self.dir, ignore_errors=True)
-
+class Bf16(Folder):
     def train(self, model, batch, device):
         """The gradients of the batch, at the stored weights."""
-        rows, out = os.path.join(self.dir, "rows.jsonl"), os.path.join(self.dir, device)
-        grads = os.path.join(self.dir, "grads.safetensors")
-        with open(rows, "w", encoding="utf-8") as f:
-            for ids, labels in zip(batch["input_ids"], batch["labels"]):
-                f.write(json.dumps({"input_ids": ids, "labels": labels}) + "\n")
-        r = subprocess.run(
-            [
-                *(WEFT, "train", os.path.join(GOLDEN, model), "--data", rows, "-o", out),
-                *("--steps", "1", "--batch-size", "4", "--order", "file", "--lr", "0"),
-                *("--dtype", "bf16", "--device", device, "--dump-grads", grads),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=300,
+        rows, grads = self.path("rows.jsonl"), self.path("grads.safetensors")
+        write_rows(rows, [batch])
+        weft(
+            *("train", os.path.join(GOLDEN, model), "--data", rows, "-o", self.path(device)),
+            *("--steps", "1", "--batch-size", "4", "--order", "file", "--lr", "0"),
+            *("--dtype", "bf16", "--device", device, "--dump-grads", grads),
         )
-        self.assertEqual(r.returncode, 0, r.stderr)
         return read_tensors(grads)
 
     def logprob_error(self, model, rows, device):
         """Root mean square over tokens; the forward pass of training has the bits of `score`."""
         off = []
         for row in rows:
-            r = subprocess.run(
-                [
-                    *(WEFT, "score", os.path.join(GOLDEN, model), "--json", "--dtype", "bf16"),
-                    *("--ids", ",".join(map(str, row["ids"])), "--device", device),
-                ],
-                capture_output=True,
-                text=True,
-                timeout=300,
+            out = weft(
+                *("score", os.path.join(GOLDEN, model), "--json", "--dtype", "bf16"),
+                *("--ids", ",".join(map(str, row["ids"])), "--device", device),
             )
-            self.assertEqual(r.returncode, 0, r.stderr)
-            got = json.loads(r.stdout)["logprobs"][-len(row["logprobs"]) :]
+            got = json.loads(out)["logprobs"][-len(row["logprobs"]) :]
             off += [a - b for a, b in zip(got, row["logprobs"], strict=True)]
         return math.sqrt(square(off) / len(off))
 
