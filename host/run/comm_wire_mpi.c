@@ -6,12 +6,12 @@
 #include "host/run/comm_mpi.h"
 #include "host/run/comm_proc.h"
 #include <dlfcn.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#define SPIN_SECONDS 1e-4
 enum { TAG_HEAD = 1, TAG_DATA = 2 };
 
 typedef struct {
@@ -54,7 +54,7 @@ static bool advance(const comm_mpi_table *m, wire_part *p, bool *moved) {
     return true;
 }
 
-/* MPI has nothing to sleep on: yields, and naps after a while. */
+/* MPI has nothing to sleep on: asks again and again, and naps in between after a while. */
 static weft_status mpi_move(comm_wire *wire, wire_part *part, int n, double seconds, int *lost) {
     const comm_mpi_table *m = ((mpi_wire *)wire)->mpi;
     double begin = clock_seconds(), now = begin;
@@ -66,10 +66,8 @@ static weft_status mpi_move(comm_wire *wire, wire_part *part, int n, double seco
                 *lost = part[i].peer;
                 return WEFT_PEER;
             }
-        if (!moved && now - begin > 1e-3)
-            usleep(50);
-        else if (!moved)
-            sched_yield();
+        if (!moved && now - begin > SPIN_SECONDS)
+            usleep(20);
     }
     return WEFT_OK;
 }
