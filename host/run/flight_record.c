@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,18 +129,25 @@ static bool is_old(const char *path) {
     return stat(path, &st) == 0 && now.tv_sec - st.st_ctim.tv_sec > 3600;
 }
 
+/* The process a record is named after; 0: no record's name. What is in it may be of another
+ * version. */
+static pid_t owner_of(const char *file) {
+    const char *dash = strrchr(file, '-');
+    long pid = dash ? strtol(dash + 1, NULL, 10) : 0;
+    return pid > 0 && pid <= INT_MAX ? (pid_t)pid : 0;
+}
+
 void flight_record_sweep(const char *job, bool all) {
     DIR *d = opendir(FLIGHT_FOLDER);
     char path[400], start[64];
     snprintf(start, sizeof start, "%s%s%s", FLIGHT_PREFIX, job ? job : "", job ? "-" : "");
     for (struct dirent *e; d && (e = readdir(d));) {
-        flight_record *r;
-        if (strncmp(e->d_name, start, strlen(start)) != 0 || !(r = flight_record_read(e->d_name)))
+        pid_t pid = owner_of(e->d_name);
+        if (strncmp(e->d_name, start, strlen(start)) != 0 || pid == 0)
             continue;
         snprintf(path, sizeof path, "%s/%s", FLIGHT_FOLDER, e->d_name);
-        if ((job || is_old(path)) && (all || flight_process(r->pid) == 'X'))
+        if ((job || is_old(path)) && (all || flight_process(pid) == 'X'))
             unlink(path);
-        flight_record_forget(r);
     }
     if (d)
         closedir(d);
