@@ -257,7 +257,7 @@ CASE(company_changes_no_bit) {
     outcome want[JOBS], got[JOBS];
     bool long_run = getenv("WEFT_LONG") != NULL;
     int64_t preempted = 0, cached = 0;
-    for (uint64_t seed = 1; seed <= (long_run ? 300 : 12); seed++) {
+    for (uint64_t seed = 1; seed <= (long_run ? 100 : 12); seed++) {
         uint64_t r = seed;
         char what[256];
         batch_stats stats;
