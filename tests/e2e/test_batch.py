@@ -307,7 +307,8 @@ class Answers(Case):
     def test_progress(self):
         src = self.write(simple(60, tokens=100))
         ours, theirs = pty.openpty()
-        args = ["-i", src, "-o", self.path("out.jsonl"), "-t", "1"]
+        # Few at a time, so that lines end one after the other for a while, however fast the machine.
+        args = ["-i", src, "-o", self.path("out.jsonl"), "-t", "1", "--max-seqs", "2"]
         p = subprocess.Popen([WEFT, "batch", DEMO, *args], stdout=subprocess.PIPE, stderr=theirs,
                              env={**os.environ, "TERM": "xterm"})
         os.close(theirs)

@@ -35,7 +35,7 @@ class Setup(unittest.TestCase):
             os.makedirs(self.bin, exist_ok=True)
             os.symlink(shutil.which(tool), os.path.join(self.bin, tool))
         self.user(0)
-        for tool in ("gcc", "make", "pkg-config", "python3"):
+        for tool in ("gcc", "make", "pkg-config", "python3", "mpicc", "mpirun"):
             put(os.path.join(self.bin, tool), "#!/bin/sh\n")
         for header in HEADERS:
             put(os.path.join(self.inc, header), "")
