@@ -40,7 +40,7 @@ typedef struct {
 /* ---- One operation ---- */
 
 static weft_tensor floats(void *data, int64_t n) {
-    weft_tensor t = weft_tensor_make(WEFT_F32, 1, &n);
+    weft_tensor t = weft_tensor_make(WEFT_F32, 1, (int64_t[]){n});
     t.data = data;
     t.id = 1;
     return t;

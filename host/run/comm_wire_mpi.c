@@ -29,7 +29,7 @@ static bool begin_next(const comm_mpi_table *m, wire_part *p) {
     size_t n = head ? sizeof p->head : left < COMM_MPI_PIECE ? (size_t)left : COMM_MPI_PIECE;
     int tag = head ? TAG_HEAD : TAG_DATA;
     p->request[0] = p->out ? m->send(from, n, p->peer, tag) : m->recv(from, n, p->peer, tag);
-    p->request[1] = p->request[0] ? (char *)0 + n : NULL;
+    p->request[1] = p->request[0] ? (void *)(uintptr_t)n : NULL;
     return p->request[0] != NULL;
 }
 
@@ -43,7 +43,7 @@ static bool advance(const comm_mpi_table *m, wire_part *p, bool *moved) {
             return k == 0;
         *moved = true;
         p->request[0] = NULL;
-        p->moved += (uint64_t)((char *)p->request[1] - (char *)0);
+        p->moved += (uint64_t)(uintptr_t)p->request[1];
         if (!p->out && !p->head_done) {
             p->head_done = true;
             if (p->head.bytes != p->bytes)

@@ -83,8 +83,8 @@ weft_status export_file(const trainer *t, const char *path, char what, int dtype
     for (int i = 0; i < t->params.n; i++)
         if (is_written(&e, &t->params.param[i]))
             note_tensor(&e, i);
-    e.part = malloc(e.most_part);
-    e.stored = malloc(e.most_stored);
+    e.part = malloc(e.most_part + 1);
+    e.stored = malloc(e.most_stored + 1);
     weft_status s = e.part && e.stored
                         ? safetensors_write_from(path, e.tensor, e.n, produce, &e)
                         : weft_fail(WEFT_NO_MEMORY, "%s: no memory for its largest tensor", path);

@@ -307,7 +307,7 @@ class Answers(Case):
     def test_progress(self):
         src = self.write(simple(60, tokens=100))
         ours, theirs = pty.openpty()
-        # Few at a time, so that lines end one after the other for a while, however fast the machine.
+        # Few at a time, so that lines end one after the other for a while on a fast machine too.
         args = ["-i", src, "-o", self.path("out.jsonl"), "-t", "1", "--max-seqs", "2"]
         p = subprocess.Popen([WEFT, "batch", DEMO, *args], stdout=subprocess.PIPE, stderr=theirs,
                              env={**os.environ, "TERM": "xterm"})

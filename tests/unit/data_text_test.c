@@ -218,7 +218,9 @@ CASE(texts_stay_whole_where_a_cut_would_show) {
     assert_int_equal(file_read(in(model, "tokenizer.json"), 1 << 20, &names, &data, &n), WEFT_OK);
     char *text = arena_copy(&names, data, n), *at = strstr(text, "\"add_prefix_space\": false");
     assert_non_null(at);
-    memcpy(at, "\"add_prefix_space\": true ", 25);
+    static const char now[] = "\"add_prefix_space\": true ";
+    for (size_t i = 0; i < sizeof now - 1; i++)
+        at[i] = now[i];
     assert_int_equal(file_write_atomic(in(dir, "tokenizer.json"), text, n), WEFT_OK);
     tokenizer *tok;
     assert_int_equal(tokenizer_open(dir, &tok), WEFT_OK);

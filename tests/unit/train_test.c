@@ -198,7 +198,7 @@ static const char tiny_config[] =
     "\"max_position_embeddings\":64,\"tie_word_embeddings\":true}";
 
 static const char *config_file(char path[64]) {
-    strcpy(path, "/tmp/weft-train-XXXXXX");
+    snprintf(path, 64, "/tmp/weft-train-XXXXXX");
     int fd = mkstemp(path);
     assert_true(fd >= 0);
     assert_int_equal(write(fd, tiny_config, sizeof tiny_config - 1), sizeof tiny_config - 1);
