@@ -304,8 +304,8 @@ static weft_status advance(batch_run *r, double start) {
     return WEFT_OK;
 }
 
-/* Rank 0 says when to stop: a signal or a full disk is its own, or comes to each at another step.
- */
+/* Rank 0 says when to stop: a signal or a full disk is its own, or comes to each at another
+ * step. */
 static weft_status go_on(batch_run *r, weft_status s, bool *stop) {
     int why = s != WEFT_OK ? -1 : (int)stopped_by;
     WEFT_TRY(batch_share(r->engine, &why, sizeof why));

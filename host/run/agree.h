@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * agree: processes that are to be one job compare what they are before any of them reads a weight.
- */
+ * agree: processes that are to be one job compare what they are before any of them reads a
+ * weight. */
 #pragma once
 #include "host/run/comm.h"
 

@@ -80,8 +80,8 @@ static void pause_briefly(void) {
 }
 
 /* Until the bell has rung since `seen`; false: the deadline is past. Spins for a while, unless
- * ranks outnumber cores, then sleeps; a yield would give a busy machine's other work a whole slice.
- */
+ * ranks outnumber cores, then sleeps; a yield would give a busy machine's other work a whole
+ * slice. */
 static bool wait_for(bell *b, unsigned seen, double deadline) {
     struct timespec until = time_at(deadline);
     int late = 0;

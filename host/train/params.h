@@ -51,8 +51,8 @@ static inline int64_t param_count(const param *p) {
 }
 /* f32[rows, cols], vectors [1, rows]: how optimizers see it. */
 weft_tensor param_layout(const param *p);
-/* The first row of param_layout whose state rank `rank` keeps; it ends where the next one begins.
- */
+/* The first row of param_layout whose state rank `rank` keeps; it ends where the next one
+ * begins. */
 int64_t param_first_row(const params *ps, const param *p, int rank);
 /* What training from scratch begins with: gains 1, biases 0, matrices normal with `std` (those that
  * write to the residual stream std / sqrt(2 n_layers), as GPT-2), B of an adapter 0, A uniform as
