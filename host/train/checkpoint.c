@@ -124,19 +124,10 @@ static uint64_t lay_out(checkpointer *c) {
 }
 
 /* A rank that does not write hands over its part of what ranks share. */
-static weft_status give_parts(checkpointer *c) {
-    trainer *t = c->t;
-    weft_status s = WEFT_OK;
+static weft_status give_parts(const checkpointer *c) {
     for (int k = 0; k < CHECKPOINT_KINDS; k++)
-        for (int i = 0; s == WEFT_OK && i < t->params.n; i++) {
-            const param *p = &t->params.param[i];
-            if (!trainer_shares(t, kinds[k]) || !p->trained || !checkpoint_has(t, p, kinds[k]))
-                continue;
-            float *x = mem_alloc(sizeof(float) * (size_t)param_count(p));
-            s = trainer_read(t, i, kinds[k], x);
-            mem_free(x);
-        }
-    return s;
+        WEFT_TRY(trainer_give(c->t, kinds[k]));
+    return WEFT_OK;
 }
 
 static weft_status take_copy(checkpointer *c) {

@@ -95,18 +95,6 @@ weft_status export_file(const trainer *t, const char *path, char what, int dtype
     return s;
 }
 
-weft_status export_parts(trainer *t, char what) {
-    weft_status s = WEFT_OK;
-    for (int i = 0; s == WEFT_OK && trainer_shares(t, what) && i < t->params.n; i++) {
-        if (!t->params.param[i].trained)
-            continue;
-        float *x = mem_alloc(sizeof(float) * (size_t)param_count(&t->params.param[i]));
-        s = trainer_read(t, i, what, x);
-        mem_free(x);
-    }
-    return s;
-}
-
 weft_status export_from_device(void *ctx, int index, char what, float *out) {
     return trainer_read(ctx, index, what, out);
 }

@@ -13,8 +13,6 @@ weft_status export_file(const trainer *t, const char *path, char what, int dtype
                         void *ctx);
 /* trainer_read as an export_read; ctx is the trainer. */
 weft_status export_from_device(void *ctx, int index, char what, float *out);
-/* A rank that writes nothing hands over its part of what ranks share of 'g', in that order. */
-weft_status export_parts(trainer *t, char what);
 /* The running mean; a frozen weight is its own. ctx is an export_mean_of. */
 typedef struct {
     const trainer *t;

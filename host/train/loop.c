@@ -274,7 +274,7 @@ static weft_status dump_gradients(run *r) {
         return WEFT_OK;
     expect(r, ALONE_SECONDS);
     if (!leads(r))
-        return export_parts(&r->t, 'g');
+        return trainer_give(&r->t, 'g');
     return export_file(&r->t, r->o->dump_grads, 'g', WEFT_F32, export_from_device, &r->t);
 }
 

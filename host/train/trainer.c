@@ -363,6 +363,8 @@ bool trainer_shares(const trainer *t, char what) {
     switch (what) {
     case 'p': return t->params.ranks > 1 && t->g.dtype != WEFT_F32;
     case 'g': return t->params.share_grads;
+    case 'v': return t->params.ranks > 1 && t->g.v >= 0;
+    case 'e': return t->params.ranks > 1 && t->g.ema >= 0;
     default: return t->params.ranks > 1;
     }
 }
@@ -387,6 +389,18 @@ weft_status trainer_read(trainer *t, int index, char what, float *out) {
     WEFT_TRY(t->dev->copy(t->dev, t->stream, out + s.begin, from, sizeof(float) * (uint64_t)s.n,
                           DEVICE_FROM));
     return shared ? gather(t, p, out) : WEFT_OK;
+}
+
+weft_status trainer_give(trainer *t, char what) {
+    weft_status s = WEFT_OK;
+    for (int i = 0; s == WEFT_OK && trainer_shares(t, what) && i < t->params.n; i++) {
+        if (!t->params.param[i].trained)
+            continue;
+        float *x = mem_alloc(sizeof(float) * (size_t)param_count(&t->params.param[i]));
+        s = trainer_read(t, i, what, x);
+        mem_free(x);
+    }
+    return s;
 }
 
 weft_status trainer_write(trainer *t, int index, char what, const float *in) {

@@ -87,5 +87,7 @@ weft_status trainer_validate(trainer *t, int n, double *nll, int64_t *targets);
 weft_status trainer_read(trainer *t, int index, char what, float *out);
 weft_status trainer_write(trainer *t, int index, char what, const float *in);
 bool trainer_shares(const trainer *t, char what);
+/* The part of a rank that writes nothing: trainer_read of every parameter in order, if shared. */
+weft_status trainer_give(trainer *t, char what);
 /* After the last trainer_write of 'p': the model's copies follow. */
 weft_status trainer_refresh(trainer *t);
