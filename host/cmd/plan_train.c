@@ -53,6 +53,8 @@ static train_options options_of(const plan_train_args *a, const cmd_engine_args 
         .ema = a->ema,
         .lora_rank = (int)a->lora_r,
         .lora_alpha = 2.0 * (double)a->lora_r,
+        .tp = (int)e->tp,
+        .pp = (int)e->pp,
         .dp = (int)a->dp,
         .zero = (int)a->zero};
 }
@@ -80,17 +82,28 @@ static weft_status fill_kept(sheet *s, const train_options *o, int tokens) {
     return WEFT_OK;
 }
 
+/* Of all ranks together: what one alone would do. */
+static weft_status fill_flops(sheet *s, const train_options *o, int tokens) {
+    train_options alone = *o;
+    trainer t;
+    alone.tp = alone.pp = alone.dp = alone.zero = 0;
+    WEFT_TRY(trainer_open(&alone, tokens, true, NULL, &t));
+    s->step_flops = (double)graph_flops(&t.g);
+    trainer_close(&t);
+    return WEFT_OK;
+}
+
 static weft_status fill_sheet(sheet *s, const train_options *o) {
     int tokens;
     WEFT_TRY(row_tokens(o, s->a->seq_len, &tokens));
     WEFT_TRY(fill_kept(s, o, tokens));
+    WEFT_TRY(fill_flops(s, o, tokens));
     WEFT_TRY(trainer_open(o, tokens, true, NULL, &s->t));
     memory_line line[MEMORY_LINES];
     s->m = trainer_memory(&s->t);
     list_memory(&s->m, line);
     for (int i = 0; i < MEMORY_LINES; i++)
         s->total += line[i].bytes;
-    s->step_flops = (double)graph_flops(&s->t.g) * s->t.g.shape.ranks;
     s->sent = graph_sent_bytes(&s->t.g);
     s->step_tokens = (double)o->batch * s->t.g.shape.row_tokens;
     s->tokens = s->a->tokens > 0 ? s->a->tokens : 20 * (double)s->t.params.count;

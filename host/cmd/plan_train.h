@@ -132,7 +132,9 @@ typedef struct {
          0, \
          3, \
          "0", \
-         "--train: 1: each rank keeps a part of the optimizer's state, 2: and of the gradient", \
+         "--train: 1: each rank keeps a part of the optimizer's state, 2: and of the gradient, " \
+         "3: and " \
+         "of the matrices", \
          offsetof(type, at.zero)}, \
         {"gpus", \
          "", \

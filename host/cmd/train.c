@@ -52,7 +52,8 @@ static const arg_spec specs[] = {
     {"dp", "", "data-parallel-size", ARG_INT, "N", 1, COMM_MAX_RANKS, "1",
      "ranks that each take a part of every batch: 1, 2, 4 or 8; the same bits for any", AT(dp)},
     {"zero", "", NULL, ARG_INT, "N", 0, 3, "0",
-     "1: each rank keeps a part of the optimizer's state, 2: and of the gradient; the same bits",
+     "1: each rank keeps a part of the optimizer's state, 2: and of the gradient, 3: and of the "
+     "matrices; the same bits",
      AT(zero)},
     {"comm", "", NULL, ARG_CHOICE, "auto|local|tcp|mpi", 0, 0, "auto",
      "how ranks talk: threads of one process, or processes; auto: as they were started", AT(comm)},

@@ -60,8 +60,12 @@ static weft_tensor weight(forward *f, int slot) {
     if (!t.ndim)
         return t;
     t = plan_weight(f->b, weights_slot_name(slot), t);
-    if (f->train)
-        f->d->train->seen(f->d->train->user, t.id, slot, f->layer);
+    if (!f->train)
+        return t;
+    const decoder_training *d = f->d->train;
+    if (d->fetch)
+        t = d->fetch(d->user, f->b, t, slot, f->layer);
+    d->seen(d->user, t.id, slot, f->layer);
     return t;
 }
 

@@ -49,6 +49,8 @@ typedef struct {
     void (*seen)(void *user, uint32_t id, int slot, int layer);
     /* Whether the matrix of a slot has an adapter; puts it into the plan. NULL: none has. */
     bool (*adapter)(void *user, plan_builder *b, int slot, int layer, decoder_adapter *out);
+    /* The matrix of a slot whole, where w is a part of it; absent: w always is. */
+    weft_tensor (*fetch)(void *user, plan_builder *b, weft_tensor w, int slot, int layer);
     float dropout;            /* behind the embedding, attention's output and the MLP; 0: none */
     decoder_place key, place; /* feed of dropout: i32[2], i32[T] */
 } decoder_training;

@@ -83,6 +83,16 @@ int64_t config_parameters(const model_config *c) {
     return (int64_t)n;
 }
 
+/* Whether the rank computes with that tensor. A tied head is the embedding once more. */
+static bool is_owned(const model_config *c, const shard_part *p, int slot, int64_t layer) {
+    bool is_first = p->first == 0, is_last = p->last == p->layers;
+    if (layer < c->n_layers)
+        return shard_owns(p, layer);
+    if (slot == WEIGHT_EMBED)
+        return is_first || (is_last && c->tied);
+    return slot == WEIGHT_POSITION ? is_first : is_last;
+}
+
 /* ---- Where a slice comes from ---- */
 
 /* A slice that must be written into the block, and where. `whole`: the same rows with all their
@@ -190,15 +200,11 @@ static weft_status check_shape(const loader *l, const st_tensor *t, const weight
                      l->st->path, t->name, t->dtype_name);
 }
 
-/* The part of the slot's [rows, cols] that the rank owns. */
-typedef struct {
-    int64_t row, rows, col, cols;
-} window;
-
-static window window_of(const weights *w, const slot_shape *s) {
-    shard_dims d = config_shard_dims(w->config);
-    shard_slice cut = shard_of(&d, s->shard, w->part.tp, w->part.slice);
-    window v = {0, s->rows, 0, s->cols ? s->cols : 1};
+/* The part of the slot's [rows, cols] that the rank's slice is. */
+static weight_window window_of(const model_config *c, const shard_part *part, const slot_shape *s) {
+    shard_dims d = config_shard_dims(c);
+    shard_slice cut = shard_of(&d, s->shard, part->tp, part->slice);
+    weight_window v = {0, s->rows, 0, s->cols ? s->cols : 1};
     if (cut.axis == 0) {
         v.row = cut.begin;
         v.rows = cut.end - cut.begin;
@@ -209,8 +215,25 @@ static window window_of(const weights *w, const slot_shape *s) {
     return v;
 }
 
+bool weights_window(const model_config *c, const shard_part *part, int slot, int layer,
+                    weight_window *out) {
+    slot_shape s = shape_of(c, slot);
+    *out = window_of(c, part, &s);
+    return is_owned(c, part, slot, layer < 0 ? c->n_layers : layer);
+}
+
+/* Of the rows of v those the rank keeps; returns how many rows they take in memory. */
+static int64_t keep_rows(const shard_part *part, const slot_shape *s, weight_window *v) {
+    if (part->keepers < 2 || !s->cols)
+        return v->rows;
+    int64_t n = v->rows, begin = shard_first_row(n, part->keepers, part->keeper);
+    v->row += begin;
+    v->rows = shard_first_row(n, part->keepers, part->keeper + 1) - begin;
+    return shard_first_row(n, part->keepers, 1);
+}
+
 static weight_source source_of(const st_tensor *t, const weight_name *n, const slot_shape *s,
-                               window v) {
+                               weight_window v) {
     int64_t cols = s->cols ? s->cols : 1, parts = n->parts > 1 ? n->parts : 1;
     int64_t first = v.row + s->rows * n->part;
     weight_source f = {.data = t->data, .dtype = t->dtype, .rows = v.rows, .cols = v.cols};
@@ -242,17 +265,6 @@ static void add_piece(loader *l, weft_tensor *to, const weight_source *f,
     l->piece[l->n++] = (piece){.to = to, .from = *f, .whole = *whole, .bytes = bytes};
 }
 
-/* Whether the rank computes with that tensor. A tied head is the embedding once more. */
-static bool is_owned(const weights *w, int slot, int64_t layer) {
-    const shard_part *p = &w->part;
-    bool is_first = p->first == 0, is_last = p->last == p->layers;
-    if (layer < w->config->n_layers)
-        return shard_owns(p, layer);
-    if (slot == WEIGHT_EMBED)
-        return is_first || (is_last && w->config->tied);
-    return slot == WEIGHT_POSITION ? is_first : is_last;
-}
-
 static weft_status check_stored(loader *l, int slot, int64_t layer, const slot_shape *s,
                                 const weight_name **n, const st_tensor **t) {
     WEFT_TRY(find_stored(l, slot, layer, n, t));
@@ -266,16 +278,17 @@ static weft_status place(loader *l, int slot, int64_t layer, weft_tensor *to) {
     slot_shape s = shape_of(w->config, slot);
     if (!s.wanted)
         return WEFT_OK;
-    window v = window_of(w, &s);
-    bool owned = is_owned(w, slot, layer);
+    weight_window v = window_of(w->config, &w->part, &s);
+    bool owned = is_owned(w->config, &w->part, slot, layer);
+    int64_t rows = keep_rows(&w->part, &s, &v);
     int dtype = dtype_of(w, slot), matrix = scaled_slot(slot);
     bool made = w->config->quant.on_load && (matrix >= 0 || dtype == WEFT_I8);
     const weight_name *n;
     const st_tensor *t;
     if (!owned)
         return !l->st || (made && matrix >= 0) ? WEFT_OK : check_stored(l, slot, layer, &s, &n, &t);
-    *to = weft_tensor_make(dtype, s.cols ? 2 : 1, (int64_t[]){v.rows, v.cols});
-    w->bytes += (uint64_t)weft_dtype_bytes(dtype, v.rows * v.cols);
+    *to = weft_tensor_make(dtype, s.cols ? 2 : 1, (int64_t[]){rows, v.cols});
+    w->bytes += (uint64_t)weft_dtype_bytes(dtype, rows * v.cols);
     w->count += matrix < 0 ? (uint64_t)(v.rows * v.cols) : 0;
     if (!l->st)
         return WEFT_OK;
@@ -284,7 +297,7 @@ static weft_status place(loader *l, int slot, int64_t layer, weft_tensor *to) {
     WEFT_TRY(check_stored(l, slot, layer, &s, &n, &t));
     weight_source f = source_of(t, n, &s, v), whole = {0};
     if (made)
-        whole = source_of(t, n, &s, (window){v.row, v.rows, 0, s.cols});
+        whole = source_of(t, n, &s, (weight_window){v.row, v.rows, 0, s.cols});
     if (made || !can_view(l, &f, dtype)) {
         add_piece(l, to, &f, &whole);
         return WEFT_OK;
@@ -368,7 +381,7 @@ static weft_status fill_shared(loader *l, weft_stream *s) {
 enum { UPLOAD_BYTES = 32 << 20 }; /* long enough that starting a copy costs nothing */
 
 static uint64_t row_bytes(const piece *p) {
-    return p->bytes / (uint64_t)p->from.rows;
+    return p->bytes / (uint64_t)(p->to->ndim == 2 ? p->to->shape[0] : 1);
 }
 
 /* In portions of at most `most` rows. */
@@ -463,6 +476,7 @@ static weft_status prepare(const model_config *c, device *dev, int dtype, const 
     part = part ? part : &all;
     WEFT_TRY(shard_check(&d, part->tp));
     WEFT_ASSERT(part->slice >= 0 && part->slice < part->tp && part->layers == c->n_layers);
+    WEFT_ASSERT(part->keepers < 2 || (part->keeper >= 0 && part->keeper < part->keepers));
     *w = (weights){.config = c, .part = *part, .dtype = dtype, .dev = dev};
     w->tensor = ARENA_NEW(&w->mem, weft_tensor, (c->n_layers + 1) * WEIGHT_SLOTS);
     return WEFT_OK;
@@ -485,7 +499,7 @@ weft_status weights_open(const model_config *c, const safetensors *st, device *d
                          const shard_part *part, bool no_mmap, weights *out) {
     weights w;
     WEFT_TRY(prepare(c, dev, dtype, part, &w));
-    loader l = {.w = &w, .st = st, .copy_all = no_mmap || !dev->host_memory};
+    loader l = {.w = &w, .st = st, .copy_all = no_mmap || !dev->host_memory || w.part.keepers > 1};
     l.used = mem_alloc((size_t)st->ntensor + 1);
     weft_status s = place_all(&l);
     if (s == WEFT_OK)
@@ -513,9 +527,10 @@ uint64_t weights_blank_bytes(const weights *w) {
     return n;
 }
 
-weft_status weights_blank(const model_config *c, device *dev, int dtype, weights *out) {
+weft_status weights_blank(const model_config *c, device *dev, int dtype, const shard_part *part,
+                          weights *out) {
     weights w;
-    WEFT_TRY(weights_describe(c, dtype, NULL, &w));
+    WEFT_TRY(weights_describe(c, dtype, part, &w));
     int64_t n = (c->n_layers + 1) * WEIGHT_SLOTS;
     uint64_t at = weights_blank_bytes(&w);
     w.dev = dev;

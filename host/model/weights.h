@@ -83,8 +83,18 @@ typedef struct {
     arena mem;
 } weights;
 
-/* part NULL: all of it. Tensors of other ranks stay absent (ndim 0). Shapes and sizes only: the
- * tensors have NULL data, nothing is read. For plans. */
+/* The part of a slot's [rows, cols], or of a vector's rows (cols 1), that a rank computes with. */
+typedef struct {
+    int64_t row, rows, col, cols;
+} weight_window;
+/* Of a slot as the config has it; false: the rank's stage has no use for it. The part's keepers are
+ * not asked. */
+bool weights_window(const model_config *c, const shard_part *part, int slot, int layer,
+                    weight_window *out);
+
+/* part NULL: all of it. Tensors of other ranks stay absent (ndim 0). Where rows are dealt out to
+ * keepers, each has room for as many as the first one. Shapes and sizes only: the tensors have NULL
+ * data, nothing is read. For plans. */
 weft_status weights_describe(const model_config *c, int dtype, const shard_part *part,
                              weights *out);
 /* dtype: the engine's. Of other ranks' tensors only the shapes are checked. no_mmap copies
@@ -94,7 +104,8 @@ weft_status weights_open(const model_config *c, const safetensors *st, device *d
                          const shard_part *part, bool no_mmap, weights *out);
 /* Device memory for every tensor of weights_describe, contents unspecified: what training
  * writes. */
-weft_status weights_blank(const model_config *c, device *dev, int dtype, weights *out);
+weft_status weights_blank(const model_config *c, device *dev, int dtype, const shard_part *part,
+                          weights *out);
 uint64_t weights_blank_bytes(const weights *w); /* what weights_blank takes for such */
 void weights_close(weights *w);
 /* layer -1 for model slots. A tied head is the embedding. */

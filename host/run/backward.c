@@ -26,8 +26,7 @@ struct backward {
 /* ---- What depends on what is wanted ---- */
 
 static bool wanted(const backward *w, const weft_tensor *t) {
-    return weft_has(t) && t->space == WEFT_SPACE_WEIGHT &&
-           w->o.wanted(w->o.user, w->b, t->id, NULL);
+    return weft_has(t) && w->o.wanted(w->o.user, w->b, t->id, NULL);
 }
 
 static bool reads_needed(const backward *w, const weft_step *s) {
@@ -111,8 +110,11 @@ static void add(backward *w, const weft_tensor *t, weft_tensor g) {
 }
 
 static bool gradient_of(const backward *w, const weft_tensor *weight, weft_tensor *out) {
-    return weft_has(weight) && weight->space == WEFT_SPACE_WEIGHT &&
-           w->o.wanted(w->o.user, w->b, weight->id, out);
+    return weft_has(weight) && w->o.wanted(w->o.user, w->b, weight->id, out);
+}
+
+static weft_tensor weight_of(const backward *w, const weft_tensor *t) {
+    return w->o.fetch ? w->o.fetch(w->o.user, w->b, *t) : *t;
 }
 
 /* ---- A rule for each op ---- */
@@ -197,7 +199,8 @@ static void matmul_rule(backward *w, const weft_args *args) {
     if (!w->needs[a->x.id])
         return;
     weft_tensor dx = fresh(w, &a->x);
-    PUSH(w, matmul_dx, .dy = dy, .w = a->w, .wscale = a->wscale, .res = reached(w, &a->x), .dx = dx,
+    PUSH(w, matmul_dx, .dy = dy, .w = weight_of(w, &a->w), .wscale = a->wscale,
+         .res = reached(w, &a->x), .dx = dx,
          .leaves = a->leaves == 1 ? shard_leaves(a->w.shape[0]) : 1);
     put(w, &a->x, dx);
 }
@@ -343,6 +346,8 @@ static void push_again(backward *w, int step) {
         if (info->field[i].role == 'O')
             w->again[t->id] = fresh(w, t);
         *t = kept(w, t);
+        if (info->field[i].role != 'O')
+            *t = weight_of(w, t);
     }
     plan_push(w->b, op, &s.args, s.layer, "%s again", s.tag);
 }

@@ -11,11 +11,14 @@ typedef enum { RECOMPUTE_NONE, RECOMPUTE_ATTN, RECOMPUTE_LAYER } recompute_mode;
 
 typedef struct {
     void *user;
-    /* Whether weight `id` of the plan is trained, and where its gradient f32 of the weight's shape
-     * accumulates. Called more than once for an id; *grad may be NULL. */
+    /* Whether value `id` of the plan is a weight that is trained, and where its gradient f32 of the
+     * weight's shape accumulates. Called more than once for an id; *grad may be NULL. */
     bool (*wanted)(void *user, plan_builder *b, uint32_t id, weft_tensor *grad);
     /* After the gradient steps of each forward step: what `wanted` gave is complete. Optional. */
     void (*ready)(void *user, plan_builder *b);
+    /* What to read as the forward's operand w, a weight, where that is not there any more.
+     * Optional. */
+    weft_tensor (*fetch)(void *user, plan_builder *b, weft_tensor w);
     recompute_mode recompute;
     int shards;           /* the rows of the plan are so many virtual shards (ops_train.h) */
     weft_tensor order;    /* i32[T]: rows by ascending value of the ids fed as `ids` */

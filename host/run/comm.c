@@ -103,6 +103,28 @@ comm comm_group(comm_link *l, int group, int ranks, const int *member) {
     return c;
 }
 
+/* The ranks that differ from `self` in the coordinate of the group alone. */
+static int members(const shard_mesh *mesh, int self, int group, int *member) {
+    shard_mesh me = shard_place(mesh, self);
+    int n = 0;
+    for (int i = 0; i < shard_ranks(mesh); i++) {
+        shard_mesh p = shard_place(mesh, i);
+        bool tp = p.tp == me.tp, pp = p.pp == me.pp, dp = p.dp == me.dp;
+        if (group == WEFT_GROUP_WORLD || (group == WEFT_GROUP_TP && pp && dp) ||
+            (group == WEFT_GROUP_PP && tp && dp) || (group == WEFT_GROUP_DP && tp && pp))
+            member[n++] = i;
+    }
+    return n;
+}
+
+void comm_join(comm_link *l, const shard_mesh *mesh, comm *end) {
+    int member[SHARD_MAX_RANKS];
+    for (int g = 0; g < WEFT_GROUPS; g++) {
+        int n = members(mesh, l->rank, g, member);
+        end[g] = comm_group(l, g, n, member);
+    }
+}
+
 void comm_close(comm_link *l) {
     if (l)
         l->transport->close(l);
@@ -214,6 +236,14 @@ weft_status comm_collect(comm *c, void *mine, void *all, uint64_t n, const char 
         }
     }
     return exchange(c, WEFT_OP_all_gather, what, send, np, recv, np);
+}
+
+weft_status comm_pass(comm *c, int from, int to, void *data, uint64_t n, const char *what) {
+    weft_tensor t = bytes_at(data, n);
+    comm_part p = part_for(c, c->rank == from ? to : from, t);
+    if (c->rank == from)
+        return counted(c, WEFT_OP_send, &c->moved[0][to], what, &p, 1, NULL, 0);
+    return counted(c, WEFT_OP_send, &c->moved[1][from], what, NULL, 0, &p, 1);
 }
 
 weft_status comm_barrier(comm *c, const char *what) {

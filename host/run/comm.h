@@ -8,6 +8,7 @@
  * and so does every later one of the job (comm_status). */
 #pragma once
 #include "host/run/flight.h"
+#include "host/run/shard.h"
 #include "weft/kernel.h"
 #include "weft/status.h"
 #include <stdbool.h>
@@ -74,6 +75,8 @@ weft_status comm_local_open(int ranks, double timeout, comm_link **link);
 
 /* The group of `ranks` ranks of the world `member`, one of which is the link's. */
 comm comm_group(comm_link *l, int group, int ranks, const int *member);
+/* The link's ends of all groups of a mesh: end[WEFT_GROUPS]. */
+void comm_join(comm_link *l, const shard_mesh *mesh, comm *end);
 void comm_close(comm_link *l); /* NULL: nothing */
 /* WEFT_OK, or how the job failed: the same on every rank, naming who failed where. */
 weft_status comm_status(comm_link *l);
@@ -85,6 +88,8 @@ void comm_step(comm_link *l, int64_t step, double seconds);
 weft_status comm_barrier(comm *c, const char *what);
 /* Every rank's n bytes at `mine`, in rank order, to all[ranks * n]. */
 weft_status comm_collect(comm *c, void *mine, void *all, uint64_t n, const char *what);
+/* n bytes at `data` of rank `from` of the group go to rank `to`; called by these two. */
+weft_status comm_pass(comm *c, int from, int to, void *data, uint64_t n, const char *what);
 /* Copies n bytes at `data` from rank `root` of the group to all of it. */
 weft_status comm_broadcast(comm *c, int root, void *data, uint64_t n, const char *what);
 /* Rows that work in memory of the host over any transport; a step's state is the rank's comm. */

@@ -48,6 +48,11 @@ shard_part shard_whole(int64_t layers) {
     return (shard_part){.tp = 1, .last = layers, .layers = layers};
 }
 
+int64_t shard_first_row(int64_t n, int keepers, int keeper) {
+    int64_t each = (n + keepers - 1) / keepers;
+    return each * keeper < n ? each * keeper : n;
+}
+
 bool shard_owns(const shard_part *p, int64_t layer) {
     return layer >= p->first && layer < p->last;
 }

@@ -35,11 +35,16 @@ shard_mesh shard_place(const shard_mesh *m, int rank); /* coordinates of a rank 
 int shard_rank(const shard_mesh *m, shard_mesh place);
 
 /* What of a model a rank owns: slice `slice` of tp of the layers [first, last) of `layers`, the
- * embedding if first is 0, the final norm and the head if last is `layers`. */
+ * embedding if first is 0, the final norm and the head if last is `layers`. Of a matrix's slice it
+ * keeps the `keeper`-th of `keepers` runs of rows, each of ceil(rows / keepers); keepers 0 or 1:
+ * all rows. */
 typedef struct {
     int tp, slice;
     int64_t first, last, layers;
+    int keepers, keeper;
 } shard_part;
+/* The first of n rows that `keeper` keeps; it ends where the next one begins. */
+int64_t shard_first_row(int64_t n, int keepers, int keeper);
 shard_part shard_whole(int64_t layers); /* all of it */
 bool shard_owns(const shard_part *p, int64_t layer);
 /* Stage s computes layers [first[s], first[s + 1]): consecutive, at least one each, so that the

@@ -100,15 +100,6 @@ static void remove_leftovers(checkpointer *c) {
 
 /* ---- The copy ---- */
 
-bool checkpoint_has(const trainer *t, const param *p, char what) {
-    switch (what) {
-    case 'm': return p->trained;
-    case 'v': return p->trained && t->g.v >= 0;
-    case 'e': return p->trained && t->g.ema >= 0;
-    default: return p->kind != PARAM_WEIGHT || t->o.lora_rank == 0;
-    }
-}
-
 static const char kinds[CHECKPOINT_KINDS] = {'p', 'm', 'v', 'e'};
 
 static uint64_t lay_out(checkpointer *c) {
@@ -118,7 +109,7 @@ static uint64_t lay_out(checkpointer *c) {
         for (int i = 0; i < t->params.n; i++) {
             const param *p = &t->params.param[i];
             c->at[k * t->params.n + i] = at;
-            at += checkpoint_has(t, p, kinds[k]) ? (uint64_t)param_count(p) : 0;
+            at += trainer_has(t, p, kinds[k]) ? (uint64_t)param_count(p) : 0;
         }
     return at;
 }
@@ -142,7 +133,7 @@ static weft_status take_copy(checkpointer *c) {
                                          "--save-every");
     for (int k = 0; k < CHECKPOINT_KINDS; k++)
         for (int i = 0; i < t->params.n; i++)
-            if (checkpoint_has(t, &t->params.param[i], kinds[k]))
+            if (trainer_has(t, &t->params.param[i], kinds[k]))
                 WEFT_TRY(trainer_read(t, i, kinds[k], c->copy + c->at[k * t->params.n + i]));
     return WEFT_OK;
 }
@@ -174,7 +165,7 @@ void checkpoint_state_name(const param *p, int index, char what, char out[CHECKP
 bool checkpoint_in_state(const trainer *t, const param *p, char what) {
     if (what == 'p' && (t->g.dtype == WEFT_F32 || p->kind != PARAM_WEIGHT))
         return false;
-    return checkpoint_has(t, p, what);
+    return trainer_has(t, p, what);
 }
 
 /* optimizer.safetensors: whose numbers its tensors are. */
@@ -366,7 +357,7 @@ weft_status checkpoint_wait(checkpointer *c) {
 }
 
 weft_status checkpoint_collect(checkpointer *c) {
-    if (c->t->params.ranks == 1 || c->copied_step == c->t->done)
+    if (!trainer_spread(c->t) || c->copied_step == c->t->done)
         return WEFT_OK;
     c->copied = true;
     return take_copy(c);
@@ -374,7 +365,7 @@ weft_status checkpoint_collect(checkpointer *c) {
 
 weft_status checkpoint_save(checkpointer *c, const train_progress *p, bool wait) {
     weft_status before = checkpoint_wait(c);
-    c->copied = !wait || c->t->params.ranks > 1;
+    c->copied = !wait || trainer_spread(c->t);
     if (c->copied)
         WEFT_TRY(take_copy(c));
     c->progress = *p;

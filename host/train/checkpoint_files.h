@@ -31,6 +31,5 @@ int64_t checkpoint_step_of(const char *name); /* -1: no checkpoint's name */
 int checkpoint_list(const checkpointer *c, int64_t **step);
 char *checkpoint_path(const checkpointer *c, int64_t step, arena *a);
 /* Whether a checkpoint holds `what` of a parameter: 'p', 'm', 'v' or 'e'; and in which file. */
-bool checkpoint_has(const trainer *t, const param *p, char what);
 bool checkpoint_in_state(const trainer *t, const param *p, char what);
 void checkpoint_state_name(const param *p, int index, char what, char out[CHECKPOINT_NAME]);

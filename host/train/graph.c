@@ -28,8 +28,8 @@ static bool is_power(int n) {
 }
 
 static weft_status check_ranks(const train_options *o, int shards) {
-    if (o->zero > 2)
-        return weft_fail(WEFT_USAGE, "--zero: %d (0, 1 or 2)", o->zero);
+    if (o->zero > 3)
+        return weft_fail(WEFT_USAGE, "--zero: %d (0, 1, 2 or 3)", o->zero);
     if (o->zero > 0 && o->stochastic_rounding)
         return weft_fail(WEFT_USAGE, "--zero: draws nothing for --stochastic-rounding; leave one "
                                      "of them out");
@@ -66,13 +66,13 @@ static int chunk_of(const graph_shape *s, const model_config *c) {
     return n < shard ? n : shards * shard;
 }
 
-weft_status graph_shape_of(const train_options *o, const device *dev, const model_config *c,
-                           int row_tokens, graph_shape *out) {
+weft_status graph_shape_of(const train_options *o, const train_mesh *mesh, const device *dev,
+                           const model_config *c, int row_tokens, graph_shape *out) {
     graph_shape s = {.shards = o->shards ? o->shards : most_shards(o->batch)};
     WEFT_TRY(check_shards(o, s.shards));
     WEFT_TRY(check_ranks(o, s.shards));
-    s.ranks = o->dp > 0 ? o->dp : 1;
-    s.rank = o->rank;
+    s.ranks = mesh->size.dp;
+    s.rank = mesh->place.dp;
     int shard_rows = o->batch / s.shards, micro = o->micro_batch ? o->micro_batch : o->batch;
     if (micro > o->batch)
         return weft_fail(WEFT_USAGE, "--micro-batch: %d is more than the batch (%d)", micro,
@@ -84,8 +84,9 @@ weft_status graph_shape_of(const train_options *o, const device *dev, const mode
     s.units = s.shards / s.unit_shards / s.ranks;
     if (o->zero > 1 && s.ranks > 1 && s.rows < s.unit_rows)
         return weft_fail(WEFT_USAGE,
-                         "--zero: 2 sums whole virtual shards, of %d rows, and --micro-batch is %d",
-                         shard_rows, s.rows);
+                         "--zero: %d sums whole virtual shards, of %d rows, and --micro-batch is "
+                         "%d",
+                         o->zero, shard_rows, s.rows);
     for (int n = s.units; n >= 1; n /= 2)
         s.levels++;
     s.row_tokens = row_tokens;
@@ -144,13 +145,16 @@ static int squares_leaves(const param *p) {
     return shard_leaves(p->cols ? p->cols : p->rows);
 }
 
+/* Every rank has room for the squares of the whole model, in the order of its parameters. */
+static int64_t squares_of(const param *p) {
+    return p->trained ? param_whole(p).shape[0] * squares_leaves(p) : 0;
+}
+
 static void place_rest(graph *g) {
     const train_options *o = g->o;
     int64_t T = g->shape.tokens;
     for (int i = 0; i < g->params->n; i++)
-        if (g->params->param[i].trained)
-            g->nsquares += param_layout(&g->params->param[i]).shape[0] *
-                           squares_leaves(&g->params->param[i]);
+        g->nsquares += squares_of(&g->params->param[i]);
     TAKE(g, OUT, train.loss, "loss", F32, T);
     TAKE(g, OUT, train.nll, "nll", F32, T);
     TAKE(g, OUT, train.squares, "squares", F32, g->nsquares);
@@ -177,10 +181,17 @@ typedef struct {
         weft_tensor whole; /* [ranks * rows of a part, cols] */
     } handed[4];           /* gradients given out that no exchange has summed yet */
     int nhanded;
+    weft_tensor *again; /* [params] matrices of a layer, gathered for its backward */
+    int again_layer;
 } build;
 
 #define PUSH(u, op_, tag, ...) \
     plan_push(&(u)->b, WEFT_OP_##op_, &(weft_args){.op_ = {__VA_ARGS__}}, 0, "%s", tag)
+
+static const param *stored_as(const graph *g, int slot, int layer) {
+    return params_find(g->params, PARAM_WEIGHT,
+                       slot == WEIGHT_HEAD && g->c->tied ? WEIGHT_EMBED : slot, layer);
+}
 
 static void seen(void *user, uint32_t id, int slot, int layer) {
     build *u = user;
@@ -196,16 +207,53 @@ static void seen(void *user, uint32_t id, int slot, int layer) {
         u->input = input;
         u->cap = cap;
     }
-    const param *p = params_find(u->g->params, PARAM_WEIGHT,
-                                 slot == WEIGHT_HEAD && u->g->c->tied ? WEIGHT_EMBED : slot, layer);
+    const param *p = stored_as(u->g, slot, layer);
     u->of[id] = p ? (int)(p - u->g->params->param) : -1;
     u->input[id] = slot == WEIGHT_EMBED && u->g->c->tied;
 }
 
+/* [rows, cols], or [rows] for a vector. */
+static weft_tensor as_weight(const param *p, weft_tensor layout) {
+    return p->cols ? layout : tensor_reshape(layout, 1, &p->window.cols);
+}
+
+/* ---- Matrices that ranks keep in parts: whole while a layer needs them ---- */
+
+static weft_tensor gather_rows(build *u, const param *p, weft_tensor own) {
+    weft_tensor whole = plan_new(&u->b, own.dtype, 2,
+                                 (int64_t[]){own.shape[0] * u->g->params->ranks, own.shape[1]});
+    weft_args a = {.all_gather = {.x = own, .y = whole, .group = WEFT_GROUP_DP}};
+    plan_push(&u->b, WEFT_OP_all_gather, &a, p->layer < 0 ? 0 : p->layer, "%s.whole",
+              weights_slot_name(p->slot));
+    return tensor_slice(whole, 0, 0, p->window.rows);
+}
+
+static weft_tensor fetch(void *user, plan_builder *b, weft_tensor own, int slot, int layer) {
+    build *u = user;
+    const param *p = stored_as(u->g, slot, layer);
+    (void)b;
+    return p && param_shares_weight(u->g->params, p) ? gather_rows(u, p, own) : own;
+}
+
+/* What stands for the forward's operand w in backward. */
+static weft_tensor fetch_again(void *user, plan_builder *b, weft_tensor w) {
+    build *u = user;
+    int index = (int)w.id < u->cap ? u->of[w.id] : -1;
+    const param *p = index < 0 ? NULL : &u->g->params->param[index];
+    (void)b;
+    if (!p || !param_shares_weight(u->g->params, p))
+        return w;
+    if (u->again_layer != p->layer)
+        memset(u->again, 0, sizeof *u->again * (size_t)u->g->params->n);
+    u->again_layer = p->layer;
+    if (!weft_has(&u->again[index]))
+        u->again[index] = gather_rows(u, p, plan_weight(&u->b, p->name, p->w));
+    return u->again[index];
+}
+
 /* A trained parameter's gradient in the build's buffer. */
 static weft_tensor grad_place(build *u, const param *p, bool input) {
-    int64_t shape[2] = {p->rows, p->cols};
-    weft_tensor t = weft_tensor_make(WEFT_F32, p->cols ? 2 : 1, shape);
+    weft_tensor t = as_weight(p, param_layout(p));
     int64_t off = u->level * u->g->params->grad_bytes + (input ? u->g->params->lookups : p->off);
     return plan_fixed(&u->b, WEFT_SPACE_GRAD, p->name, off, t);
 }
@@ -239,8 +287,7 @@ static weft_tensor hand_out(build *u, const param *p, bool input) {
     u->handed[u->nhanded].p = p;
     u->handed[u->nhanded].input = input;
     u->handed[u->nhanded++].whole = whole;
-    weft_tensor t = tensor_slice(whole, 0, 0, param_layout(p).shape[0]);
-    return p->cols ? t : tensor_reshape(t, 1, (int64_t[]){p->rows});
+    return as_weight(p, tensor_slice(whole, 0, 0, param_layout(p).shape[0]));
 }
 
 /* Every rank sends each other one the rows it keeps; a part is the sum by the shards' tree. */
@@ -306,8 +353,12 @@ static void begin(build *u, graph *g, int level) {
     g->training.user = u;
     g->training.seen = seen;
     g->training.adapter = g->o->lora_rank > 0 ? adapter : NULL;
-    const int ranks[WEFT_GROUPS] = {1, 1, g->shape.ranks, g->shape.ranks};
-    plan_begin(&u->b, g->mem, g->dev, WEFT_PHASE_TRAIN, g->shape.rank, ranks, g->shape.tokens,
+    const shard_mesh *m = &g->mesh->size;
+    const int ranks[WEFT_GROUPS] = {m->tp, m->pp, m->dp, g->mesh->ranks};
+    g->training.fetch = g->params->share_weight ? fetch : NULL;
+    u->again = ARENA_NEW(g->mem, weft_tensor, g->params->n);
+    u->again_layer = -1;
+    plan_begin(&u->b, g->mem, g->dev, WEFT_PHASE_TRAIN, g->mesh->rank, ranks, g->shape.tokens,
                g->shape.tokens);
 }
 
@@ -381,6 +432,7 @@ static void loss_all(const loss_head *h) {
 static weft_tensor head_weight(build *u) {
     weft_tensor w = weights_get(u->g->w, WEIGHT_HEAD, -1);
     w = plan_weight(&u->b, weights_slot_name(WEIGHT_HEAD), w);
+    w = fetch(u, &u->b, w, WEIGHT_HEAD, -1);
     seen(u, w.id, WEIGHT_HEAD, -1);
     return w;
 }
@@ -390,7 +442,8 @@ static decoder decoder_of(const graph *g) {
                      .w = g->w,
                      .io = &g->io,
                      .dtype = g->dtype,
-                     .part = shard_whole(g->c->n_layers),
+                     .part = mesh_own_part(g->mesh),
+                     .stage = g->mesh->place.pp,
                      .train = &g->training};
 }
 
@@ -402,6 +455,7 @@ static weft_status build_micro(graph *g, int level, weft_plan **out) {
     backward_options bo = {.user = &u,
                            .wanted = wanted,
                            .ready = ready,
+                           .fetch = g->params->share_weight ? fetch_again : NULL,
                            .recompute = g->o->recompute,
                            .shards = g->shape.unit_shards,
                            .order = fixed(&u, &g->train.order),
@@ -483,21 +537,21 @@ static weft_tensor state_place(build *u, const char *what, int64_t off, const pa
     return plan_fixed(&u->b, WEFT_SPACE_STATE, what, off + p->kept, t);
 }
 
-/* Of the rows whose gradient is here; the others' places stay 0. */
-static void push_squares(build *u, const param *p, int64_t *at) {
+/* Of the rows and columns whose gradient counts here; the others' places stay 0. */
+static void push_squares(build *u, const param *p, int64_t at) {
     graph *g = u->g;
-    int leaves = squares_leaves(p);
-    int64_t rows = param_layout(p).shape[0];
+    int64_t leaves = squares_leaves(p), cols = param_whole(p).shape[1];
+    int64_t mine = leaves * p->window.cols / cols, first = leaves * p->window.col / cols;
     bool part = g->params->share_grads;
-    row_range here = part ? rows_of(u, p, g->params->rank) : (row_range){0, rows};
-    int64_t off = g->train.squares.off + (*at + here.begin * leaves) * 4;
-    *at += rows * leaves;
-    if (here.begin == here.end)
+    row_range here = part ? rows_of(u, p, g->params->rank) : (row_range){0, p->window.rows};
+    if (!p->counted || here.begin == here.end)
         return;
     weft_tensor x = part ? own_part(u, p, false) : whole_grad(u, p);
-    weft_tensor y = weft_tensor_make(WEFT_F32, 2, (int64_t[]){x.shape[0], leaves});
-    y = plan_fixed(&u->b, WEFT_SPACE_OUT, "squares", off, y);
-    PUSH(u, sum_squares, "norm", .x = x, .y = y, .leaves = leaves);
+    weft_tensor y = weft_tensor_make(WEFT_F32, 2, (int64_t[]){x.shape[0], mine});
+    y.stride[0] = leaves;
+    at += (p->window.row + here.begin) * leaves + first;
+    y = plan_fixed(&u->b, WEFT_SPACE_OUT, "squares", g->train.squares.off + at * 4, y);
+    PUSH(u, sum_squares, "norm", .x = x, .y = y, .leaves = (int32_t)mine);
 }
 
 static weft_tensor lookups_of(build *u, const param *embed, bool input) {
@@ -517,38 +571,46 @@ static weft_status build_finish(graph *g, weft_plan **out) {
             PUSH(&u, accumulate, "embed'", .x = lookups_of(&u, embed, true),
                  .y = lookups_of(&u, embed, false));
     }
-    for (int i = 0; i < g->params->n; i++)
-        if (g->params->param[i].trained)
-            push_squares(&u, &g->params->param[i], &at);
+    for (int i = 0; i < g->params->n; i++) {
+        const param *p = &g->params->param[i];
+        if (p->trained && p->here)
+            push_squares(&u, p, at);
+        at += squares_of(p);
+    }
     return end(&u, out);
 }
 
-/* The fp32 numbers an optimizer changes, and the model's own copy where that is another. */
-static weft_tensor master_of(build *u, const param *p) {
+/* Rows of the fp32 numbers an optimizer changes: of the window, or, where only these are here, the
+ * rank's own. */
+static weft_tensor master_of(build *u, const param *p, row_range rows) {
     weft_tensor flat = param_layout(p);
+    bool own = param_shares_master(u->g->params, p);
+    flat.shape[0] = own ? rows.end - rows.begin : flat.shape[0];
     flat.data = p->p.data;
-    return plan_weight(&u->b, "p", flat);
+    flat = plan_weight(&u->b, "p", flat);
+    return own ? flat : tensor_slice(flat, 0, rows.begin, rows.end);
 }
 
-static weft_tensor copy_of(build *u, const param *p) {
+/* The same of the model's own copy; absent where that is no other. */
+static weft_tensor copy_of(build *u, const param *p, row_range rows) {
+    weft_tensor flat = param_layout(p);
+    bool own = param_shares_weight(u->g->params, p);
     if (u->g->dtype == WEFT_F32)
         return (weft_tensor){0};
-    weft_tensor flat = param_layout(p);
+    flat.shape[0] = own ? rows.end - rows.begin : flat.shape[0];
     flat.dtype = (uint8_t)u->g->dtype;
     flat.data = p->w.data;
-    return plan_weight(&u->b, "w", flat);
-}
-
-static weft_tensor slice_of(weft_tensor t, row_range rows) {
-    return weft_has(&t) ? tensor_slice(t, 0, rows.begin, rows.end) : t;
+    flat = plan_weight(&u->b, "w", flat);
+    return own ? flat : tensor_slice(flat, 0, rows.begin, rows.end);
 }
 
 static void push_update(build *u, const param *p, int index, row_range rows) {
     graph *g = u->g;
-    weft_tensor grad = g->params->share_grads ? own_part(u, p, false)
-                                              : slice_of(whole_grad(u, p), rows);
-    weft_tensor master = slice_of(master_of(u, p), rows);
-    weft_tensor hyper = fixed(u, &g->train.hyper), copy = slice_of(copy_of(u, p), rows);
+    weft_tensor grad = g->params->share_grads
+                           ? own_part(u, p, false)
+                           : tensor_slice(whole_grad(u, p), 0, rows.begin, rows.end);
+    weft_tensor master = master_of(u, p, rows);
+    weft_tensor hyper = fixed(u, &g->train.hyper), copy = copy_of(u, p, rows);
     weft_tensor m = state_place(u, "m", g->m, p, rows);
     bool stochastic = g->o->stochastic_rounding && copy.dtype == WEFT_BF16;
     if (g->o->optim == OPTIM_ADAMW)
@@ -565,12 +627,14 @@ static void push_update(build *u, const param *p, int index, row_range rows) {
 
 /* What each rank has made of its rows, to all. */
 static void push_share(build *u, const param *p) {
-    weft_tensor copy = copy_of(u, p), whole = weft_has(&copy) ? copy : master_of(u, p);
-    for (int r = 0; r < u->g->params->ranks; r++) {
+    bool stays = param_shares_weight(u->g->params, p);
+    for (int r = 0; !stays && r < u->g->params->ranks; r++) {
         row_range rows = rows_of(u, p, r);
-        if (rows.begin < rows.end)
-            PUSH(u, broadcast, "share", .x = slice_of(whole, rows), .peer = r,
-                 .group = WEFT_GROUP_DP);
+        if (rows.begin == rows.end)
+            continue;
+        weft_tensor copy = copy_of(u, p, rows);
+        PUSH(u, broadcast, "share", .x = weft_has(&copy) ? copy : master_of(u, p, rows), .peer = r,
+             .group = WEFT_GROUP_DP);
     }
 }
 
@@ -580,22 +644,27 @@ static weft_status build_update(graph *g, weft_plan **out) {
     for (int i = 0; i < g->params->n; i++) {
         const param *p = &g->params->param[i];
         row_range rows = rows_of(&u, p, g->params->rank);
-        if (p->trained && rows.begin < rows.end)
+        if (!p->trained || !p->here)
+            continue;
+        if (rows.begin < rows.end)
             push_update(&u, p, i, rows);
-        if (p->trained && g->params->ranks > 1)
+        if (g->params->ranks > 1)
             push_share(&u, p);
     }
     return end(&u, out);
 }
 
-/* The model's copies from the fp32 ones: at the start, and when a checkpoint was read. */
+/* The model's copies from the fp32 ones: at the start, and when a checkpoint was read. Where those
+ * are here in part, trainer_write makes both. */
 static weft_status build_refresh(graph *g, weft_plan **out) {
     build u;
     begin(&u, g, 0);
-    for (int i = 0; i < g->params->n; i++)
-        if (g->params->param[i].trained || g->o->lora_rank == 0)
-            PUSH(&u, cast, "cast", .x = master_of(&u, &g->params->param[i]),
-                 .y = copy_of(&u, &g->params->param[i]));
+    for (int i = 0; i < g->params->n; i++) {
+        const param *p = &g->params->param[i];
+        row_range all = {0, p->window.rows};
+        if (p->here && (p->trained || g->o->lora_rank == 0) && !param_shares_master(g->params, p))
+            PUSH(&u, cast, "cast", .x = master_of(&u, p, all), .y = copy_of(&u, p, all));
+    }
     return end(&u, out);
 }
 
@@ -618,12 +687,18 @@ int64_t graph_flops(const graph *g) {
     return plan_total(g->micro[0]).flops * per_unit * g->shape.units;
 }
 
-static int64_t sent_by(const weft_plan *p, int ranks) {
+static int place_in(const shard_mesh *m, int group) {
+    return group == WEFT_GROUP_TP ? m->tp : group == WEFT_GROUP_PP ? m->pp : m->dp;
+}
+
+static int64_t sent_by(const graph *g, const weft_plan *p) {
     int64_t sum = 0;
     for (int i = 0; i < p->nstep; i++) {
         const weft_step *s = &p->step[i];
-        bool receives = s->kernel->op == WEFT_OP_broadcast && s->args.broadcast.peer != p->rank;
-        sum += receives ? 0 : comm_sent_bytes(s->kernel->op, &s->args, ranks);
+        int group = comm_group_of(s->kernel->op, &s->args);
+        bool receives = s->kernel->op == WEFT_OP_broadcast &&
+                        s->args.broadcast.peer != place_in(&g->mesh->place, group);
+        sum += receives ? 0 : comm_sent_bytes(s->kernel->op, &s->args, p->group_ranks[group]);
     }
     return sum;
 }
@@ -634,6 +709,6 @@ int64_t graph_sent_bytes(const graph *g) {
     int64_t squares = g->params->share_grads ? (int64_t)sizeof(float) * g->nsquares : 0;
     if (s->ranks == 1)
         return 0;
-    return (losses + squares) * (s->ranks - 1) + sent_by(g->micro[0], s->ranks) * s->units +
-           sent_by(g->finish, s->ranks) + sent_by(g->update, s->ranks);
+    return (losses + squares) * (s->ranks - 1) + sent_by(g, g->micro[0]) * s->units +
+           sent_by(g, g->finish) + sent_by(g, g->update);
 }

@@ -43,6 +43,7 @@ typedef struct {
     arena *mem;
     int dtype;
     graph_shape shape;
+    const train_mesh *mesh;
     params *params;
     const weights *w; /* what the model computes with */
     uint64_t bytes[WEFT_SPACES];
@@ -56,8 +57,8 @@ typedef struct {
 } graph;
 
 /* WEFT_USAGE where batch, micro-batch and shards do not fit each other. */
-weft_status graph_shape_of(const train_options *o, const device *dev, const model_config *c,
-                           int row_tokens, graph_shape *out);
+weft_status graph_shape_of(const train_options *o, const train_mesh *mesh, const device *dev,
+                           const model_config *c, int row_tokens, graph_shape *out);
 /* Places and plans of everything; g's first members are set. g->bytes is then what each arena
  * needs. */
 weft_status graph_build(graph *g);

@@ -61,7 +61,7 @@ static void expect(run *r, double seconds) {
 static weft_status follow(run *r, void *data, uint64_t n, const char *what) {
     if (!r->link)
         return WEFT_OK;
-    return comm_broadcast(&r->t.end[WEFT_GROUP_DP], 0, data, n, what);
+    return comm_broadcast(&r->t.end[WEFT_GROUP_WORLD], 0, data, n, what);
 }
 
 static weft_status follow_step(run *r) {
@@ -120,11 +120,11 @@ static weft_status open_data(run *r) {
 /* Rank after rank: the first one makes the files that the others find. */
 static weft_status open_data_in_turn(run *r) {
     const train_options *t = &r->o->train;
-    for (int turn = 0; turn < (r->link ? t->dp : 1); turn++) {
+    for (int turn = 0; turn < (r->link ? r->link->ranks : 1); turn++) {
         if (turn == t->rank)
             WEFT_TRY(open_data(r));
         if (r->link)
-            WEFT_TRY(comm_barrier(&r->t.end[WEFT_GROUP_DP], "data"));
+            WEFT_TRY(comm_barrier(&r->t.end[WEFT_GROUP_WORLD], "data"));
     }
     return WEFT_OK;
 }
@@ -303,7 +303,7 @@ static weft_status step(run *r) {
     train_result x;
     double began = clock_seconds();
     expect(r, r->expected);
-    uint64_t sent = r->t.end[WEFT_GROUP_DP].sent;
+    uint64_t sent = trainer_sent(&r->t);
     take_rows(r, false, r->t.done);
     WEFT_TRY(trainer_gradients(&r->t, &x));
     WEFT_TRY(dump_gradients(r));
@@ -313,7 +313,7 @@ static weft_status step(run *r) {
         WEFT_TRY(refuse(r, &x, spike));
     else
         WEFT_TRY(trainer_update(&r->t, x.lr, x.grad_norm));
-    r->out->sent = r->t.end[WEFT_GROUP_DP].sent - sent;
+    r->out->sent = trainer_sent(&r->t) - sent;
     r->at.tokens += x.targets;
     r->out->loss = x.loss;
     if (x.finite && !spike)
@@ -397,7 +397,7 @@ static weft_status begin_alike(run *r) {
     say_plan(&t, plan, sizeof plan);
     trainer_close(&t);
     const agree_fact facts[] = {{"config.json", model}, {"data", data}, {"plan", plan}};
-    return agree(&r->t.end[WEFT_GROUP_DP], facts, 3);
+    return agree(&r->t.end[WEFT_GROUP_WORLD], facts, 3);
 }
 
 static weft_status open_run(run *r) {
@@ -406,7 +406,7 @@ static weft_status open_run(run *r) {
     r->at = (train_progress){.best_step = -1, .best_val = (double)NAN};
     r->saved = r->validated = -1;
     expect(r, ALONE_SECONDS);
-    trainer_join(&r->t, r->link);
+    trainer_join(&r->t, &o->train, r->link);
     WEFT_TRY(open_data_in_turn(r));
     WEFT_TRY(begin_alike(r));
     WEFT_TRY(trainer_open(&o->train, data_seq_len(r->data), false, r->link, &r->t));

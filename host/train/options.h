@@ -34,9 +34,10 @@ typedef struct {
     const char *const *lora_target; /* "q_proj", ... ; none: q_proj and v_proj */
     int n_lora_target;
     const char *lora_from; /* adapter folder to go on from, or NULL */
-    int dp, zero;          /* data-parallel ranks, 0: one; 1: each keeps a part of the state, 2: of
-                              the gradient too */
-    int rank;              /* of those, this one */
+    int tp, pp, dp;        /* ranks that share every matrix, the layers, the batch; 0: one */
+    int zero;              /* 1: ranks of dp keep a part each of the state, 2: of the gradient, 3:
+                              of the matrices too */
+    int rank;              /* of the mesh of all three, this one */
     const char *comm;      /* how ranks talk, as comm_open takes it */
     double timeout;        /* seconds that a rank may be late */
 } train_options;

@@ -119,8 +119,7 @@ static int64_t padded(int64_t bytes) {
 }
 
 int64_t param_first_row(const params *ps, const param *p, int rank) {
-    int64_t rows = param_layout(p).shape[0], each = (rows + ps->ranks - 1) / ps->ranks;
-    return each * rank < rows ? each * rank : rows;
+    return shard_first_row(p->window.rows, ps->ranks, rank);
 }
 
 static int64_t kept_bytes(const params *ps, const param *p) {
@@ -128,33 +127,90 @@ static int64_t kept_bytes(const params *ps, const param *p) {
     return padded(rows * param_layout(p).shape[1] * 4);
 }
 
-/* dp: each rank sums an equal part of a buffer's rows. */
-static void place_all(params *p, int dp) {
-    int64_t whole = (int64_t)BUFFER * (dp > 0 ? dp : 1);
+static int64_t window_bytes(const param *p) {
+    return padded(p->window.rows * p->window.cols * 4);
+}
+
+/* Each rank of dp sums an equal part of a buffer's rows. */
+static void place_all(params *p) {
+    int64_t whole = (int64_t)BUFFER * p->mesh->size.dp;
     p->lookups = -1;
-    for (int i = 0; i < p->n; i++)
-        if (p->param[i].trained) {
-            p->param[i].off = p->bytes;
-            p->param[i].kept = p->kept;
-            p->bytes += padded(param_count(&p->param[i]) * 4);
-            p->kept += kept_bytes(p, &p->param[i]);
-            p->trained += param_count(&p->param[i]);
-        }
+    for (int i = 0; i < p->n; i++) {
+        param *x = &p->param[i];
+        p->trained += x->trained ? param_count(x) : 0;
+        if (!x->trained || !x->here)
+            continue;
+        x->off = p->bytes;
+        x->kept = p->kept;
+        p->bytes += window_bytes(x);
+        p->kept += kept_bytes(p, x);
+    }
     p->bytes = (p->bytes + whole - 1) / whole * whole; /* whole rows for folds */
     p->grad_bytes = p->share_grads ? (p->kept + BUFFER - 1) / BUFFER * BUFFER : p->bytes;
     const param *embed = params_find(p, PARAM_WEIGHT, WEIGHT_EMBED, -1);
-    if (p->c->tied && embed->trained) {
-        int64_t bytes = p->share_grads ? kept_bytes(p, embed) : param_count(embed) * 4;
+    if (p->c->tied && embed->trained && embed->here) {
+        int64_t bytes = p->share_grads ? kept_bytes(p, embed) : window_bytes(embed);
         p->lookups = p->grad_bytes;
         p->grad_bytes += (bytes + whole - 1) / whole * whole;
     }
 }
 
+/* ---- Windows ---- */
+
+static weight_window as_layout(const param *p, weight_window w) {
+    return p->cols ? w : (weight_window){0, 1, w.row, w.rows};
+}
+
+/* The window of one slice of one stage, and whether that stage computes with it. */
+static bool window_at(const params *ps, const param *p, int tp, int pp, weight_window *out) {
+    shard_part part = mesh_part(ps->mesh, tp, pp);
+    *out = (weight_window){0, p->cols ? p->rows : 1, 0, p->cols ? p->cols : p->rows};
+    if (p->kind != PARAM_WEIGHT)
+        return shard_owns(&part, p->layer);
+    bool here = weights_window(ps->c, &part, p->slot, p->layer, out);
+    *out = as_layout(p, *out);
+    return here;
+}
+
+/* A tied embedding counts where tokens go in; what several slices hold alike, in the first. */
+bool param_counted(const params *ps, const param *p, int tp, int pp, weight_window *out) {
+    weight_window other;
+    if (!window_at(ps, p, tp, pp, out))
+        return false;
+    for (int s = 0; s < pp; s++)
+        if (window_at(ps, p, tp, s, &other))
+            return false;
+    for (int t = 0; t < tp; t++)
+        if (window_at(ps, p, t, pp, &other) && memcmp(&other, out, sizeof other) == 0)
+            return false;
+    return true;
+}
+
+static void set_windows(params *ps) {
+    for (int i = 0; i < ps->n; i++) {
+        param *p = &ps->param[i];
+        const shard_mesh *at = &ps->mesh->place;
+        weight_window same;
+        p->here = window_at(ps, p, at->tp, at->pp, &p->window);
+        p->counted = param_counted(ps, p, at->tp, at->pp, &same);
+    }
+}
+
+bool param_shares_master(const params *ps, const param *p) {
+    return ps->share_master && p->kind == PARAM_WEIGHT && p->cols;
+}
+
+bool param_shares_weight(const params *ps, const param *p) {
+    return ps->share_weight && p->kind == PARAM_WEIGHT && p->cols;
+}
+
 weft_status params_describe(const model_config *c, const safetensors *st, const train_options *o,
-                            arena *a, params *out) {
-    int sharers = o->zero > 0 && o->dp > 1 ? o->dp : 1;
-    params p = {.c = c, .ranks = sharers, .rank = sharers > 1 ? o->rank : 0};
+                            const train_mesh *mesh, int dtype, arena *a, params *out) {
+    int sharers = o->zero > 0 ? mesh->size.dp : 1;
+    params p = {.c = c, .mesh = mesh, .ranks = sharers, .rank = sharers > 1 ? mesh->place.dp : 0};
     p.share_grads = sharers > 1 && o->zero > 1;
+    p.share_weight = sharers > 1 && o->zero > 2;
+    p.share_master = sharers > 1 && (p.share_weight || dtype != WEFT_F32) && o->lora_rank == 0;
     weights shapes;
     p.nstored = weights_stored(c, st, a, &p.stored);
     p.param = ARENA_NEW(a, param, p.nstored * 5);
@@ -163,7 +219,8 @@ weft_status params_describe(const model_config *c, const safetensors *st, const 
     weights_close(&shapes);
     WEFT_TRY(check_patterns(&p, o));
     WEFT_TRY(add_adapters(&p, o, a));
-    place_all(&p, o->dp);
+    set_windows(&p);
+    place_all(&p);
     if (p.trained == 0)
         return weft_fail(WEFT_USAGE, "--freeze: leaves nothing to train");
     *out = p;
@@ -177,9 +234,13 @@ const param *params_find(const params *p, param_kind kind, int slot, int layer) 
     return NULL;
 }
 
-weft_tensor param_layout(const param *p) {
+weft_tensor param_whole(const param *p) {
     int64_t shape[2] = {p->cols ? p->rows : 1, p->cols ? p->cols : p->rows};
     return weft_tensor_make(WEFT_F32, 2, shape);
+}
+
+weft_tensor param_layout(const param *p) {
+    return weft_tensor_make(WEFT_F32, 2, (int64_t[]){p->window.rows, p->window.cols});
 }
 
 /* ---- Beginnings ---- */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The data-parallel ranks of a run: threads of this process, or processes with one each. */
+ * The ranks of a run: threads of this process, or processes with one each. */
 #include "host/base/err.h"
 #include "host/base/mem.h"
 #include "host/base/thread.h"
@@ -60,7 +60,7 @@ static const rank_run *first_failure(const ranks_run *all, int n) {
 /* Threads are dealt out. */
 static weft_status run_team(ranks_run *all, const loop_options *o, loop_result *out) {
     sched_team *team;
-    int n = o->train.dp, threads = o->train.threads ? o->train.threads : thread_cores();
+    int n = mesh_ranks(&o->train), threads = o->train.threads ? o->train.threads : thread_cores();
     WEFT_TRY(sched_team_open(n, &team));
     for (int i = 0; i < n; i++)
         all->rank[i].o = options_of(o, i, threads / n);
@@ -74,7 +74,7 @@ static weft_status run_team(ranks_run *all, const loop_options *o, loop_result *
 }
 
 static weft_status run_here(ranks_run *all, const loop_options *o, loop_result *out) {
-    all->rank = mem_alloc(sizeof *all->rank * (size_t)o->train.dp);
+    all->rank = mem_alloc(sizeof *all->rank * (size_t)mesh_ranks(&o->train));
     weft_status s = run_team(all, o, out);
     mem_free(all->rank);
     return s;
@@ -84,18 +84,18 @@ static weft_status run_here(ranks_run *all, const loop_options *o, loop_result *
 static weft_status run_self(comm_link *link, int self, const loop_options *o, loop_result *out) {
     int threads = o->train.threads;
     if (!threads)
-        threads = thread_cores() / o->train.dp;
+        threads = thread_cores() / mesh_ranks(&o->train);
     loop_options mine = options_of(o, self, threads);
     return loop_rank(&mine, link, out);
 }
 
 weft_status loop_run(const loop_options *o, loop_result *out) {
-    int n = o->train.dp > 1 ? o->train.dp : 1, self;
-    char flags[32];
+    int n = mesh_ranks(&o->train), self;
+    char flags[64];
     ranks_run all = {.rank = NULL};
+    mesh_flags(&o->train, flags, sizeof flags);
     if (n > COMM_MAX_RANKS)
-        return weft_fail(WEFT_USAGE, "--dp: %d ranks (at most %d)", n, COMM_MAX_RANKS);
-    snprintf(flags, sizeof flags, "--dp %d", n);
+        return weft_fail(WEFT_USAGE, "%s: %d ranks (at most %d)", flags, n, COMM_MAX_RANKS);
     WEFT_TRY(comm_open(o->train.comm, flags, n, o->train.timeout, all.link, &self));
     weft_status s = n == 1     ? loop_rank(o, NULL, out)
                     : self < 0 ? run_here(&all, o, out)

@@ -337,19 +337,38 @@ weft_status trainer_step(trainer *t, train_result *out) {
     return out->finite ? trainer_update(t, out->lr, out->grad_norm) : WEFT_OK;
 }
 
+/* Rows [r, r + rows) of the first n, one micro-batch; none: where ranks meet inside the plan it
+ * runs all the same. */
+static weft_status validate_micro(trainer *t, int r, int n) {
+    micro m = {.t = t, .begin = r, .n = n};
+    if (n == 0 && !t->params.share_weight)
+        return WEFT_OK;
+    WEFT_TRY(run_micro(&m, t->g.validate, 1, &t->g.train.nll));
+    for (int i = 0; i < n; i++)
+        t->row_nll[r + i] = sum_row(t, &t->g.train.nll, i);
+    return WEFT_OK;
+}
+
+/* How many of n rows the micro-batch that begins at r has. */
+static int rows_from(const trainer *t, int r, int n) {
+    int left = n - r, rows = t->g.shape.rows;
+    return left < 0 ? 0 : left < rows ? left : rows;
+}
+
+/* Ranks take turns, all at once. */
 weft_status trainer_validate(trainer *t, int n, double *nll, int64_t *targets) {
     const graph_shape *s = &t->g.shape;
-    *nll = 0;
-    for (int r = 0, turn = 0; r < n; r += s->rows, turn = (turn + 1) % s->ranks) {
-        micro m = {.t = t, .begin = r, .n = n - r < s->rows ? n - r : s->rows};
-        if (turn == s->rank)
-            WEFT_TRY(run_micro(&m, t->g.validate, 1, &t->g.train.nll));
-        for (int i = 0; turn == s->rank && i < m.n; i++)
-            t->row_nll[r + i] = sum_row(t, &t->g.train.nll, i);
-        if (t->link)
-            WEFT_TRY(comm_broadcast(&t->end[WEFT_GROUP_DP], turn, t->row_nll + r,
-                                    sizeof(double) * (uint64_t)m.n, "validation"));
+    for (int r = 0; r < n; r += s->rows * s->ranks) {
+        int mine = r + s->rank * s->rows;
+        WEFT_TRY(validate_micro(t, mine, rows_from(t, mine, n)));
+        for (int d = 0; t->link && d < s->ranks; d++) {
+            int at = r + d * s->rows, rows = rows_from(t, at, n);
+            if (rows)
+                WEFT_TRY(comm_broadcast(&t->end[WEFT_GROUP_DP], d, t->row_nll + at,
+                                        sizeof(double) * (uint64_t)rows, "validation"));
+        }
     }
+    *nll = 0;
     for (int i = 0; i < n; i++)
         *nll += t->row_nll[i];
     *targets = count_targets(t, n);

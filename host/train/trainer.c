@@ -64,24 +64,39 @@ static weft_status choose_dtype(trainer *t) {
     return WEFT_OK;
 }
 
+/* This rank's slices, or, where ranks of dp keep a part each, its rows of them. */
+static shard_part part_of(const trainer *t, bool shared) {
+    shard_part part = mesh_own_part(&t->mesh);
+    part.keepers = shared ? t->params.ranks : 1;
+    part.keeper = shared ? t->params.rank : 0;
+    return part;
+}
+
+/* Whether w is made from the fp32 numbers by a plan, and begins as nothing. */
+static bool begins_blank(const trainer *t) {
+    return t->o.from_scratch || !t->params.share_master;
+}
+
 static weft_status open_weights(trainer *t) {
     const model_config *c = &t->config;
     bool lora = t->o.lora_rank > 0, copies = !lora && t->g.dtype != WEFT_F32;
+    shard_part part = part_of(t, t->params.share_weight), own = part_of(t, t->params.share_master);
     if (t->dry) {
         if (copies)
-            WEFT_TRY(weights_describe(c, WEFT_F32, NULL, &t->master));
-        return weights_describe(c, t->g.dtype, NULL, &t->w);
+            WEFT_TRY(weights_describe(c, WEFT_F32, &own, &t->master));
+        return weights_describe(c, t->g.dtype, &part, &t->w);
     }
     if (lora)
         return t->o.from_scratch
                    ? weft_fail(WEFT_USAGE, "--lora-r: an adapter of random weights is of no use; "
                                            "leave out --from-scratch")
-                   : weights_open(c, &t->st, t->dev, t->g.dtype, NULL, false, &t->w);
-    weights *fp32 = copies ? &t->master : &t->w;
+                   : weights_open(c, &t->st, t->dev, t->g.dtype, &part, false, &t->w);
     if (copies)
-        WEFT_TRY(weights_blank(c, t->dev, t->g.dtype, &t->w));
-    return t->o.from_scratch ? weights_blank(c, t->dev, WEFT_F32, fp32)
-                             : weights_open(c, &t->st, t->dev, WEFT_F32, NULL, true, fp32);
+        WEFT_TRY(begins_blank(t) ? weights_blank(c, t->dev, t->g.dtype, &part, &t->w)
+                                 : weights_open(c, &t->st, t->dev, t->g.dtype, &part, true, &t->w));
+    weights *fp32 = copies ? &t->master : &t->w;
+    return t->o.from_scratch ? weights_blank(c, t->dev, WEFT_F32, &own, fp32)
+                             : weights_open(c, &t->st, t->dev, WEFT_F32, &own, true, fp32);
 }
 
 /* ---- Parameters ---- */
@@ -106,7 +121,7 @@ static uint64_t adapter_bytes(const trainer *t) {
     uint64_t n = 0;
     for (int i = 0; i < t->params.n; i++) {
         const param *p = &t->params.param[i];
-        if (p->kind != PARAM_WEIGHT)
+        if (p->kind != PARAM_WEIGHT && p->here)
             n += matrix_bytes(p, WEFT_F32) +
                  (t->g.dtype == WEFT_F32 ? 0 : matrix_bytes(p, t->g.dtype));
     }
@@ -120,6 +135,8 @@ static weft_status bind_params(trainer *t) {
         WEFT_TRY(t->dev->alloc(t->dev, t->adapter_bytes, "adapters", &t->adapters));
     for (int i = 0; i < t->params.n; i++) {
         param *p = &t->params.param[i];
+        if (!p->here)
+            continue;
         if (p->kind != PARAM_WEIGHT) {
             bind_adapter(t, p, &at);
             continue;
@@ -133,7 +150,7 @@ static weft_status bind_params(trainer *t) {
 static weft_status start_with(trainer *t, weft_stream *pool) {
     for (int i = 0; i < t->params.n; i++) {
         const param *p = &t->params.param[i];
-        if (p->kind == PARAM_WEIGHT && !t->o.from_scratch)
+        if ((p->kind == PARAM_WEIGHT && !t->o.from_scratch) || !p->here)
             continue;
         float *x = mem_alloc(sizeof(float) * (size_t)param_count(p));
         param_start(&t->params, i, t->o.seed, t->o.init_std, pool, x);
@@ -237,14 +254,17 @@ static weft_status open_trainer(trainer *t, int row_tokens) {
     WEFT_TRY(trainer_config(o, &t->mem, &t->config, &t->config_text, &t->config_bytes));
     WEFT_TRY(choose_dtype(t));
     WEFT_TRY(check_length(t, row_tokens));
-    WEFT_TRY(graph_shape_of(o, t->dev, &t->config, row_tokens, &t->g.shape));
-    WEFT_TRY(params_describe(&t->config, t->st.ntensor ? &t->st : NULL, o, &t->mem, &t->params));
+    WEFT_TRY(mesh_open(o, &t->config, &t->mem, &t->mesh));
+    WEFT_TRY(graph_shape_of(o, &t->mesh, t->dev, &t->config, row_tokens, &t->g.shape));
+    WEFT_TRY(params_describe(&t->config, t->st.ntensor ? &t->st : NULL, o, &t->mesh, t->g.dtype,
+                             &t->mem, &t->params));
     WEFT_TRY(open_weights(t));
     WEFT_TRY(bind_params(t));
     t->g.c = &t->config;
     t->g.o = o;
     t->g.dev = t->dev;
     t->g.mem = &t->mem;
+    t->g.mesh = &t->mesh;
     t->g.params = &t->params;
     t->g.w = &t->w;
     set_frequencies(t);
@@ -257,19 +277,24 @@ static weft_status open_trainer(trainer *t, int row_tokens) {
     return start_params(t);
 }
 
-void trainer_join(trainer *t, comm_link *link) {
-    int member[COMM_MAX_RANKS];
+void trainer_join(trainer *t, const train_options *o, comm_link *link) {
+    shard_mesh size = mesh_size(o);
     t->link = link;
-    for (int i = 0; i < COMM_MAX_RANKS; i++)
-        member[i] = i;
     if (link)
-        t->end[WEFT_GROUP_DP] = comm_group(link, WEFT_GROUP_DP, link->ranks, member);
+        comm_join(link, &size, t->end);
+}
+
+uint64_t trainer_sent(const trainer *t) {
+    uint64_t n = 0;
+    for (int g = 0; g < WEFT_GROUPS; g++)
+        n += t->end[g].sent;
+    return n;
 }
 
 weft_status trainer_open(const train_options *o, int row_tokens, bool dry, comm_link *link,
                          trainer *out) {
     *out = (trainer){.o = *o, .dry = dry};
-    trainer_join(out, link);
+    trainer_join(out, o, link);
     weft_status s = open_trainer(out, row_tokens);
     if (s != WEFT_OK)
         trainer_close(out);
@@ -317,7 +342,7 @@ void trainer_close(trainer *t) {
  * are what has to be resident. */
 static uint64_t weights_taken(const trainer *t, const weights *w) {
     bool copies = t->master.tensor != NULL;
-    bool blank = w == &t->w ? copies || t->o.from_scratch : t->o.from_scratch;
+    bool blank = w == &t->w && copies ? begins_blank(t) : t->o.from_scratch;
     return blank && w->tensor ? weights_blank_bytes(w) : w->bytes;
 }
 
@@ -332,89 +357,4 @@ train_memory trainer_memory(const trainer *t) {
                           .scratch = b[WEFT_SPACE_SCRATCH],
                           .feed = b[WEFT_SPACE_FEED],
                           .results = b[WEFT_SPACE_OUT]};
-}
-
-/* ---- Numbers in and out ---- */
-
-/* Where a parameter's `what` begins on the device. */
-static char *place_of(const trainer *t, const param *p, char what) {
-    char *state = t->base[WEFT_SPACE_STATE];
-    switch (what) {
-    case 'm': return state + t->g.m + p->kept;
-    case 'v': return state + t->g.v + p->kept;
-    case 'e': return state + t->g.ema + p->kept;
-    case 'g': return (char *)t->base[WEFT_SPACE_GRAD] + (t->params.share_grads ? p->kept : p->off);
-    default: return p->p.data;
-    }
-}
-
-/* Numbers of a parameter by their place in it. */
-typedef struct {
-    int64_t begin, n;
-} stretch;
-
-static stretch stretch_of(const trainer *t, const param *p, int rank) {
-    int64_t cols = param_layout(p).shape[1], begin = param_first_row(&t->params, p, rank) * cols;
-    return (stretch){begin, param_first_row(&t->params, p, rank + 1) * cols - begin};
-}
-
-/* The fp32 numbers are whole on every rank where the model computes with them. */
-bool trainer_shares(const trainer *t, char what) {
-    switch (what) {
-    case 'p': return t->params.ranks > 1 && t->g.dtype != WEFT_F32;
-    case 'g': return t->params.share_grads;
-    case 'v': return t->params.ranks > 1 && t->g.v >= 0;
-    case 'e': return t->params.ranks > 1 && t->g.ema >= 0;
-    default: return t->params.ranks > 1;
-    }
-}
-
-/* Those of all ranks, from whom keeps them. */
-static weft_status gather(trainer *t, const param *p, float *out) {
-    for (int r = 0; r < t->params.ranks; r++) {
-        stretch s = stretch_of(t, p, r);
-        if (s.n)
-            WEFT_TRY(comm_broadcast(&t->end[WEFT_GROUP_DP], r, out + s.begin,
-                                    sizeof(float) * (uint64_t)s.n, p->name));
-    }
-    return WEFT_OK;
-}
-
-weft_status trainer_read(trainer *t, int index, char what, float *out) {
-    const param *p = &t->params.param[index];
-    bool shared = trainer_shares(t, what) && p->trained;
-    stretch s = shared ? stretch_of(t, p, t->params.rank) : (stretch){0, param_count(p)};
-    const float *from = (const float *)(const void *)place_of(t, p, what);
-    from += shared && what == 'p' ? s.begin : 0;
-    WEFT_TRY(t->dev->copy(t->dev, t->stream, out + s.begin, from, sizeof(float) * (uint64_t)s.n,
-                          DEVICE_FROM));
-    return shared ? gather(t, p, out) : WEFT_OK;
-}
-
-weft_status trainer_give(trainer *t, char what) {
-    weft_status s = WEFT_OK;
-    for (int i = 0; s == WEFT_OK && trainer_shares(t, what) && i < t->params.n; i++) {
-        if (!t->params.param[i].trained)
-            continue;
-        float *x = mem_alloc(sizeof(float) * (size_t)param_count(&t->params.param[i]));
-        s = trainer_read(t, i, what, x);
-        mem_free(x);
-    }
-    return s;
-}
-
-weft_status trainer_write(trainer *t, int index, char what, const float *in) {
-    const param *p = &t->params.param[index];
-    bool part = trainer_shares(t, what) && what != 'p';
-    stretch s = part ? stretch_of(t, p, t->params.rank) : (stretch){0, param_count(p)};
-    WEFT_TRY(t->dev->copy(t->dev, t->stream, place_of(t, p, what), in + s.begin,
-                          sizeof(float) * (uint64_t)s.n, DEVICE_TO));
-    return t->dev->sync(t->dev, t->stream);
-}
-
-weft_status trainer_refresh(trainer *t) {
-    if (!t->g.refresh)
-        return WEFT_OK;
-    WEFT_TRY(sched_replay(t->dev, t->g.refresh, t->stream));
-    return t->dev->sync(t->dev, t->stream);
 }

@@ -23,8 +23,9 @@ typedef struct {
     safetensors st; /* of the folder trained from; none from scratch */
     device *dev;
     weft_stream *stream;
-    comm_link *link; /* to the other data-parallel ranks, which do the same; NULL: alone */
+    comm_link *link; /* to the other ranks of the mesh, which do the same; NULL: alone */
     comm end[WEFT_GROUPS];
+    train_mesh mesh;
     bool dry;
     weights w, master; /* master: fp32 numbers where w has another type; owns no block otherwise */
     params params;
@@ -57,13 +58,14 @@ int trainer_default_tokens(const model_config *c);
 const char *trainer_folder(const train_options *o, arena *a);
 /* row_tokens: of the data's rows. Everything is planned, then taken; dry: planned only. It
  * points into itself: it must not be moved. Closed by trainer_close, which takes a zeroed one as
- * well. link: to the ranks of o->dp, all of which make every call below in the same order; NULL
+ * well. link: to the ranks of the mesh, all of which make every call below in the same order; NULL
  * where there is one, or dry. */
 weft_status trainer_open(const train_options *o, int row_tokens, bool dry, comm_link *link,
                          trainer *out);
 void trainer_close(trainer *t);
-/* The trainer's end of the group of ranks; trainer_open does it too. link NULL: alone. */
-void trainer_join(trainer *t, comm_link *link);
+/* The trainer's ends of the mesh's groups; trainer_open does it too. link NULL: alone. */
+void trainer_join(trainer *t, const train_options *o, comm_link *link);
+uint64_t trainer_sent(const trainer *t); /* bytes to other ranks so far */
 /* What is held, by class, in bytes as planned; equal to what the device gave. */
 typedef struct {
     uint64_t weights, master, adapters, gradients, moments, activations, scratch, feed, results;
@@ -81,13 +83,17 @@ weft_status trainer_feed(trainer *t, int row);
 /* Sum of the negative log-likelihoods over the first n rows of t->rows, and how many targets. */
 weft_status trainer_validate(trainer *t, int n, double *nll, int64_t *targets);
 
-/* Numbers of a trained parameter, f32 [rows, cols]: `what` is 'p' itself, 'm', 'v', 'e' the running
- * mean, 'g' its gradient. Ranks read together what each has a part of (trainer_shares); what a rank
- * does not keep is not written. */
+/* trainer_numbers.c. Numbers of a parameter, f32 [rows, cols]: `what` is 'p' itself, 'm', 'v', 'e'
+ * the running mean, 'g' its gradient. Rank 0 gets all of them, from whichever ranks hold them,
+ * which call it too, out being NULL there. Each rank writes what it keeps of `in`, which is all of
+ * them. */
 weft_status trainer_read(trainer *t, int index, char what, float *out);
 weft_status trainer_write(trainer *t, int index, char what, const float *in);
-bool trainer_shares(const trainer *t, char what);
-/* The part of a rank that writes nothing: trainer_read of every parameter in order, if shared. */
+/* Whether a run has such numbers of p. */
+bool trainer_has(const trainer *t, const param *p, char what);
+/* Whether rank 0 lacks any of them. */
+bool trainer_spread(const trainer *t);
+/* A rank's part while rank 0 reads every parameter that has `what`, in order. */
 weft_status trainer_give(trainer *t, char what);
 /* After the last trainer_write of 'p': the model's copies follow. */
 weft_status trainer_refresh(trainer *t);

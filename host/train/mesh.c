@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Meshes of training ranks and their limits. */
+#include "host/train/mesh.h"
+#include "host/base/err.h"
+#include "host/model/weights.h"
+#include "host/run/comm.h"
+#include <stdio.h>
+
+shard_mesh mesh_size(const train_options *o) {
+    return (shard_mesh){
+        .tp = o->tp > 0 ? o->tp : 1, .pp = o->pp > 0 ? o->pp : 1, .dp = o->dp > 0 ? o->dp : 1};
+}
+
+int mesh_ranks(const train_options *o) {
+    shard_mesh m = mesh_size(o);
+    return shard_ranks(&m);
+}
+
+void mesh_flags(const train_options *o, char *out, size_t n) {
+    const struct {
+        const char *name;
+        int ranks;
+    } ways[] = {{"--tp", o->tp}, {"--pp", o->pp}, {"--dp", o->dp}};
+    size_t at = 0;
+    *out = 0;
+    for (int i = 0; i < 3 && at < n; i++)
+        if (ways[i].ranks > 1)
+            at += (size_t)snprintf(out + at, n - at, "%s%s %d", at ? " " : "", ways[i].name,
+                                   ways[i].ranks);
+    if (!*out)
+        snprintf(out, n, "--dp 1");
+}
+
+/* ---- Limits ---- */
+
+/* What a slice computes of an axis in backward begins and ends with leaves of its sum. */
+static bool leaves_fit(int64_t n, int tp) {
+    return shard_leaves(n) % tp == 0;
+}
+
+static weft_status check_slices(const train_options *o, const model_config *c, int tp) {
+    shard_dims d = config_shard_dims(c);
+    WEFT_TRY(shard_check(&d, tp));
+    if (tp == 1)
+        return WEFT_OK;
+    if (o->lora_rank > 0)
+        return weft_fail(WEFT_USAGE, "--tp: adapters are trained whole; use --dp, --pp or --zero");
+    if (o->stochastic_rounding)
+        return weft_fail(WEFT_USAGE, "--tp: draws nothing for --stochastic-rounding; leave one of "
+                                     "them out");
+    if (c->n_kv_heads % tp)
+        return weft_fail(WEFT_USAGE,
+                         "--tp: %d ranks would share the gradients of %lld kv heads; it divides "
+                         "their number",
+                         tp, (long long)c->n_kv_heads);
+    if (!leaves_fit(c->vocab, tp) || !leaves_fit(c->n_kv_heads * c->head_dim, tp))
+        return weft_fail(WEFT_USAGE,
+                         "--tp: %d does not divide the vocabulary of %lld (%d leaves) or the kv "
+                         "heads (%d leaves); pad the vocabulary to a multiple of 128",
+                         tp, (long long)c->vocab, shard_leaves(c->vocab),
+                         shard_leaves(c->n_kv_heads * c->head_dim));
+    return WEFT_OK;
+}
+
+/* What a token reads of the weights: of each layer, the embedding's row and the head. */
+static weft_status cut_stages(const model_config *c, int pp, arena *a, int64_t **first) {
+    int64_t *cost = ARENA_NEW(a, int64_t, c->n_layers), head = c->vocab * c->d_model;
+    int64_t layers = config_parameters(c) - head * (c->tied ? 1 : 2);
+    for (int64_t i = 0; i < c->n_layers; i++)
+        cost[i] = layers / c->n_layers;
+    *first = ARENA_NEW(a, int64_t, pp + 1);
+    return shard_stages(c->n_layers, cost, c->d_model, head, pp, *first);
+}
+
+weft_status mesh_open(const train_options *o, const model_config *c, arena *a, train_mesh *out) {
+    train_mesh m = {.size = mesh_size(o), .rank = o->rank, .ranks = mesh_ranks(o)};
+    if (m.ranks > COMM_MAX_RANKS) {
+        char flags[64];
+        mesh_flags(o, flags, sizeof flags);
+        return weft_fail(WEFT_USAGE, "%s: %d ranks (at most %d)", flags, m.ranks, COMM_MAX_RANKS);
+    }
+    m.place = shard_place(&m.size, o->rank);
+    WEFT_TRY(check_slices(o, c, m.size.tp));
+    WEFT_TRY(cut_stages(c, m.size.pp, a, &m.first));
+    *out = m;
+    return WEFT_OK;
+}
+
+shard_part mesh_part(const train_mesh *m, int tp, int pp) {
+    return (shard_part){.tp = m->size.tp,
+                        .slice = tp,
+                        .first = m->first[pp],
+                        .last = m->first[pp + 1],
+                        .layers = m->first[m->size.pp]};
+}
+
+shard_part mesh_own_part(const train_mesh *m) {
+    return mesh_part(m, m->place.tp, m->place.pp);
+}
