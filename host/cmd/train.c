@@ -19,8 +19,8 @@ typedef struct {
         *recompute, *comm, *order, *dump_grads, *lora_from, *tokenizer, *sample_prompt, *on_nan,
         *on_spike;
     arg_list data, freeze, lora_targets, weights;
-    int64_t threads, dp, zero, steps, warmup, decay_steps, batch, micro, seq_len, shards, seed,
-        lora_r, keep, save_every, val_every, patience, sample_tokens;
+    int64_t threads, tp, pp, dp, zero, steps, warmup, decay_steps, batch, micro, seq_len, shards,
+        seed, lora_r, keep, save_every, val_every, patience, sample_tokens;
     double lr, min_lr, weight_decay, beta1, beta2, eps, clip, smoothing, z_loss, dropout, ema,
         init_std, lora_alpha, val_fraction, spike, timeout;
     bool from_scratch, csv, tensorboard, sft, pack, append_eos, stochastic, json;
@@ -49,6 +49,10 @@ static const arg_spec specs[] = {
      AT(seq_len)},
     {"shards", "", NULL, ARG_INT, "N", 0, 8, "0",
      "virtual shards of a batch; 0: the largest of 8, 4, 2, 1 that divides it", AT(shards)},
+    {"tp", "", "tensor-parallel-size", ARG_INT, "N", 1, COMM_MAX_RANKS, "1",
+     "ranks that share every matrix: 1, 2, 4 or 8; the same bits for any", AT(tp)},
+    {"pp", "", "pipeline-parallel-size", ARG_INT, "N", 1, COMM_MAX_RANKS, "1",
+     "stages of consecutive layers, one behind the other; the same bits for any", AT(pp)},
     {"dp", "", "data-parallel-size", ARG_INT, "N", 1, COMM_MAX_RANKS, "1",
      "ranks that each take a part of every batch: 1, 2, 4 or 8; the same bits for any", AT(dp)},
     {"zero", "", NULL, ARG_INT, "N", 0, 3, "0",
@@ -212,6 +216,8 @@ static train_options train_of(const train_args *a, const char *model, arena *mem
                        .lora_rank = (int)a->lora_r,
                        .lora_alpha = a->lora_alpha > 0 ? a->lora_alpha : 2.0 * (double)a->lora_r,
                        .lora_from = a->lora_from,
+                       .tp = (int)a->tp,
+                       .pp = (int)a->pp,
                        .dp = (int)a->dp,
                        .zero = (int)a->zero,
                        .comm = a->comm,

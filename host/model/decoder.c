@@ -145,12 +145,12 @@ static weft_tensor linear(forward *f, const char *what, operand in, int w_slot, 
     return f->train && act ? activated(f, what, y, act) : y;
 }
 
-/* The leaves of every rank in order, then their tree: what one rank computes inside its matmul. */
+/* Every rank's sum in order, then the rest of the tree over leaves: what one rank computes inside
+ * its matmul. part [1, T, d_model]. */
 static weft_tensor sum_over_ranks(forward *f, const char *what, weft_tensor part,
                                   weft_tensor bias) {
     int64_t n = part.shape[1], h = part.shape[2];
-    weft_tensor all = plan_new(f->b, part.dtype, 3,
-                               (int64_t[]){part.shape[0] * f->d->part.tp, n, h});
+    weft_tensor all = plan_new(f->b, part.dtype, 3, (int64_t[]){f->d->part.tp, n, h});
     weft_tensor y = fresh(f, f->d->dtype, n, h);
     PUSH(f, all_gather, what, .x = part, .y = all, .axis = 0);
     PUSH(f, leaf_sum, what, .x = all, .bias = bias, .rows = f->rows, .y = y);
@@ -169,10 +169,10 @@ static weft_tensor linear_split(forward *f, const char *what, weft_tensor x, int
              .rows = f->rows, .y = y, .leaves = leaves);
         return dropped(f, what, adapted(f, what, in.x, y, w_slot));
     }
-    weft_tensor part = plan_new(f->b, WEFT_F32, 3, (int64_t[]){leaves, x.shape[0], w.shape[0]});
+    weft_tensor part = plan_new(f->b, WEFT_F32, 3, (int64_t[]){1, x.shape[0], w.shape[0]});
     PUSH(f, matmul, what, .x = in.x, .w = w, .xscale = in.scale, .wscale = scale, .rows = f->rows,
-         .y = part, .leaves = leaves, .partial = 1);
-    return sum_over_ranks(f, what, part, bias);
+         .y = tensor_reshape(part, 2, part.shape + 1), .leaves = leaves);
+    return dropped(f, what, sum_over_ranks(f, what, part, bias));
 }
 
 /* A number a row that only backward reads. */

@@ -12,6 +12,7 @@ struct backward {
     backward_options o;
     int steps, values;  /* of the forward */
     bool *needs;        /* [values] a wanted gradient depends on it */
+    bool *partial;      /* [values] ranks exchange it: a sum over a part of the inputs */
     weft_tensor *grad;  /* [values] what has reached it so far; id 0: nothing */
     weft_tensor *again; /* [values] what stands for it once computed again; id 0: itself */
     uint32_t key;       /* of the segment computed again last */
@@ -46,6 +47,8 @@ static void mark_needed(backward *w) {
     for (int i = 0; i < w->steps; i++) {
         const weft_step *s = &w->b->plan->step[i];
         const weft_op_info *info = &weft_op_table[s->kernel->op];
+        if (s->kernel->op == WEFT_OP_all_gather)
+            w->partial[s->args.all_gather.x.id] = true;
         if (!reads_needed(w, s))
             continue;
         for (int f = 0; f < info->nfield; f++)
@@ -59,6 +62,7 @@ backward *backward_begin(plan_builder *b, const backward_options *o) {
     backward *w = ARENA_NEW(b->mem, backward, 1);
     *w = (backward){.b = b, .o = *o, .steps = b->plan->nstep, .values = b->plan->nvalue};
     w->needs = ARENA_NEW(b->mem, bool, w->values);
+    w->partial = ARENA_NEW(b->mem, bool, w->values);
     w->grad = ARENA_NEW(b->mem, weft_tensor, w->values);
     w->again = ARENA_NEW(b->mem, weft_tensor, w->values);
     if (b->status == WEFT_OK)
@@ -95,6 +99,11 @@ static weft_tensor reached(const backward *w, const weft_tensor *t) {
 static void put(backward *w, const weft_tensor *t, weft_tensor g) {
     if (weft_has(t) && w->needs[t->id])
         w->grad[t->id] = g;
+}
+
+/* The gradient of a partial sum that ranks exchange is that of the whole, of another shape. */
+static void pass(backward *w, const weft_tensor *from, const weft_tensor *to) {
+    put(w, to, w->grad[from->id]);
 }
 
 /* One more gradient reaches t. */
@@ -152,12 +161,30 @@ static void pass_sum(backward *w, const weft_tensor *x, const weft_tensor *res,
     add(w, res, dx);
 }
 
+/* [T, heads, ...] of all ranks, so that a gain that heads share is summed in their order. */
+static weft_tensor of_all_heads(backward *w, weft_tensor x) {
+    int64_t shape[WEFT_DIMS] = {x.shape[0], x.shape[1] * w->o.tp, x.shape[2]};
+    weft_tensor all = plan_new(w->b, x.dtype, x.ndim, shape);
+    PUSH(w, all_gather, .x = x, .y = all, .axis = 1);
+    return all;
+}
+
+static void rmsnorm_dg(backward *w, weft_tensor dy, weft_tensor r, weft_tensor inv,
+                       weft_tensor dg) {
+    if (w->o.tp > 1 && dy.ndim == 3) {
+        dy = of_all_heads(w, dy);
+        r = of_all_heads(w, r);
+        inv = of_all_heads(w, inv);
+    }
+    PUSH(w, rmsnorm_dg, .dy = dy, .r = r, .inv = inv, .dg = dg, .shards = w->o.shards);
+}
+
 static void rmsnorm_rule(backward *w, const weft_args *args) {
     const weft_rmsnorm_args *a = &args->rmsnorm;
     const weft_tensor *sum = norm_sum(&a->x, &a->r);
     weft_tensor dg, dy = reached(w, &a->y), r = kept(w, sum), inv = kept(w, &a->inv);
     if (gradient_of(w, &a->g, &dg))
-        PUSH(w, rmsnorm_dg, .dy = dy, .r = r, .inv = inv, .dg = dg, .shards = w->o.shards);
+        rmsnorm_dg(w, dy, r, inv, dg);
     if (!w->needs[a->x.id] && !w->needs[a->res.id])
         return;
     weft_tensor dx = fresh(w, &a->x);
@@ -185,11 +212,24 @@ static void layernorm_rule(backward *w, const weft_args *args) {
     pass_sum(w, &a->x, &a->res, sum, dx);
 }
 
+/* dx of a matrix split by outputs: every rank's sum over its leaves, then the rest of the tree. */
+static void dx_over_ranks(backward *w, weft_tensor dy, weft_tensor m, weft_tensor res,
+                          weft_tensor dx) {
+    int64_t tp = w->o.tp, shape[3] = {1, dx.shape[0], dx.shape[1]};
+    weft_tensor part = plan_new(w->b, WEFT_F32, 3, shape);
+    weft_tensor all = plan_new(w->b, WEFT_F32, 3, (int64_t[]){tp, shape[1], shape[2]});
+    PUSH(w, matmul_dx, .dy = dy, .w = m, .dx = tensor_reshape(part, 2, part.shape + 1),
+         .leaves = shard_leaves(m.shape[0] * tp) / (int32_t)tp);
+    PUSH(w, all_gather, .x = part, .y = all);
+    PUSH(w, leaf_sum, .x = all, .res = res, .y = dx);
+}
+
 /* Matrices with one chain in the forward are those that ranks split by outputs: their dx has the
  * leaves. */
 static void matmul_rule(backward *w, const weft_args *args) {
     const weft_matmul_args *a = &args->matmul;
     weft_tensor grad, dy = reached(w, &a->y);
+    bool split = a->leaves == 1 && !w->partial[a->y.id];
     WEFT_ASSERT(!a->act && !a->partial && !weft_has(&a->xscale));
     if (gradient_of(w, &a->bias, &grad))
         PUSH(w, bias_db, .dy = dy, .db = grad, .shards = w->o.shards);
@@ -198,11 +238,26 @@ static void matmul_rule(backward *w, const weft_args *args) {
     add(w, &a->res, dy);
     if (!w->needs[a->x.id])
         return;
-    weft_tensor dx = fresh(w, &a->x);
-    PUSH(w, matmul_dx, .dy = dy, .w = weight_of(w, &a->w), .wscale = a->wscale,
-         .res = reached(w, &a->x), .dx = dx,
-         .leaves = a->leaves == 1 ? shard_leaves(a->w.shape[0]) : 1);
+    weft_tensor dx = fresh(w, &a->x), m = weight_of(w, &a->w);
+    if (split && w->o.tp > 1)
+        dx_over_ranks(w, dy, m, reached(w, &a->x), dx);
+    else
+        PUSH(w, matmul_dx, .dy = dy, .w = m, .wscale = a->wscale, .res = reached(w, &a->x),
+             .dx = dx, .leaves = split ? shard_leaves(a->w.shape[0]) : 1);
     put(w, &a->x, dx);
+}
+
+static void leaf_sum_rule(backward *w, const weft_args *args) {
+    const weft_leaf_sum_args *a = &args->leaf_sum;
+    weft_tensor grad, dy = reached(w, &a->y);
+    if (gradient_of(w, &a->bias, &grad))
+        PUSH(w, bias_db, .dy = dy, .db = grad, .shards = w->o.shards);
+    add(w, &a->res, dy);
+    pass(w, &a->y, &a->x);
+}
+
+static void all_gather_rule(backward *w, const weft_args *args) {
+    pass(w, &args->all_gather.y, &args->all_gather.x);
 }
 
 static void attention_rule(backward *w, const weft_args *args) {
@@ -267,6 +322,8 @@ static const rule rules[WEFT_OP_COUNT] = {
     [WEFT_OP_rmsnorm] = {rmsnorm_rule, {"inv"}, "y"},
     [WEFT_OP_layernorm] = {layernorm_rule, {"mean", "inv"}, "y"},
     [WEFT_OP_matmul] = {matmul_rule, {"x"}, "y"},
+    [WEFT_OP_leaf_sum] = {leaf_sum_rule, {NULL}, "y"},
+    [WEFT_OP_all_gather] = {all_gather_rule, {NULL}, "y"},
     [WEFT_OP_attention] = {attention_rule, {"q", "k", "v", "y", "lse"}, "y"},
     [WEFT_OP_glu] = {glu_rule, {"gate", "up"}, "y"},
     [WEFT_OP_activation] = {activation_rule, {"x"}, "y"},

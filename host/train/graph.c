@@ -100,6 +100,8 @@ weft_status graph_shape_of(const train_options *o, const train_mesh *mesh, const
                          s.rows, s.stride, 1 << 24);
     s.tokens = s.rows * s.stride;
     s.chunk = chunk_of(&s, c);
+    shard_part part = mesh_own_part(mesh);
+    s.kv_heads = decoder_local_heads(c, &part).kv_heads;
     s.query_tile = engine_query_tile(dev, c);
     *out = s;
     return WEFT_OK;
@@ -120,7 +122,7 @@ static int64_t take_bytes(graph *g, weft_space space, int64_t bytes) {
 
 static int64_t work_items(const graph *g) {
     const graph_shape *s = &g->shape;
-    return ((s->tokens + s->query_tile - 1) / s->query_tile + s->tokens) * g->c->n_kv_heads;
+    return ((s->tokens + s->query_tile - 1) / s->query_tile + s->tokens) * s->kv_heads;
 }
 
 static void place_feed(graph *g) {
@@ -381,23 +383,54 @@ typedef struct {
     bool backward;
 } loss_head;
 
+/* f32 [rows, V]: ranks of tp compute a part of the vocabulary each, all read them whole. */
+static weft_tensor push_logits(build *u, weft_tensor x, weft_tensor w) {
+    int64_t tp = u->g->mesh->size.tp, rows = x.shape[0], n = w.shape[0];
+    weft_tensor part = plan_new(&u->b, WEFT_F32, 2, (int64_t[]){rows, n}), all;
+    PUSH(u, matmul, "head", .x = x, .w = w, .y = part, .leaves = 1);
+    if (tp == 1)
+        return part;
+    all = plan_new(&u->b, WEFT_F32, 2, (int64_t[]){rows, n * tp});
+    PUSH(u, all_gather, "head", .x = part, .y = all, .axis = 1);
+    return all;
+}
+
+static void push_head_dx(build *u, weft_tensor dlogits, weft_tensor w, weft_tensor dx) {
+    int64_t tp = u->g->mesh->size.tp, rows = dx.shape[0], n = dx.shape[1];
+    int leaves = shard_leaves(w.shape[0] * tp) / (int)tp;
+    if (tp == 1) {
+        PUSH(u, matmul_dx, "head'", .dy = dlogits, .w = w, .dx = dx, .leaves = leaves);
+        return;
+    }
+    weft_tensor part = plan_new(&u->b, WEFT_F32, 3, (int64_t[]){1, rows, n});
+    weft_tensor all = plan_new(&u->b, WEFT_F32, 3, (int64_t[]){tp, rows, n});
+    PUSH(u, matmul_dx, "head'", .dy = dlogits, .w = w,
+         .dx = tensor_reshape(part, 2, part.shape + 1), .leaves = leaves);
+    PUSH(u, all_gather, "head'", .x = part, .y = all);
+    PUSH(u, leaf_sum, "head'", .x = all, .y = dx);
+}
+
+/* This rank's columns. */
+static weft_tensor own_logits(const build *u, weft_tensor t, int64_t n) {
+    int64_t first = u->g->mesh->place.tp * n;
+    return weft_has(&t) ? tensor_slice(t, 1, first, first + n) : t;
+}
+
 static void loss_chunk(const loss_head *h, int64_t begin, int64_t end, int shards, weft_tensor dw) {
     build *u = h->u;
     const graph *g = u->g;
-    weft_tensor x = tensor_slice(h->x, 0, begin, end), dlogits = {0},
-                loss = fixed(u, &g->train.loss);
-    weft_tensor nll = fixed(u, &g->train.nll), target = fixed(u, &g->train.target);
-    weft_tensor logits = plan_new(&u->b, WEFT_F32, 2, (int64_t[]){end - begin, h->w.shape[0]});
-    PUSH(u, matmul, "head", .x = x, .w = h->w, .y = logits, .leaves = 1);
+    weft_tensor x = tensor_slice(h->x, 0, begin, end), dlogits = {0};
+    weft_tensor loss = fixed(u, &g->train.loss), nll = fixed(u, &g->train.nll);
+    weft_tensor target = fixed(u, &g->train.target), logits = push_logits(u, x, h->w);
     if (h->backward)
         dlogits = plan_new(&u->b, g->dtype, 2, logits.shape);
     PUSH(u, cross_entropy, "loss", .x = logits, .target = tensor_slice(target, 0, begin, end),
          .scale = fixed(u, &g->train.scale), .loss = tensor_slice(loss, 0, begin, end),
          .nll = tensor_slice(nll, 0, begin, end), .dx = dlogits, .z_loss = (float)g->o->z_loss,
          .smoothing = (float)g->o->label_smoothing);
+    dlogits = own_logits(u, dlogits, h->w.shape[0]);
     if (weft_has(&h->dx))
-        PUSH(u, matmul_dx, "head'", .dy = dlogits, .w = h->w,
-             .dx = tensor_slice(h->dx, 0, begin, end), .leaves = shard_leaves(h->w.shape[0]));
+        push_head_dx(u, dlogits, h->w, tensor_slice(h->dx, 0, begin, end));
     if (weft_has(&dw))
         PUSH(u, matmul_dw, "head'", .dy = dlogits, .x = x, .dw = dw, .shards = shards);
 }
@@ -457,6 +490,7 @@ static weft_status build_micro(graph *g, int level, weft_plan **out) {
                            .ready = ready,
                            .fetch = g->params->share_weight ? fetch_again : NULL,
                            .recompute = g->o->recompute,
+                           .tp = g->mesh->size.tp,
                            .shards = g->shape.unit_shards,
                            .order = fixed(&u, &g->train.order),
                            .by_place = fixed(&u, &g->train.by_place)};
@@ -705,10 +739,9 @@ static int64_t sent_by(const graph *g, const weft_plan *p) {
 
 int64_t graph_sent_bytes(const graph *g) {
     const graph_shape *s = &g->shape;
-    int64_t losses = (int64_t)sizeof(double) * s->shards;
-    int64_t squares = g->params->share_grads ? (int64_t)sizeof(float) * g->nsquares : 0;
-    if (s->ranks == 1)
-        return 0;
-    return (losses + squares) * (s->ranks - 1) + sent_by(g, g->micro[0]) * s->units +
-           sent_by(g, g->finish) + sent_by(g, g->update);
+    const shard_mesh *m = &g->mesh->size;
+    int64_t squares = (int64_t)sizeof(float) * g->nsquares;
+    int64_t meets = m->tp - 1 + (g->params->share_grads ? m->dp - 1 : 0);
+    return (int64_t)sizeof(double) * s->shards * (m->dp - 1) + squares * meets +
+           sent_by(g, g->micro[0]) * s->units + sent_by(g, g->finish) + sent_by(g, g->update);
 }

@@ -17,17 +17,18 @@
 enum { GRAPH_MAX_LEVELS = 5 };
 
 typedef struct {
-    int rows;        /* of a micro-batch */
-    int row_tokens;  /* of a row as fed */
-    int stride;      /* of a row as laid out */
-    int tokens;      /* rows * stride */
-    int shards;      /* of a whole batch */
-    int ranks, rank; /* data-parallel; a rank computes `units` units from rank * units on */
-    int unit_shards; /* of a micro-batch */
-    int units;       /* shards / unit_shards / ranks */
-    int unit_rows;   /* rows of a unit: a multiple of `rows` up to the last micro-batch of it */
-    int levels;      /* gradient buffers */
-    int chunk;       /* tokens whose logits are there at once */
+    int rows;         /* of a micro-batch */
+    int row_tokens;   /* of a row as fed */
+    int stride;       /* of a row as laid out */
+    int tokens;       /* rows * stride */
+    int shards;       /* of a whole batch */
+    int ranks, rank;  /* data-parallel; a rank computes `units` units from rank * units on */
+    int unit_shards;  /* of a micro-batch */
+    int units;        /* shards / unit_shards / ranks */
+    int unit_rows;    /* rows of a unit: a multiple of `rows` up to the last micro-batch of it */
+    int levels;       /* gradient buffers */
+    int chunk;        /* tokens whose logits are there at once */
+    int64_t kv_heads; /* this rank's */
     int query_tile;
 } graph_shape;
 

@@ -77,7 +77,7 @@ static void feed_work(const micro *m) {
     for (int s = 0; s < m->seqs; s++) {
         int32_t len = qstart[s + 1] - qstart[s];
         for (int32_t q = 0; q < len; q += tile)
-            for (int32_t h = 0; h < g->c->n_kv_heads; h++, n++)
+            for (int32_t h = 0; h < g->shape.kv_heads; h++, n++)
                 memcpy(work + 4 * (int64_t)n,
                        (int32_t[4]){s, q, len - q < tile ? len - q : tile, h}, 16);
     }
@@ -249,20 +249,23 @@ static weft_status share_losses(trainer *t) {
     return WEFT_OK;
 }
 
-/* The same of the squares of a gradient's rows. */
-static weft_status share_squares(trainer *t) {
+/* The same of squares: each is 0 but where its rows and columns count. */
+static weft_status share_squares_over(trainer *t, int group) {
     float *x = (float *)(void *)(t->out + t->g.train.squares.off);
     int64_t n = t->g.nsquares;
-    if (!t->params.share_grads)
-        return WEFT_OK;
-    WEFT_TRY(comm_collect(&t->end[WEFT_GROUP_DP], x, t->all_squares, sizeof(float) * (uint64_t)n,
-                          "norm"));
+    WEFT_TRY(comm_collect(&t->end[group], x, t->all_squares, sizeof(float) * (uint64_t)n, "norm"));
     for (int64_t i = 0; i < n; i++) {
         x[i] = 0;
-        for (int r = 0; r < t->g.shape.ranks; r++)
+        for (int r = 0; r < t->end[group].ranks; r++)
             x[i] += t->all_squares[r * n + i];
     }
     return WEFT_OK;
+}
+
+static weft_status share_squares(trainer *t) {
+    if (t->mesh.size.tp > 1)
+        WEFT_TRY(share_squares_over(t, WEFT_GROUP_TP));
+    return t->params.share_grads ? share_squares_over(t, WEFT_GROUP_DP) : WEFT_OK;
 }
 
 weft_status trainer_gradients(trainer *t, train_result *out) {

@@ -206,8 +206,10 @@ static weft_status take_host_memory(trainer *t) {
     t->shard_loss = ARENA_NEW(&t->mem, double, t->g.shape.shards);
     if (t->link)
         t->all_losses = ARENA_NEW(&t->mem, double, t->g.shape.shards * t->g.shape.ranks);
-    if (t->params.share_grads)
-        t->all_squares = ARENA_NEW(&t->mem, float, t->g.nsquares * t->g.shape.ranks);
+    const shard_mesh *m = &t->mesh.size;
+    int others = m->tp > m->dp ? m->tp : m->dp;
+    if (trainer_spread(t))
+        t->all_squares = ARENA_NEW(&t->mem, float, t->g.nsquares *others);
     t->row_nll = ARENA_NEW(&t->mem, double, t->o.batch);
     return WEFT_OK;
 }

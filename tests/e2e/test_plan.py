@@ -89,9 +89,8 @@ class Plan(unittest.TestCase):
             self.assertEqual(len(got["ranks"]), tp)
             for rank in got["ranks"]:
                 self.assertEqual(rank["kv_bytes"], 2 * layers * 1024 * max(kv // tp, 1) * d * size)
-                leaves = 8 // tp
                 v = -(-c["vocab_size"] // tp)
-                sent = 4 * (tp - 1) * (2 * layers * leaves * h + h + v)
+                sent = 4 * (tp - 1) * (2 * layers * h + h + v)
                 self.assertEqual(rank["sent_bytes_per_token"], sent if tp > 1 else 0)
 
     def test_stages_hold_every_layer_and_send_what_the_shape_says(self):
@@ -106,7 +105,7 @@ class Plan(unittest.TestCase):
                 first, last = ranks[stage * tp]["layers"]
                 held += range(first, last)
                 v = -(-c["vocab_size"] // tp)
-                sums = 2 * (last - first) * (8 // tp) * h + (h if stage == 0 else 0)
+                sums = 2 * (last - first) * h + (h if stage == 0 else 0)
                 sent = 4 * (tp - 1) * (sums + (v if stage == pp - 1 else 0))
                 sent += h * size if stage < pp - 1 else 0
                 for rank in ranks[stage * tp:stage * tp + tp]:

@@ -26,6 +26,23 @@ MESHES = (
     ("--dp", "4", "--zero", "3", "--recompute", "layer"),
     ("--dp", "8", "--zero", "3"),
 )
+# Norms of heads, biases by slices, tied embeddings: what a slice of every matrix has to get right.
+WIDE = {
+    **{"model_type": "qwen3", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 128},
+    **{"num_hidden_layers": 5, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 16},
+    **{"max_position_embeddings": 64, "rms_norm_eps": 1e-6, "tie_word_embeddings": True},
+}
+GPT2 = {
+    **{"model_type": "gpt2", "vocab_size": 256, "n_embd": 128, "n_layer": 3, "n_head": 4},
+    **{"n_positions": 64, "layer_norm_epsilon": 1e-5},
+}
+WIDE_MESHES = (
+    ("--tp", "2"),
+    ("--tp", "4", "--micro-batch", "2"),
+    ("--tp", "2", "--dp", "4", "--zero", "1"),
+    ("--tp", "4", "--dp", "2", "--zero", "2", "--recompute", "layer"),
+    ("--tp", "2", "--dp", "2", "--zero", "3"),
+)
 
 
 class Ranks(Folder):
@@ -59,6 +76,27 @@ class Ranks(Folder):
             for n, mesh in enumerate(MESHES):
                 with self.subTest(kind=kind, mesh=mesh):
                     self.assertEqual(base, self.train(f"mesh{i}{n}", *common, *kind, *mesh))
+
+    def test_ranks_that_share_matrices_and_layers(self):
+        common = ("--steps", "3", "--val", "0.2", "--val-every", "2", "--dropout", "0.1")
+        for i, (model, kind) in enumerate(
+            (
+                (WIDE, ("--dtype", "bf16", "--ema", "0.9")),
+                (GPT2, ("--dtype", "fp32", "--optimizer", "sgd", "--freeze", "*.h.1.*")),
+            )
+        ):
+            with open(self.path("config.json"), "w", encoding="utf-8") as f:
+                json.dump(model, f)
+            grads = []
+            base = self.train(f"base{i}", *common, *kind, "--dump-grads", self.path("g"))
+            with open(self.path("g"), "rb") as f:
+                grads.append(f.read())
+            for n, mesh in enumerate(WIDE_MESHES):
+                with self.subTest(kind=kind, mesh=mesh):
+                    more = (*common, *kind, *mesh, "--dump-grads", self.path("g"))
+                    self.assertEqual(base, self.train(f"mesh{i}{n}", *more))
+                    with open(self.path("g"), "rb") as f:
+                        self.assertEqual(grads[0], f.read())
 
     def test_a_tied_embedding_and_a_frozen_layer(self):
         with open(self.path("config.json"), "w", encoding="utf-8") as f:
@@ -115,23 +153,32 @@ class Ranks(Folder):
                 # A run that is over is published again, by the ranks there are.
                 self.assertEqual(base, self.train(name, *common, "--steps", "6", *first))
 
+    def planned_is_taken(self, model, mesh):
+        with open(self.path("config.json"), "w", encoding="utf-8") as f:
+            json.dump(model, f)
+        plan = json.loads(
+            weft(
+                *("plan", "--train", "--from-scratch", self.path("config.json"), "--json"),
+                *("--seq-len", "24", *mesh),
+            )
+        )
+        name = "out" + model["model_type"] + "".join(mesh)
+        done = json.loads(weft(*self.args(name, "--steps", "2", "--json", *mesh)))
+        self.assertEqual(plan["memory"]["total"], done["planned_bytes"])
+        self.assertEqual(done["planned_bytes"], done["taken_bytes"])
+        self.assertEqual(plan["sent_bytes"], done["sent_bytes"])
+        self.assertGreater(done["sent_bytes"], 0)
+        return plan
+
     def test_memory_and_bytes_are_as_planned(self):
         totals = {}
         for mesh in MESHES:
             with self.subTest(mesh=mesh):
-                plan = json.loads(
-                    weft(
-                        *("plan", "--train", "--from-scratch", self.path("config.json"), "--json"),
-                        *("--seq-len", "24", *mesh),
-                    )
-                )
-                name = "out" + "".join(mesh)
-                done = json.loads(weft(*self.args(name, "--steps", "2", "--json", *mesh)))
-                self.assertEqual(plan["memory"]["total"], done["planned_bytes"])
-                self.assertEqual(done["planned_bytes"], done["taken_bytes"])
-                self.assertEqual(plan["sent_bytes"], done["sent_bytes"])
-                self.assertGreater(done["sent_bytes"], 0)
+                plan = self.planned_is_taken(TINY, mesh)
                 totals[mesh] = plan["memory"]
+        for mesh in WIDE_MESHES:
+            with self.subTest(mesh=mesh):
+                self.planned_is_taken(WIDE, mesh)
         state = "optimizer state"
         whole = totals["--dp", "2"]
         one, two = (totals["--dp", "4", "--zero", zero] for zero in ("1", "2"))
@@ -216,6 +263,9 @@ class Ranks(Folder):
             ("--zero: 2", ("--dp", "2", "--zero", "2", "--batch-size", "16", "--micro-batch", "1")),
             ("--zero", ("--zero", "1", "--dp", "2", "--dtype", "bf16", "--stochastic-rounding")),
             ("--timeout", ("--dp", "2", "--timeout", "0")),
+            ("--tp: 3", ("--tp", "3")),
+            ("--tp: 4", ("--tp", "4")),
+            ("--tp", ("--tp", "2", "--dtype", "bf16", "--stochastic-rounding")),
         ):
             with self.subTest(more=more):
                 r = run(*self.args("out", "--steps", "1", *more))
