@@ -71,7 +71,9 @@ typedef struct {
     int threads;       /* of the CPU backends in all; 0: every core this process may use */
     int tp;            /* tensor-parallel ranks; 0: 1 */
     int pp;            /* pipeline stages; 0: 1 */
-    int micro_batch;   /* most tokens that pass from stage to stage at once; 0: 64 */
+    int dp; /* replicas of the whole; 0: 1, which is all that weft_engine_open takes: a program
+               opens as many engines as it likes */
+    int micro_batch;  /* most tokens that pass from stage to stage at once; 0: 64 */
     const char *comm; /* "local": ranks are threads here; "tcp", "mpi": this process is one of those
                          that torchrun, srun or mpirun started; NULL or "auto": whichever it is */
     double timeout;   /* seconds a rank may be late, beyond what is expected; 0: 10 */

@@ -1,25 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
- * `weft batch`: a file of requests in, a file of answers out, at full batch. Lines are read a
- * window ahead of those written, which bounds memory and, where the order is kept, what a kill can
- * lose. */
-#include "host/serve/batch.h"
+ * `weft batch`: a file of requests in, a file of answers out, at full batch. Here it is opened and
+ * closed; batch_queue.c deals lines out and writes answers, batch_replica.c computes them. */
 #include "host/base/clock.h"
 #include "host/base/file.h"
 #include "host/base/hash.h"
 #include "host/base/mem.h"
-#include "host/base/progress.h"
-#include "host/cmd/batch_out.h"
-#include "host/cmd/batch_sum.h"
-#include "host/cmd/cmd.h"
+#include "host/cmd/batch_replica.h"
 #include "host/model/engine.h"
-#include "host/serve/api.h"
-#include "weft/rng.h"
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { DEFAULT_SEQS = 32, DEFAULT_POOL = 65536, WINDOW_PART = 8, LINE_BYTES = 1 << 29 };
+enum { DEFAULT_POOL = 65536, WINDOW_PART = 8 };
 
 typedef struct {
     cmd_engine_args engine;
@@ -77,262 +70,114 @@ static void catch_signals(void) {
             sigaction(caught[i], &ours, NULL);
 }
 
-/* ---- One line on its way ---- */
+/* ---- The run ---- */
 
-typedef struct batch_run batch_run;
-typedef struct item item;
-struct item {
-    batch_run *run;
-    item *next; /* in the order of the input */
-    int64_t line;
-    api_request request;
-    api_answer answer;
-    batch_job *job;
-    bool finished, error;
-    buf text; /* of its output, once finished */
-};
-
-struct batch_run {
+typedef struct {
     const batch_args *args;
     const char *model;
-    weft_engine *engine;
+    weft_engine *engine[SHARD_MAX_RANKS]; /* a replica each; NULL: other processes' */
+    weft_engine *self;                    /* the first of this process */
+    int replicas;
     weft_engine_info info;
     cmd_sampling sampler;
     weft_request preset;
-    api api;
-    batch *batch;
     cmd_lines in;
-    bool lines_open, in_order, eof, closing;
+    bool lines_open, failed; /* failed: some lines are errors */
     batch_state state;
     batch_out out;
-    item *first, **last; /* read and not yet written, in order */
-    int64_t held, total; /* lines among them; of the input that are not blank, 0: unknown */
-    int window;
+    int64_t total; /* lines of the input that are not blank, 0: unknown */
+    batch_queue queue;
     batch_sum sum;
     progress bar;
-    weft_status status; /* of a callback: what ends the run */
-    char why[1024];     /* its message */
     buf settings;
-};
+} batch_run;
 
-/* A seed of its own for each line that names none: Philox of the run's and the line's number. */
-static uint64_t seed_of(const batch_run *r, int64_t line) {
-    weft_philox x = weft_philox4x32(r->state.seed, 0x62617463, (uint64_t)line);
-    return ((uint64_t)x.v[0] << 32 | x.v[1]) >> 11;
+typedef struct {
+    const replica_options *options;
+    batch_run *run;
+    weft_status status[SHARD_MAX_RANKS];
+    char why[SHARD_MAX_RANKS][1024];
+    replica_end end[SHARD_MAX_RANKS];
+} drivers;
+
+static void drive(void *ctx, int i) {
+    drivers *d = ctx;
+    batch_run *r = d->run;
+    weft_engine *e = d->options->serve ? r->self : r->engine[i];
+    d->status[i] = replica_run(d->options, e, &d->end[i]);
+    snprintf(d->why[i], sizeof d->why[i], "%s", weft_error());
 }
 
-static void free_item(item *i) {
-    api_answer_fini(&i->answer);
-    api_request_fini(&i->request);
-    buf_fini(&i->text);
-    mem_free(i);
-}
-
-static void begin_record(item *i, const char *custom_id) {
-    buf_printf(&i->text, "{\"id\":\"line-%" PRId64 "\",\"custom_id\":", i->line);
-    if (custom_id)
-        buf_json_line(&i->text, custom_id, strlen(custom_id));
-    else
-        buf_puts(&i->text, "null");
-}
-
-static void write_error(item *i, const char *code, const char *why) {
-    buf_clear(&i->text);
-    begin_record(i, i->request.custom_id);
-    buf_printf(&i->text,
-               ",\"response\":null,\"error\":{\"code\":\"%s\",\"line\":%" PRId64 ",\"message\":",
-               code, i->line);
-    buf_json_line(&i->text, why, strlen(why));
-    buf_puts(&i->text, "}}\n");
-    i->finished = i->error = true;
-}
-
-static void write_answer(item *i, const weft_result *result) {
-    begin_record(i, i->request.custom_id);
-    buf_printf(&i->text,
-               ",\"response\":{\"status_code\":200,\"request_id\":\"line-%" PRId64 "\",\"body\":",
-               i->line);
-    api_answer_write(&i->answer, result, &i->text);
-    buf_puts(&i->text, "},\"error\":null}\n");
-    i->finished = true;
-}
-
-/* Is it the line that is wrong, or this machine? */
-static bool of_the_line(weft_status s) {
-    return s == WEFT_USAGE || s == WEFT_UNSUPPORTED || s == WEFT_BAD_FILE;
-}
-
-static void stop_run(batch_run *r, weft_status s) {
-    if (s == WEFT_OK || r->status != WEFT_OK)
-        return;
-    r->status = s;
-    snprintf(r->why, sizeof r->why, "%s", weft_error());
-}
-
-static void on_done(void *user, batch_job *job, weft_status s, const batch_result *result) {
-    item *i = ((api_answer *)user)->owner;
-    batch_run *r = i->run;
-    (void)job;
-    i->job = NULL;
-    if (r->closing)
-        return;
-    if (s != WEFT_OK && !of_the_line(s))
-        stop_run(r, s);
-    else if (s != WEFT_OK)
-        write_error(i, "failed", weft_error());
-    else if (result->result.finish == WEFT_FINISH_CANCELLED)
-        write_error(i, "failed", "answer: is too large");
-    else
-        write_answer(i, &result->result);
-    if (s == WEFT_OK)
-        batch_sum_add(&r->sum, result);
-}
-
-/* ---- Reading ---- */
-
-static bool is_blank(const char *line, size_t n) {
-    size_t k = 0;
-    while (k < n && strchr(" \t\r", line[k]) && line[k])
-        k++;
-    return k == n;
-}
-
-static weft_status submit(batch_run *r, item *i, const char *name, const char *line, size_t n) {
-    WEFT_TRY(api_read_line(&r->api, name, line, n, &i->request));
-    if (!i->request.seeded)
-        i->request.sampling.seed = seed_of(r, i->line);
-    batch_call call = {.request = &i->request.req,
-                       .on_token = api_answer_token,
-                       .on_done = on_done,
-                       .user = &i->answer};
-    return batch_submit(r->batch, &call, &i->job);
-}
-
-static weft_status add_line(batch_run *r, const char *line, size_t n) {
-    item *i = mem_alloc(sizeof *i);
-    arena names = {0};
-    i->run = r;
-    i->line = r->in.number;
-    buf_init(&i->text, LINE_BYTES);
-    api_answer_init(&i->answer, &r->api, &i->request);
-    i->answer.owner = i;
-    *r->last = i;
-    r->last = &i->next;
-    r->held++;
-    weft_status s = submit(r, i, arena_printf(&names, "%s:%" PRId64, r->in.name, i->line), line, n);
-    arena_fini(&names);
-    if (s == WEFT_OK || !of_the_line(s))
-        return s;
-    write_error(i, "invalid_request", weft_error());
+/* A thread for each replica of this process. */
+static weft_status drive_all(batch_run *r, const replica_options *o) {
+    drivers d = {.options = o, .run = r};
+    int n = o->serve ? 1 : r->replicas;
+    sched_team *team;
+    WEFT_TRY(sched_team_open(n, &team));
+    sched_team_run(team, drive, &d);
+    sched_team_close(team);
+    for (int i = 0; i < n; i++) {
+        if (d.status[i] != WEFT_OK)
+            return weft_fail(d.status[i], "%s", d.why[i]);
+        if (d.end[i].stop > 0)
+            stopped_by = d.end[i].stop;
+    }
+    r->failed = d.end[0].failed;
     return WEFT_OK;
 }
 
-static bool is_done(const batch_run *r, int64_t line) {
-    return r->out.done && line <= r->out.lines && r->out.done[line];
-}
-
-/* Lines that wait are enough to fill a step. */
-static weft_status read_ahead(batch_run *r) {
-    batch_stats now;
-    batch_describe(r->batch, &now);
-    int waiting = now.waiting;
+static void open_queue(batch_run *r) {
+    queue_options o = {
+        .in = &r->in,
+        .out = &r->out,
+        .sum = &r->sum,
+        .bar = &r->bar,
+        .in_order = strcmp(r->args->order, "input") == 0,
+        .may_wait =
+            r->replicas == 1 &&
+                    r->self->self<0, .window = WINDOW_PART * (int)r->args->max_seqs * r->replicas,
+                                  .replicas = r->replicas, .total = r->total> 0
+                ? r->total - r->out.n_done
+                : 0,
+        .stopped = &stopped_by};
     r->in.stop = &stopped_by;
-    while (!r->eof && r->held < r->window && waiting < (int)r->info.max_seqs) {
-        if (waiting + now.running > 0 && !cmd_lines_ready(&r->in))
-            break; /* a slow writer does not hold up what runs */
-        const char *line;
-        size_t n;
-        WEFT_TRY(cmd_lines_next(&r->in, &line, &n));
-        r->eof = !line;
-        if (r->eof || is_blank(line, n) || is_done(r, r->in.number))
-            continue;
-        WEFT_TRY(add_line(r, line, n));
-        waiting++;
-    }
-    return WEFT_OK;
+    progress_start(&r->bar, "batch", "lines", o.total);
+    queue_open(&r->queue, &o);
 }
 
-/* ---- Writing ---- */
+static weft_status serve_and_drive(batch_run *r) {
+    bool queue = batch_leads(r->self);
+    replica_options o = {.model = r->model,
+                         .template = r->args->template,
+                         .input = r->args->input,
+                         .preset = &r->preset,
+                         .seed = r->state.seed,
+                         .max_seqs = (int)r->info.max_seqs,
+                         .replicas = r->replicas,
+                         .queue = queue ? &r->queue : NULL};
+    if (r->self->self >= 0)
+        WEFT_TRY(
+            comm_serve_open(&r->self->rank[r->self->self].all, queue_serve, &r->queue, &o.serve));
+    weft_status s = drive_all(r, &o);
+    comm_serve_close(o.serve);
+    return s;
+}
 
-static weft_status write_item(batch_run *r, const item *i) {
+/* All lines, from the first that is not answered. */
+static weft_status deal_and_answer(batch_run *r) {
+    if (!batch_leads(r->self))
+        return serve_and_drive(r);
+    open_queue(r);
     double start = clock_seconds();
-    WEFT_TRY(batch_out_write(&r->out, i->error, &i->text));
-    r->sum.io_seconds += clock_seconds() - start;
-    r->sum.written++;
-    r->sum.failed += i->error;
-    progress_add(&r->bar, 1);
-    return WEFT_OK;
-}
-
-/* What may be written: the first of those held as far as they are finished, or all that are. */
-static weft_status write_finished(batch_run *r) {
-    item **at = &r->first;
-    while (*at) {
-        item *i = *at;
-        if (!i->finished && r->in_order)
-            break;
-        if (!i->finished) {
-            at = &i->next;
-            continue;
-        }
-        WEFT_TRY(write_item(r, i));
-        *at = i->next;
-        r->held--;
-        free_item(i);
-    }
-    if (!*at)
-        r->last = at;
-    return WEFT_OK;
-}
-
-/* ---- The loop ---- */
-
-static void show_rate(batch_run *r, double start) {
-    batch_stats now;
-    double seconds = clock_seconds() - start;
-    batch_describe(r->batch, &now);
-    snprintf(r->bar.note, sizeof r->bar.note, ", %.1f tok/s",
-             seconds > 0 ? (double)now.generated / seconds : 0);
-    progress_add(&r->bar, 0);
-}
-
-/* What comes between two steps. */
-static weft_status advance(batch_run *r, double start) {
-    WEFT_TRY(batch_step(r->batch));
-    WEFT_TRY(r->status == WEFT_OK ? write_finished(r) : r->status);
-    show_rate(r, start);
-    return WEFT_OK;
-}
-
-/* Rank 0 says when to stop: a signal or a full disk is its own, or comes to each at another
- * step. */
-static weft_status go_on(batch_run *r, weft_status s, bool *stop) {
-    int why = s != WEFT_OK ? -1 : (int)stopped_by;
-    WEFT_TRY(batch_share(r->engine, &why, sizeof why));
-    if (why > 0)
-        stopped_by = why;
-    *stop = why != 0 || s != WEFT_OK;
-    return WEFT_OK;
-}
-
-static weft_status loop(batch_run *r) {
-    double start = clock_seconds();
-    weft_status s = WEFT_OK, shared;
-    bool stop = false;
-    while ((shared = go_on(r, s, &stop)) == WEFT_OK && !stop) {
-        s = read_ahead(r);
-        if (s == WEFT_OK && batch_idle(r->batch) && r->eof)
-            break;
-        if (s == WEFT_OK)
-            s = advance(r, start);
-    }
-    s = s == WEFT_OK ? shared : s;
-    if (s == WEFT_OK && !stop)
-        s = write_finished(r);
+    weft_status s = serve_and_drive(r);
     r->sum.seconds = clock_seconds() - start;
-    batch_describe(r->batch, &r->sum.stats);
-    if (s == WEFT_OK && r->status != WEFT_OK)
-        s = weft_fail(r->status, "%s", r->why);
+    queue_stats(&r->queue, &r->sum.stats);
+    r->sum.replicas = r->replicas;
+    memcpy(r->sum.by, r->queue.by, sizeof r->sum.by);
+    progress_end(&r->bar);
+    if (r->queue.status != WEFT_OK)
+        s = weft_fail(r->queue.status, "%s", r->queue.why);
+    queue_close(&r->queue);
     return s;
 }
 
@@ -347,7 +192,7 @@ static weft_status survey(batch_run *r, int64_t *lines) {
     while ((s = cmd_lines_next(&r->in, &line, &n)) == WEFT_OK && line && !stopped_by) {
         hash_add(h, line, n);
         hash_add(h, "\n", 1);
-        r->total += !is_blank(line, n);
+        r->total += !queue_is_blank(line, n);
     }
     *lines = r->in.number;
     r->state.input = hash_value(h) | 1; /* 0 is a pipe's */
@@ -361,7 +206,7 @@ static weft_status open_input(batch_run *r, int64_t *lines) {
     *lines = 0;
     r->lines_open = true;
     WEFT_TRY(cmd_lines_open(&r->in, path));
-    if (pipe && r->engine->self >= 0)
+    if (pipe && r->self->self >= 0)
         return weft_fail(WEFT_USAGE,
                          "-i: ranks in processes of their own cannot share %s; give a "
                          "file that all can read",
@@ -450,7 +295,7 @@ static void describe_settings(batch_run *r) {
 static weft_status open_output(batch_run *r, int64_t lines) {
     const batch_args *a = r->args;
     uint64_t given = r->sampler.sampling.seed;
-    r->state.model = fingerprint(r->engine);
+    r->state.model = fingerprint(r->self);
     r->state.seed = given;
     describe_settings(r);
     WEFT_TRY(batch_out_open(&r->out, a->input, a->output, a->errors, &r->state, lines, a->restart));
@@ -466,6 +311,8 @@ static weft_status open_output(batch_run *r, int64_t lines) {
 
 /* Lines that are errors, of this run and of those before it. */
 static weft_status report_failed(const batch_run *r) {
+    if (!batch_leads(r->self))
+        return r->failed ? weft_fail(WEFT_BAD_FILE, "lines failed; rank 0 says which") : WEFT_OK;
     int64_t failed = r->out.n_failed + r->sum.failed, all = r->out.n_done + r->sum.written;
     if (failed == 0)
         return WEFT_OK;
@@ -474,31 +321,32 @@ static weft_status report_failed(const batch_run *r) {
 }
 
 static weft_status conclude(batch_run *r) {
-    progress_end(&r->bar);
+    if (!batch_leads(r->self))
+        return stopped_by ? WEFT_OK : report_failed(r);
     r->sum.skipped = r->out.n_done;
     r->sum.seed = r->state.seed;
     if (r->args->json)
         WEFT_TRY(batch_sum_json(&r->sum));
     else if (r->args->verbose || cmd_stderr_is_terminal())
         batch_sum_print(&r->sum);
-    return stopped_by || r->status != WEFT_OK ? WEFT_OK : report_failed(r);
+    return stopped_by || r->queue.status != WEFT_OK ? WEFT_OK : report_failed(r);
+}
+
+/* What rank 0 finds in the files. */
+static weft_status open_files(batch_run *r) {
+    int64_t lines;
+    WEFT_TRY(open_input(r, &lines));
+    return stopped_by ? WEFT_OK : open_output(r, lines);
 }
 
 static weft_status work(batch_run *r) {
-    int64_t lines;
-    WEFT_TRY(open_input(r, &lines));
-    if (stopped_by)
+    weft_status opened = batch_leads(r->self) ? open_files(r) : WEFT_OK;
+    int stop = stopped_by;
+    WEFT_TRY(batch_share_opened(r->self, opened, &r->state.seed, &stop));
+    stopped_by = stop;
+    if (stop)
         return WEFT_OK;
-    weft_status opened = batch_leads(r->engine) ? open_output(r, lines) : WEFT_OK;
-    WEFT_TRY(batch_out_share(&r->out, r->engine, opened, &r->state, r->in.name, lines));
-    api_init(&r->api, r->engine, r->model, r->args->template, &r->preset);
-    r->batch = batch_open(r->engine, &(batch_options){0});
-    progress_start(&r->bar, "batch", "lines", r->total > 0 ? r->total - r->out.n_done : 0);
-    weft_status s = loop(r), closed;
-    stop_run(r, s);
-    r->closing = true;
-    batch_close(r->batch);
-    closed = conclude(r);
+    weft_status s = deal_and_answer(r), closed = conclude(r);
     return s == WEFT_OK ? closed : s;
 }
 
@@ -523,39 +371,47 @@ static weft_status pool_tokens(const batch_args *a, const char *model, int64_t *
     return s;
 }
 
+static weft_status open_engines(batch_run *r) {
+    weft_engine_options opt = cmd_engine_options(&r->args->engine);
+    WEFT_TRY(pool_tokens(r->args, r->model, &opt.kv_tokens));
+    opt.max_seqs = (int)r->args->max_seqs;
+    opt.prefix_cache = !r->args->no_cache;
+    r->replicas = engine_replicas(&opt);
+    WEFT_TRY(cmd_open_replicas(r->model, &opt, r->engine));
+    for (int i = r->replicas; i-- > 0;)
+        r->self = r->engine[i] ? r->engine[i] : r->self;
+    weft_engine_describe(r->self, &r->info);
+    return WEFT_OK;
+}
+
+static void close_run(batch_run *r) {
+    if (r->lines_open)
+        cmd_lines_close(&r->in);
+    batch_sum_fini(&r->sum);
+    cmd_sampling_close(&r->sampler);
+    buf_fini(&r->settings);
+    for (int i = 0; i < r->replicas; i++)
+        weft_engine_close(r->engine[i]);
+}
+
 static weft_status open_and_work(const batch_args *a, const char *model) {
-    batch_run r = {.args = a, .model = model, .in_order = strcmp(a->order, "input") == 0};
-    weft_engine_options opt = cmd_engine_options(&a->engine);
-    WEFT_TRY(pool_tokens(a, model, &opt.kv_tokens));
-    opt.max_seqs = (int)a->max_seqs;
-    opt.prefix_cache = !a->no_cache;
-    WEFT_TRY(cmd_open(model, &opt, &r.engine));
-    weft_engine_describe(r.engine, &r.info);
-    r.window = WINDOW_PART * (int)a->max_seqs;
-    r.last = &r.first;
+    batch_run r = {.args = a, .model = model};
+    WEFT_TRY(open_engines(&r));
     buf_init(&r.settings, 1 << 18);
+    r.out = (batch_out){.answers = {.fd = -1}, .errors = {.fd = -1}};
     catch_signals();
-    weft_status s = cmd_sampling_open(&r.sampler, &a->sampling, r.engine);
+    weft_status s = cmd_sampling_open(&r.sampler, &a->sampling, r.self);
     if (s == WEFT_OK) {
         cmd_sampling_request(&r.sampler, &r.preset);
         s = work(&r);
     }
-    if (r.lines_open)
-        cmd_lines_close(&r.in);
+    char why[1024];
+    snprintf(why, sizeof why, "%s", weft_error());
     weft_status closed = batch_out_close(&r.out);
-    while (r.first) {
-        item *i = r.first;
-        r.first = i->next;
-        free_item(i);
-    }
-    api_fini(&r.api);
-    batch_sum_fini(&r.sum);
-    cmd_sampling_close(&r.sampler);
-    buf_fini(&r.settings);
-    weft_engine_close(r.engine);
-    if (s != WEFT_OK && r.why[0])
-        err_set_message(r.why);
-    return s == WEFT_OK ? closed : s;
+    close_run(&r);
+    if (s != WEFT_OK)
+        return weft_fail(s, "%s", why);
+    return closed;
 }
 
 static weft_status check(const batch_args *a) {

@@ -43,13 +43,9 @@ weft_status batch_out_open(batch_out *o, const char *input, const char *path, co
 weft_status batch_out_write(batch_out *o, bool error, const buf *line);
 weft_status batch_out_close(batch_out *o); /* to the disk; WEFT_IO if that fails */
 
-/* ---- Ranks in processes of their own: all run the same command over the same lines, so their
- * steps are the same; rank 0 alone reads and writes the files of answers ---- */
+/* ---- Ranks in processes of their own: rank 0 alone reads and writes files ---- */
 
 bool batch_leads(const weft_engine *e); /* this process is rank 0, or the only one */
-/* Rank 0's bytes to all. */
-weft_status batch_share(weft_engine *e, void *data, uint64_t n);
-/* What rank 0's batch_out_open found: its failure, the seed and which lines are done. Others write
- * nowhere. They must have the same input. */
-weft_status batch_out_share(batch_out *o, weft_engine *e, weft_status opened, batch_state *s,
-                            const char *input, int64_t lines);
+/* How opening them went on rank 0: its failure, or the seed of lines that name none and the
+ * signal that it was stopped by. */
+weft_status batch_share_opened(weft_engine *e, weft_status opened, uint64_t *seed, int *stop);

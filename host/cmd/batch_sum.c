@@ -54,6 +54,12 @@ static void add_percentiles(buf *b, const char *key, const float *v, int64_t n) 
                percentile(v, n, 100));
 }
 
+static void add_replicas(buf *b, const batch_sum *s) {
+    for (int i = 0; i < s->replicas; i++)
+        buf_printf(b, "%s%" PRId64, i ? "," : ",\"lines_by_replica\":[", s->by[i]);
+    buf_puts(b, s->replicas > 0 ? "]" : "");
+}
+
 static void add_scheduler(buf *b, const batch_sum *s) {
     const batch_stats *t = &s->stats;
     buf_printf(b,
@@ -81,6 +87,7 @@ weft_status batch_sum_json(batch_sum *s) {
                ",\"total_tokens_per_second\":%.3f",
                s->prompt, s->cached, s->generated, rate((double)s->generated, s->seconds),
                rate((double)(s->prompt + s->generated), s->seconds));
+    add_replicas(&b, s);
     add_percentiles(&b, "first_token_ms", s->first, s->n);
     add_percentiles(&b, "latency_ms", s->latency, s->n);
     add_scheduler(&b, s);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The summary of `weft batch`: rates, waiting times, and what the scheduler itself costs. */
 #pragma once
+#include "host/run/shard.h"
 #include "host/serve/batch.h"
 
 typedef struct {
@@ -8,6 +9,8 @@ typedef struct {
     int64_t written, failed, skipped; /* lines of this run; of runs before it */
     int64_t prompt, generated, cached;
     uint64_t seed;
+    int replicas;
+    int64_t by[SHARD_MAX_RANKS]; /* lines each of them answered */
     double seconds, io_seconds;
     float *first, *latency; /* [n] seconds from when the scheduler got it */
     int64_t n, cap;

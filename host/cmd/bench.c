@@ -7,6 +7,7 @@
 #include "host/base/progress.h"
 #include "host/cmd/cmd.h"
 #include "host/cmd/roofline.h"
+#include "host/model/engine.h"
 #include "weft/rng.h"
 #include <inttypes.h>
 #include <math.h>
@@ -52,7 +53,9 @@ typedef struct {
 
 typedef struct {
     const bench_args *args;
-    weft_engine *engine;
+    weft_engine *engine[SHARD_MAX_RANKS]; /* a replica each; NULL: other processes' */
+    weft_engine *self;                    /* the first of this process */
+    int replicas;
     weft_engine_info info;
     roofline_ceiling ceiling;
     bench_test test[3];
@@ -65,56 +68,114 @@ typedef struct {
 /* ---- One run ---- */
 
 /* Steps until every sequence has sampled a token. */
-static weft_status drain(const bench_state *b, weft_seq *const *seq, int n, weft_sampled *out) {
+static weft_status drain(weft_engine *e, weft_seq *const *seq, int n, weft_sampled *out) {
     size_t have, want;
     weft_seq_tokens(seq[n - 1], &want);
     do {
-        WEFT_TRY(weft_engine_step(b->engine, seq, n, out));
+        WEFT_TRY(weft_engine_step(e, seq, n, out));
         weft_seq_tokens(seq[n - 1], &have);
     } while (have == want);
     return WEFT_OK;
 }
 
 /* depth tokens computed, one sampled and pending; without a depth one token is pending. */
-static weft_status fill(const bench_state *b, const bench_test *t, weft_seq *const *seq,
-                        weft_sampled *out) {
+static weft_status fill(const bench_state *b, weft_engine *e, const bench_test *t,
+                        weft_seq *const *seq, weft_sampled *out) {
     for (int64_t i = 0; i < t->batch; i++) {
         WEFT_TRY(weft_seq_append(seq[i], b->ids, t->depth > 0 ? (size_t)t->depth : 1));
         if (t->depth > 0)
-            WEFT_TRY(drain(b, &seq[i], 1, out));
+            WEFT_TRY(drain(e, &seq[i], 1, out));
     }
     return WEFT_OK;
 }
 
 /* What is timed: `steps` of generating, or the prompt with the pending token as its first. */
-static weft_status timed(const bench_state *b, const bench_test *t, int64_t steps,
+static weft_status timed(const bench_state *b, weft_engine *e, const bench_test *t, int64_t steps,
                          weft_seq *const *seq, weft_sampled *out, double *seconds) {
     double start = clock_seconds();
     if (t->prompt > 0) {
         if (t->prompt > 1)
             WEFT_TRY(weft_seq_append(seq[0], b->ids, (size_t)t->prompt - 1));
-        WEFT_TRY(drain(b, seq, 1, out));
+        WEFT_TRY(drain(e, seq, 1, out));
     }
     for (int64_t i = 0; i < steps; i++)
-        WEFT_TRY(weft_engine_step(b->engine, seq, (int)t->batch, out));
+        WEFT_TRY(weft_engine_step(e, seq, (int)t->batch, out));
     *seconds = clock_seconds() - start;
+    return WEFT_OK;
+}
+
+static weft_status run_replica(const bench_state *b, weft_engine *e, const bench_test *t,
+                               int64_t steps, double *seconds) {
+    weft_seq *seq[BATCH_MAX] = {NULL};
+    weft_sampled out[BATCH_MAX];
+    weft_status s = WEFT_OK;
+    for (int64_t i = 0; i < t->batch && s == WEFT_OK; i++)
+        s = weft_seq_open(e, NULL, &seq[i]);
+    if (s == WEFT_OK)
+        s = fill(b, e, t, seq, out);
+    if (s == WEFT_OK)
+        s = timed(b, e, t, steps, seq, out, seconds);
+    for (int64_t i = 0; i < t->batch; i++)
+        weft_seq_close(seq[i]);
+    return s;
+}
+
+/* ---- Replicas: all do the same at once, and the slowest says how long it took ---- */
+
+typedef struct {
+    const bench_state *b;
+    const bench_test *t;
+    int64_t steps;
+    double seconds[SHARD_MAX_RANKS];
+    weft_status status[SHARD_MAX_RANKS];
+    char why[SHARD_MAX_RANKS][1024];
+} bench_team;
+
+static void run_one(void *ctx, int i) {
+    bench_team *m = ctx;
+    m->status[i] = run_replica(m->b, m->b->engine[i], m->t, m->steps, &m->seconds[i]);
+    snprintf(m->why[i], sizeof m->why[i], "%s", weft_error());
+}
+
+static double longest(const double *seconds, int n) {
+    double most = 0;
+    for (int i = 0; i < n; i++)
+        most = seconds[i] > most ? seconds[i] : most;
+    return most;
+}
+
+static weft_status run_threads(const bench_state *b, const bench_test *t, int64_t steps,
+                               double *seconds) {
+    bench_team m = {.b = b, .t = t, .steps = steps};
+    sched_team *team;
+    WEFT_TRY(sched_team_open(b->replicas, &team));
+    sched_team_run(team, run_one, &m);
+    sched_team_close(team);
+    for (int i = 0; i < b->replicas; i++)
+        if (m.status[i] != WEFT_OK)
+            return weft_fail(m.status[i], "%s", m.why[i]);
+    *seconds = longest(m.seconds, b->replicas);
+    return WEFT_OK;
+}
+
+static weft_status run_processes(const bench_state *b, const bench_test *t, int64_t steps,
+                                 double *seconds) {
+    engine_rank *r = &b->self->rank[b->self->self];
+    double all[SHARD_MAX_RANKS];
+    WEFT_TRY(comm_barrier(&r->all, "bench"));
+    WEFT_TRY(run_replica(b, b->self, t, steps, seconds));
+    comm_step(r->link, b->self->step, 10 * *seconds); /* others may be slower */
+    WEFT_TRY(comm_collect(&r->all, seconds, all, sizeof *seconds, "bench"));
+    *seconds = longest(all, r->all.ranks);
     return WEFT_OK;
 }
 
 static weft_status run_once(const bench_state *b, const bench_test *t, int64_t steps,
                             double *seconds) {
-    weft_seq *seq[BATCH_MAX] = {NULL};
-    weft_sampled out[BATCH_MAX];
-    weft_status s = WEFT_OK;
-    for (int64_t i = 0; i < t->batch && s == WEFT_OK; i++)
-        s = weft_seq_open(b->engine, NULL, &seq[i]);
-    if (s == WEFT_OK)
-        s = fill(b, t, seq, out);
-    if (s == WEFT_OK)
-        s = timed(b, t, steps, seq, out, seconds);
-    for (int64_t i = 0; i < t->batch; i++)
-        weft_seq_close(seq[i]);
-    return s;
+    if (b->replicas == 1)
+        return run_replica(b, b->self, t, steps, seconds);
+    return b->self->self < 0 ? run_threads(b, t, steps, seconds)
+                             : run_processes(b, t, steps, seconds);
 }
 
 /* ---- One test ---- */
@@ -131,7 +192,7 @@ static void mean_and_spread(const double *x, int64_t n, double *mean, double *sd
 
 static weft_status run_test(bench_state *b, bench_test *t) {
     double seconds, total = 0, rate[REPEAT_MAX];
-    double tokens = (double)(t->prompt > 0 ? t->prompt : t->steps * t->batch);
+    double tokens = (double)(b->replicas * (t->prompt > 0 ? t->prompt : t->steps * t->batch));
     roofline_work w = t->prompt > 0 ? roofline_prefill(&b->info, t->prompt, t->depth)
                                     : roofline_decode(&b->info, t->steps, t->batch, t->depth);
     WEFT_TRY(run_once(b, t, t->steps > 0, &seconds)); /* warms caches, pages and clocks */
@@ -143,8 +204,8 @@ static weft_status run_test(bench_state *b, bench_test *t) {
     }
     mean_and_spread(rate, b->args->repeat, &t->tok_s, &t->tok_s_sd);
     double each = total / (double)b->args->repeat;
-    t->gb_s = w.bytes / each * 1e-9;
-    t->gflop_s = w.flops / each * 1e-9;
+    t->gb_s = b->replicas * w.bytes / each * 1e-9;
+    t->gflop_s = b->replicas * w.flops / each * 1e-9;
     return WEFT_OK;
 }
 
@@ -185,12 +246,13 @@ static weft_status print_json(const bench_state *b) {
 }
 
 static void print_head(const bench_state *b, buf *out) {
-    char weights[CMD_SIZE_TEXT], rss[CMD_SIZE_TEXT];
+    char bytes[CMD_SIZE_TEXT], rss[CMD_SIZE_TEXT];
     const weft_engine_info *m = &b->info;
+    int ranks = shard_ranks(&b->self->shape.mesh);
     buf_printf(out, "%s, %.1f M parameters, %s of %s weights, on %s: %d thread%s, %d rank%s\n",
-               m->family, (double)m->parameters * 1e-6, cmd_size(weights, (double)m->weight_bytes),
-               m->dtype, m->device, (int)m->threads, m->threads == 1 ? "" : "s", (int)m->tp,
-               m->tp == 1 ? "" : "s");
+               m->family, (double)m->parameters * 1e-6, cmd_size(bytes, (double)m->weight_bytes),
+               m->dtype, m->device, (int)m->threads, m->threads == 1 ? "" : "s", ranks,
+               ranks == 1 ? "" : "s");
     buf_printf(out, "measured here: reads %.1f GB/s, arithmetic %.1f GFLOP/s; peak memory %s\n\n",
                b->ceiling.gb_s, b->ceiling.gflop_s, cmd_size(rss, (double)b->rss));
 }
@@ -226,7 +288,7 @@ static void choose_tests(bench_state *b) {
 }
 
 static weft_status work(bench_state *b) {
-    weft_engine_describe(b->engine, &b->info);
+    weft_engine_describe(b->self, &b->info);
     b->ids = mem_alloc(sizeof *b->ids * (size_t)b->info.ctx_size);
     for (int32_t i = 0; i < b->info.ctx_size; i++)
         b->ids[i] = (int32_t)(weft_philox4x32(1, 0, (uint64_t)i).v[0] % (uint32_t)b->info.vocab);
@@ -237,7 +299,7 @@ static weft_status work(bench_state *b) {
     progress_end(&b->bar);
     b->rss = clock_rss_bytes(); /* before measuring the ceilings takes memory of its own */
     if (s == WEFT_OK)
-        s = roofline_measure(b->engine, &b->ceiling);
+        s = roofline_measure(b->self, &b->ceiling);
     if (s != WEFT_OK)
         return s;
     return b->args->json ? print_json(b) : print_table(b);
@@ -255,10 +317,14 @@ static weft_status open_and_work(const bench_args *a, const char *model) {
     opt.ctx_size = (int)need;
     opt.max_seqs = (int)a->batch;
     choose_tests(&b);
-    WEFT_TRY(cmd_open(model, &opt, &b.engine));
+    WEFT_TRY(cmd_open_replicas(model, &opt, b.engine));
+    b.replicas = engine_replicas(&opt);
+    for (int i = b.replicas; i-- > 0;)
+        b.self = b.engine[i] ? b.engine[i] : b.self;
     weft_status s = work(&b);
     mem_free(b.ids);
-    weft_engine_close(b.engine);
+    for (int i = 0; i < b.replicas; i++)
+        weft_engine_close(b.engine[i]);
     return s;
 }
 
@@ -293,7 +359,9 @@ const cmd_row cmd_bench = {
     .summary = "tokens/s, GB/s and GFLOP/s, and how near this machine's ceilings they are",
     .notes =
         "pp512 computes a prompt of 512 tokens, tg128 generates 128 one by one, tg128x16 for 16 "
-        "sequences at once; @d1024 means behind 1024 others. Tokens are random and greedy; "
+        "sequences at once; @d1024 means behind 1024 others. With --dp each replica does as much, "
+        "and "
+        "tok/s is of all together. Tokens are random and greedy; "
         "tokenising is not timed. GB/s counts weights once a step and the keys and values read; "
         "the ceilings are measured in the same process after the tests, with as many threads.\n\n"
         "  weft bench MODEL\n"

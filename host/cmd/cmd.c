@@ -121,6 +121,7 @@ weft_engine_options cmd_engine_options(const cmd_engine_args *a) {
         .threads = (int)a->threads,
         .tp = (int)a->tp,
         .pp = (int)a->pp,
+        .dp = (int)a->dp,
         .micro_batch = (int)a->micro,
         .comm = a->comm,
         .timeout = a->timeout,
@@ -287,5 +288,13 @@ static void warn_unused(const weft_engine *e) {
 weft_status cmd_open(const char *model, const weft_engine_options *opt, weft_engine **out) {
     WEFT_TRY(weft_engine_open(model, opt, out));
     warn_unused(*out);
+    return WEFT_OK;
+}
+
+weft_status cmd_open_replicas(const char *model, const weft_engine_options *opt,
+                              weft_engine **out) {
+    WEFT_TRY(engine_open_replicas(model, opt, out));
+    if (out[0])
+        warn_unused(out[0]);
     return WEFT_OK;
 }

@@ -62,7 +62,7 @@ weft_status cmd_parse_model(const cmd_row *row, int argc, char **argv, void *int
 
 typedef struct {
     const char *model, *device, *dtype, *cpu_level, *comm;
-    int64_t threads, tp, pp, ctx, ubatch, micro;
+    int64_t threads, tp, pp, dp, ctx, ubatch, micro;
     double timeout;
     bool mlock, no_mmap;
 } cmd_engine_args;
@@ -129,6 +129,16 @@ typedef struct {
          "1", \
          "pipeline stages: each computes some of the layers", \
          offsetof(type, at.pp)}, \
+        {"dp", \
+         "", \
+         "data-parallel-size", \
+         ARG_INT, \
+         "N", \
+         1, \
+         64, \
+         "1", \
+         "replicas of tp x pp ranks each, between which sequences are dealt out", \
+         offsetof(type, at.dp)}, \
         {"pp-tokens", \
          "", \
          NULL, \
@@ -206,6 +216,8 @@ typedef struct {
 
 /* weft_engine_open, with a warning on stderr about tensors that nothing used. */
 weft_status cmd_open(const char *model, const weft_engine_options *opt, weft_engine **out);
+/* The same for every replica: engine_open_replicas. */
+weft_status cmd_open_replicas(const char *model, const weft_engine_options *opt, weft_engine **out);
 weft_engine_options cmd_engine_options(const cmd_engine_args *a);
 
 typedef struct {

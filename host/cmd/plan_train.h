@@ -114,16 +114,6 @@ typedef struct {
          "0", \
          "--train: tokens to train on; 0: 20 a parameter", \
          offsetof(type, at.tokens)}, \
-        {"dp", \
-         "", \
-         "data-parallel-size", \
-         ARG_INT, \
-         "N", \
-         1, \
-         64, \
-         "1", \
-         "--train: ranks that each take a part of every batch", \
-         offsetof(type, at.dp)}, \
         {"zero", \
          "", \
          NULL, \

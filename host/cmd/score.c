@@ -4,8 +4,9 @@
 #include "host/base/mem.h"
 #include "host/base/utf8.h"
 #include "host/cmd/cmd.h"
-#include "host/model/safetensors.h"
+#include "host/model/engine.h"
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,7 +33,9 @@ static const arg_spec specs[] = {
 
 typedef struct {
     const score_args *args;
-    weft_engine *engine;
+    weft_engine *engine[SHARD_MAX_RANKS]; /* a replica each; NULL: other processes' */
+    weft_engine *self;                    /* the first of this process */
+    int replicas;
     weft_engine_info info;
     int32_t *ids;
     size_t n;
@@ -59,24 +62,120 @@ static weft_status check_length(const score_state *s) {
     return WEFT_OK;
 }
 
-/* Each window scores the tokens that the one before it did not reach. */
-weft_status score_windows(weft_engine *e, const int32_t *ids, size_t n, size_t stride,
-                          float *logprob, float *logits) {
+/* Tokens of a window, of which it scores those from `done` on: the one before it did not reach
+ * them. */
+typedef struct {
+    size_t begin, done, end;
+} window;
+
+static window first_window(size_t n, size_t ctx) {
+    return (window){0, 0, n < ctx ? n : ctx};
+}
+
+static window next_window(window w, size_t n, size_t ctx, size_t stride) {
+    size_t begin = w.end + stride < ctx ? 0 : w.end + stride - ctx;
+    return (window){begin, w.end, n - begin < ctx ? n : begin + ctx};
+}
+
+static size_t context(const weft_engine *e) {
     weft_engine_info info;
     weft_engine_describe(e, &info);
-    size_t ctx = (size_t)info.ctx_size, begin = 0, done = 0;
-    float *part = mem_alloc(sizeof *part * (n < ctx ? n : ctx));
-    weft_status st = WEFT_OK;
-    while (done < n && st == WEFT_OK) {
-        size_t end = n - begin < ctx ? n : begin + ctx;
-        st = weft_score(e, ids + begin, end - begin, part, logits);
-        for (size_t t = done; st == WEFT_OK && t < end; t++)
-            logprob[t] = part[t - begin];
-        done = end;
-        begin = end + stride < ctx ? 0 : end + stride - ctx;
-    }
+    return (size_t)info.ctx_size;
+}
+
+static weft_status score_window(weft_engine *e, const int32_t *ids, window w, float *logprob,
+                                float *logits) {
+    float *part = mem_alloc(sizeof *part * (w.end - w.begin));
+    weft_status st = weft_score(e, ids + w.begin, w.end - w.begin, part, logits);
+    for (size_t t = w.done; st == WEFT_OK && t < w.end; t++)
+        logprob[t] = part[t - w.begin];
     mem_free(part);
     return st;
+}
+
+weft_status score_windows(weft_engine *e, const int32_t *ids, size_t n, size_t stride,
+                          float *logprob, float *logits) {
+    size_t ctx = context(e);
+    for (window w = first_window(n, ctx);; w = next_window(w, n, ctx, stride)) {
+        WEFT_TRY(score_window(e, ids, w, logprob, logits));
+        if (w.end == n)
+            return WEFT_OK;
+    }
+}
+
+/* ---- Windows dealt out to replicas: all cost alike, so in turn ---- */
+
+typedef struct {
+    score_state *s;
+    weft_status status[SHARD_MAX_RANKS];
+    char why[SHARD_MAX_RANKS][1024];
+} scorers;
+
+static size_t count_windows(const score_state *s) {
+    size_t k = 1, ctx = (size_t)s->info.ctx_size, stride = (size_t)s->args->stride;
+    for (window w = first_window(s->n, ctx); w.end < s->n; w = next_window(w, s->n, ctx, stride))
+        k++;
+    return k;
+}
+
+static weft_status check_replicas(const score_state *s) {
+    size_t windows = count_windows(s);
+    char most[40] = "";
+    if ((size_t)s->replicas <= windows)
+        return WEFT_OK;
+    if (windows > 1)
+        snprintf(most, sizeof most, " to %zu", windows);
+    return weft_fail(WEFT_USAGE, "--dp: %d replicas for %zu window%s of the text; possible: 1%s",
+                     s->replicas, windows, windows == 1 ? "" : "s", most);
+}
+
+/* What a replica in other processes has scored; it may be a window behind. */
+static weft_status share_window(const score_state *s, size_t k, window w) {
+    weft_engine *e = s->self;
+    engine_rank *r = &e->rank[e->self];
+    double chunks = (double)(w.end - w.begin) / e->shape.score_rows + 1;
+    comm_step(r->link, e->step, e->expected_score * chunks);
+    return comm_broadcast(&r->all, (int)(k % (size_t)s->replicas) * e->shape.ranks,
+                          s->logprob + w.done, sizeof *s->logprob * (w.end - w.done), "scores");
+}
+
+/* The windows of replica `turn`; where replicas are processes, with those of the others. */
+static weft_status score_turn(score_state *s, weft_engine *e, size_t turn) {
+    size_t ctx = (size_t)s->info.ctx_size, dp = (size_t)s->replicas, n = s->n, shared = 0;
+    window w = first_window(n, ctx), behind = w;
+    for (size_t k = 0;; k++) {
+        if (k % dp == turn)
+            WEFT_TRY(score_window(e, s->ids, w, s->logprob, s->logits));
+        bool last = w.end == n;
+        for (; e->self >= 0 && dp > 1 && (last || k % dp == dp - 1) && shared <= k; shared++) {
+            WEFT_TRY(share_window(s, shared, behind));
+            behind = next_window(behind, n, ctx, (size_t)s->args->stride);
+        }
+        if (last)
+            return WEFT_OK;
+        w = next_window(w, n, ctx, (size_t)s->args->stride);
+    }
+}
+
+static void score_one(void *ctx, int i) {
+    scorers *c = ctx;
+    c->status[i] = score_turn(c->s, c->s->engine[i], (size_t)i);
+    snprintf(c->why[i], sizeof c->why[i], "%s", weft_error());
+}
+
+static weft_status score_all(score_state *s) {
+    scorers c = {.s = s};
+    sched_team *team;
+    WEFT_TRY(check_replicas(s));
+    if (s->self->self >= 0 || s->replicas == 1)
+        return score_turn(s, s->self, (size_t)s->self->replica);
+    WEFT_TRY(sched_team_open(s->replicas, &team));
+    sched_team_run(team, score_one, &c);
+    sched_team_close(team);
+    for (int i = 0; i < s->replicas; i++)
+        if (c.status[i] != WEFT_OK)
+            return weft_fail(c.status[i], "%s", c.why[i]);
+    return WEFT_OK;
 }
 
 double score_mean_nll(const float *logprob, size_t n) {
@@ -121,7 +220,7 @@ static weft_status print_json(const score_state *s) {
 }
 
 static void table_row(buf *b, const score_state *s, size_t t) {
-    const weft_tokenizer *tok = weft_engine_tokenizer(s->engine);
+    const weft_tokenizer *tok = weft_engine_tokenizer(s->self);
     char *text = NULL;
     size_t n = 0;
     buf_printf(b, "%7zu %8d ", t, (int)s->ids[t]);
@@ -160,8 +259,8 @@ static weft_status print_table(const score_state *s) {
 /* ---- The command ---- */
 
 static weft_status work(score_state *s) {
-    weft_engine_describe(s->engine, &s->info);
-    WEFT_TRY(cmd_prompt_ids(&s->args->prompt, s->engine, &s->ids, &s->n));
+    weft_engine_describe(s->self, &s->info);
+    WEFT_TRY(cmd_prompt_ids(&s->args->prompt, s->self, &s->ids, &s->n));
     WEFT_TRY(check_length(s));
     s->logprob = mem_alloc(sizeof *s->logprob * s->n);
     if (s->args->logits) {
@@ -170,8 +269,7 @@ static weft_status work(score_state *s) {
             return weft_fail(WEFT_NO_MEMORY, "--logits: %zu x %d numbers do not fit into memory",
                              s->n, (int)s->info.vocab);
     }
-    WEFT_TRY(
-        score_windows(s->engine, s->ids, s->n, (size_t)s->args->stride, s->logprob, s->logits));
+    WEFT_TRY(score_all(s));
     s->nll = score_mean_nll(s->logprob, s->n);
     if (s->args->logits)
         WEFT_TRY(write_logits(s));
@@ -183,12 +281,16 @@ static weft_status open_and_work(const score_args *a, const char *model) {
     weft_engine_options opt = cmd_engine_options(&a->engine);
     opt.score = true;
     WEFT_TRY(cmd_prompt_check(&a->prompt));
-    WEFT_TRY(cmd_open(model, &opt, &s.engine));
+    WEFT_TRY(cmd_open_replicas(model, &opt, s.engine));
+    s.replicas = engine_replicas(&opt);
+    for (int i = s.replicas; i-- > 0;)
+        s.self = s.engine[i] ? s.engine[i] : s.self;
     weft_status st = work(&s);
     mem_free(s.ids);
     mem_free(s.logprob);
     free(s.logits);
-    weft_engine_close(s.engine);
+    for (int i = 0; i < s.replicas; i++)
+        weft_engine_close(s.engine[i]);
     return st;
 }
 

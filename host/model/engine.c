@@ -63,7 +63,7 @@ static weft_status set_shape(weft_engine *e, const weft_engine_options *o) {
     engine_shape *s = &e->shape;
     shard_dims dims = config_shard_dims(c);
     int64_t ctx = or_default(o->ctx_size, smaller(c->max_ctx, DEFAULT_CTX));
-    int64_t tp = or_default(o->tp, 1), pp = or_default(o->pp, 1),
+    int64_t tp = or_default(o->tp, 1), pp = or_default(o->pp, 1), dp = engine_replicas(o),
             T = or_default(o->ubatch_size, DEFAULT_UBATCH);
     int64_t slots = or_default(o->max_seqs, 1), cores = or_default(o->threads, thread_cores());
     WEFT_TRY(check_range("--ctx-size", ctx, 1, c->max_ctx));
@@ -72,7 +72,9 @@ static weft_status set_shape(weft_engine *e, const weft_engine_options *o) {
     WEFT_TRY(check_range("--threads", cores, 1, WEFT_MAX_THREADS));
     WEFT_TRY(check_range("--tp", tp, 1, SHARD_MAX_RANKS));
     WEFT_TRY(check_range("--pp", pp, 1, SHARD_MAX_RANKS));
+    WEFT_TRY(check_range("--dp", dp, 1, SHARD_MAX_RANKS));
     WEFT_TRY(check_range("--tp times --pp", tp * pp, 1, SHARD_MAX_RANKS));
+    WEFT_TRY(check_range("--dp times --tp times --pp", dp * tp * pp, 1, SHARD_MAX_RANKS));
     WEFT_TRY(shard_check(&dims, (int)tp));
     WEFT_TRY(set_stages(e, (int)pp));
     int64_t P = (ctx + KV_PAGE - 1) / KV_PAGE,
@@ -82,10 +84,10 @@ static weft_status set_shape(weft_engine *e, const weft_engine_options *o) {
     int64_t ranks = tp * pp, micro = smaller(or_default(o->micro_batch, DEFAULT_MICRO), T);
     WEFT_TRY(check_range("--pp-tokens", micro, 1, T));
     micro = micro * ENGINE_MICROS < T ? (T + ENGINE_MICROS - 1) / ENGINE_MICROS : micro;
-    *s = (engine_shape){.mesh = {(int)tp, (int)pp, 1},
+    *s = (engine_shape){.mesh = {(int)tp, (int)pp, (int)dp},
                         .ranks = (int)ranks,
                         .micro = (int)(pp > 1 ? micro : T),
-                        .threads = (int)(cores / ranks ? cores / ranks : 1),
+                        .threads = (int)(cores / (ranks * dp) ? cores / (ranks * dp) : 1),
                         .ctx = (int)ctx,
                         .T = (int)T,
                         .slots = (int)slots,
@@ -216,17 +218,24 @@ static void open_sequences(weft_engine *e, bool share) {
     }
 }
 
-/* The ranks that differ from r in the coordinate of the group alone. */
+/* The ranks of the replica that differ from r in the coordinate of the group alone. */
 static comm group_of(const weft_engine *e, const engine_rank *r, int group) {
     int member[SHARD_MAX_RANKS], n = 0;
     for (int i = 0; i < e->shape.ranks; i++) {
         shard_mesh p = shard_place(&e->shape.mesh, i);
-        bool tp = p.tp == r->place.tp, pp = p.pp == r->place.pp, dp = p.dp == r->place.dp;
-        if (group == WEFT_GROUP_WORLD || (group == WEFT_GROUP_TP && pp && dp) ||
-            (group == WEFT_GROUP_PP && tp && dp) || (group == WEFT_GROUP_DP && tp && pp))
-            member[n++] = i;
+        bool tp = p.tp == r->place.tp, pp = p.pp == r->place.pp;
+        if (group == WEFT_GROUP_WORLD || (group == WEFT_GROUP_TP && pp) ||
+            (group == WEFT_GROUP_PP && tp) || (group == WEFT_GROUP_DP && tp && pp))
+            member[n++] = e->replica * e->shape.ranks + i;
     }
     return comm_group(r->link, group, n, member);
+}
+
+static comm everybody(const engine_rank *r) {
+    int member[SHARD_MAX_RANKS];
+    for (int i = 0; i < r->link->ranks; i++)
+        member[i] = i;
+    return comm_group(r->link, WEFT_GROUP_WORLD, r->link->ranks, member);
 }
 
 static void join(weft_engine *e, engine_rank *r, int rank, comm_link *link) {
@@ -242,6 +251,8 @@ static void join(weft_engine *e, engine_rank *r, int rank, comm_link *link) {
     r->io.mscale = e->mscale;
     for (int g = 0; link && g < WEFT_GROUPS; g++)
         r->end[g] = group_of(e, r, g);
+    if (link)
+        r->all = everybody(r);
 }
 
 /* Seconds that a micro-batch takes on a slow machine of its kind: deadlines begin behind it. Ranks
@@ -259,7 +270,7 @@ static double expected_seconds(const weft_engine *e, int bucket) {
             if (strcmp(e->dev->backend, slow[k].backend) == 0)
                 seconds += (double)c.flops / slow[k].flops + (double)c.bytes / slow[k].bytes;
     }
-    return seconds;
+    return seconds * e->shape.mesh.dp;
 }
 
 static void expect(weft_engine *e) {
@@ -268,10 +279,31 @@ static void expect(weft_engine *e) {
     e->expected_score = e->score ? expected_seconds(e, -1) : 0;
 }
 
-static weft_status open_links(weft_engine *e, const weft_engine_options *o, comm_link **link) {
-    char flags[64];
-    snprintf(flags, sizeof flags, "--tp %d --pp %d", e->shape.mesh.tp, e->shape.mesh.pp);
-    return comm_open(o->comm, flags, e->shape.ranks, o->timeout, link, &e->self);
+/* What replicas of one process share while they open: the job's links, each until its rank has
+ * it. */
+typedef struct {
+    bool open;
+    comm_link *link[SHARD_MAX_RANKS];
+} job_links;
+
+/* A process of its own is of the replica that its rank says. */
+static weft_status open_links(weft_engine *e, const weft_engine_options *o, job_links *job) {
+    const shard_mesh *m = &e->shape.mesh;
+    char flags[96], replicas[32] = "";
+    int rank;
+    e->self = -1;
+    if (job->open)
+        return WEFT_OK;
+    if (m->dp > 1)
+        snprintf(replicas, sizeof replicas, "--dp %d ", m->dp);
+    snprintf(flags, sizeof flags, "%s--tp %d --pp %d", replicas, m->tp, m->pp);
+    WEFT_TRY(comm_open(o->comm, flags, shard_ranks(m), o->timeout, job->link, &rank));
+    job->open = true;
+    if (rank >= 0) {
+        e->replica = rank / e->shape.ranks;
+        e->self = rank % e->shape.ranks;
+    }
+    return WEFT_OK;
 }
 
 bool engine_owns(const weft_engine *e, const engine_rank *r) {
@@ -290,7 +322,7 @@ static weft_status open_alike(weft_engine *e) {
     for (int i = 0; i < e->shape.ranks; i++)
         WEFT_TRY(open_rank(e, &e->rank[i], true, false));
     engine_rank *self = &e->rank[e->self];
-    WEFT_TRY(engine_agree(e, &self->end[WEFT_GROUP_WORLD]));
+    WEFT_TRY(engine_agree(e, &self->all));
     forget_plans(self);
     return WEFT_OK;
 }
@@ -315,19 +347,21 @@ static weft_status open_own(weft_engine *e, const weft_engine_options *o) {
         return WEFT_OK;
     engine_rank *self = &e->rank[e->self];
     comm_step(self->link, 0, READ_SECONDS + (double)self->w.bytes / READ_RATE);
-    return comm_barrier(&self->end[WEFT_GROUP_WORLD], "open");
+    return comm_barrier(&self->all, "open");
 }
 
-static weft_status open_ranks(weft_engine *e, const weft_engine_options *o) {
+static weft_status open_ranks(weft_engine *e, const weft_engine_options *o, job_links *job) {
     int ranks = e->shape.ranks;
-    comm_link *link[SHARD_MAX_RANKS] = {NULL};
     e->self = -1;
     e->rank = ARENA_NEW(&e->mem, engine_rank, ranks);
     e->cut = ARENA_NEW(&e->mem, step_part, e->shape.S + ENGINE_MICROS);
     if (!e->dry)
-        WEFT_TRY(open_links(e, o, link));
-    for (int i = 0; i < ranks; i++)
-        join(e, &e->rank[i], i, link[i]);
+        WEFT_TRY(open_links(e, o, job));
+    for (int i = 0; i < ranks; i++) {
+        comm_link **link = &job->link[e->replica * ranks + i];
+        join(e, &e->rank[i], i, *link);
+        *link = NULL;
+    }
     weft_status s = open_own(e, o);
     if (s != WEFT_OK && e->self >= 0) {
         comm_abort(e->rank[e->self].link, s);
@@ -367,25 +401,25 @@ static weft_status open_files(weft_engine *e, const char *path, const weft_engin
     return e->dry ? WEFT_OK : open_tokenizer(e, path);
 }
 
-static weft_status open_engine(weft_engine *e, const char *path, const weft_engine_options *o) {
+static weft_status open_engine(weft_engine *e, const char *path, const weft_engine_options *o,
+                               job_links *job) {
     WEFT_TRY((e->dry ? device_open_dry : device_open)(o->device, o->cpu_level, &e->dev));
     WEFT_TRY(open_files(e, path, o));
     WEFT_TRY(set_shape(e, o));
     set_buckets(e);
     set_frequencies(e);
-    WEFT_TRY(open_ranks(e, o));
+    WEFT_TRY(open_ranks(e, o, job));
     open_sequences(e, o->prefix_cache);
     return o->mlock && !e->dry ? lock_weights(e) : WEFT_OK;
 }
 
-static weft_status open_new(const char *path, const weft_engine_options *opt, bool dry,
-                            weft_engine **out) {
-    weft_engine_options none = {0};
+static weft_status open_new(const char *path, const weft_engine_options *o, int replica, bool dry,
+                            job_links *job, weft_engine **out) {
     weft_engine *e = mem_alloc(sizeof *e);
-    const weft_engine_options *o = opt ? opt : &none;
     e->dry = dry;
     e->score = o->score;
-    weft_status s = open_engine(e, path, o);
+    e->replica = replica;
+    weft_status s = open_engine(e, path, o, job);
     if (s != WEFT_OK)
         weft_engine_close(e);
     else
@@ -393,12 +427,52 @@ static weft_status open_new(const char *path, const weft_engine_options *opt, bo
     return s;
 }
 
+static void close_links(job_links *job) {
+    for (int i = 0; i < SHARD_MAX_RANKS; i++)
+        comm_close(job->link[i]);
+}
+
+int engine_replicas(const weft_engine_options *opt) {
+    return opt->dp ? opt->dp : 1;
+}
+
+weft_status engine_open_replicas(const char *path, const weft_engine_options *opt,
+                                 weft_engine **out) {
+    int n = engine_replicas(opt);
+    weft_engine *one = NULL;
+    job_links job = {.open = false};
+    weft_status s = check_range("--dp", n, 1, SHARD_MAX_RANKS);
+    for (int i = 0; i < n && s == WEFT_OK; i++) {
+        out[i] = NULL;
+        s = open_new(path, opt, i, false, &job, &one);
+        if (s == WEFT_OK && one->self >= 0) {
+            memset(out, 0, sizeof *out * (size_t)n);
+            out[one->replica] = one;
+            return WEFT_OK;
+        }
+        if (s == WEFT_OK)
+            out[i] = one;
+    }
+    for (int i = 0; s != WEFT_OK && i < n && out[i]; i++)
+        weft_engine_close(out[i]);
+    close_links(&job);
+    return s;
+}
+
 weft_status weft_engine_open(const char *path, const weft_engine_options *opt, weft_engine **out) {
-    return open_new(path, opt, false, out);
+    weft_engine_options none = {0};
+    job_links job = {.open = false};
+    opt = opt ? opt : &none;
+    if (engine_replicas(opt) != 1)
+        return weft_fail(WEFT_USAGE, "--dp: %d replicas for one sequence; possible: 1", opt->dp);
+    weft_status s = open_new(path, opt, 0, false, &job, out);
+    close_links(&job);
+    return s;
 }
 
 weft_status engine_open_dry(const char *path, const weft_engine_options *opt, weft_engine **out) {
-    return open_new(path, opt, true, out);
+    job_links none = {.open = false};
+    return open_new(path, opt, 0, true, &none, out);
 }
 
 static void close_rank(weft_engine *e, engine_rank *r) {
@@ -472,7 +546,7 @@ void weft_engine_describe(const weft_engine *e, weft_engine_info *out) {
                               .max_ctx = (int32_t)c->max_ctx,
                               .ubatch_size = s->T,
                               .max_seqs = s->slots,
-                              .threads = s->threads * s->ranks,
+                              .threads = s->threads * shard_ranks(&s->mesh),
                               .tp = s->mesh.tp,
                               .pp = s->mesh.pp,
                               .bos_id = c->bos_id,

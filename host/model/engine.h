@@ -23,7 +23,7 @@ enum {
 /* What fixes every shape. */
 typedef struct {
     shard_mesh mesh;
-    int ranks, threads;   /* of the mesh; of each rank */
+    int ranks, threads;   /* of one replica of the mesh; of each rank */
     int ctx, T, S;        /* context; tokens, sequences of a step */
     int micro;            /* most tokens of a micro-batch; T without a pipeline */
     int query_tile;       /* most queries of an item of attention's work list */
@@ -36,8 +36,8 @@ typedef struct {
 } engine_shape;
 
 typedef struct {
-    int rank;
-    shard_mesh place; /* its coordinates */
+    int rank;         /* in its replica */
+    shard_mesh place; /* its coordinates there */
     shard_part part;
     weights w;
     decoder_heads heads;
@@ -47,7 +47,8 @@ typedef struct {
     void *base[WEFT_SPACES];
     weft_stream *stream;
     comm_link *link;
-    comm end[WEFT_GROUPS];
+    comm end[WEFT_GROUPS]; /* of the replica: its world is the replica's ranks */
+    comm all;              /* every replica's ranks; before and after steps only */
     weft_plan *generate[ENGINE_MAX_BUCKETS], *score;
     char *feed;   /* the block as the host fills it, bytes[WEFT_SPACE_FEED] */
     char *result; /* ids and log-probabilities of the last step */
@@ -77,11 +78,12 @@ struct weft_engine {
     double mscale;
     float *unknown; /* [ctx + 2] NaN: mirostat's state at tokens that were not sampled */
     int nbucket, bucket[ENGINE_MAX_BUCKETS];
-    engine_rank *rank;
-    sched_team *team; /* of this process's ranks */
-    int self;         /* the only rank of this process; -1: all are */
-    int64_t *first;   /* [pp + 1] stages' first layers */
-    int64_t step;     /* steps run so far */
+    engine_rank *rank; /* [shape.ranks] */
+    sched_team *team;  /* of this process's ranks */
+    int replica;       /* of mesh.dp: its ranks are the job's from replica * shape.ranks on */
+    int self;          /* the only rank of this process; -1: all are */
+    int64_t *first;    /* [pp + 1] stages' first layers */
+    int64_t step;      /* steps run so far */
     /* seconds that a micro-batch of a bucket may take; a scoring one */
     double expected[ENGINE_MAX_BUCKETS], expected_score;
     struct step_part *cut; /* [S + ENGINE_MICROS] parts of a step's micro-batches */
@@ -93,7 +95,14 @@ struct weft_engine {
  * a group as rows. */
 int engine_query_tile(const device *d, const model_config *c);
 
-/* As weft_engine_open, but reads no weights and allocates nothing on the device: for plans. */
+/* opt->dp engines that share a job: out[i] is replica i, or NULL where that is of other processes.
+ * Each has the model, its KV cache and its ranks to itself, and a thread may drive each. A rank
+ * that fails ends the job in all. */
+weft_status engine_open_replicas(const char *path, const weft_engine_options *opt,
+                                 weft_engine **out);
+int engine_replicas(const weft_engine_options *opt); /* dp, 1 by default */
+/* As weft_engine_open, but reads no weights and allocates nothing on the device: for plans. One
+ * replica stands for all. */
 weft_status engine_open_dry(const char *path, const weft_engine_options *opt, weft_engine **out);
 
 /* engine_layout.c: places of feed, state, out and KV for one rank, and the bytes of those
@@ -105,7 +114,7 @@ uint64_t engine_result_bytes(const engine_rank *r); /* what every step brings ba
  * plan; WEFT_PEER naming both sides. */
 weft_status engine_agree(const weft_engine *e, comm *world);
 
-/* Replaces v by rank 0's where ranks are processes, so that all go on alike. */
+/* Replaces v by rank 0's where ranks are processes, so that all replicas go on alike. */
 weft_status engine_share(const weft_engine *e, uint64_t *v);
 
 /* engine_plan.c. Memory by arena and rank, then the plans of one token and of a full chunk. */

@@ -45,5 +45,5 @@ weft_status engine_agree(const weft_engine *e, comm *world) {
 weft_status engine_share(const weft_engine *e, uint64_t *v) {
     if (e->self < 0)
         return WEFT_OK;
-    return comm_broadcast(&e->rank[e->self].end[WEFT_GROUP_WORLD], 0, v, sizeof *v, "share");
+    return comm_broadcast(&e->rank[e->self].all, 0, v, sizeof *v, "share");
 }

@@ -21,6 +21,11 @@ plan_cost engine_plan_cost(const weft_engine *e, int tokens) {
     return plan_total(e->rank[0].generate[engine_bucket(e, tokens)]);
 }
 
+/* What a rank of the job does: every replica does the same. */
+static const engine_rank *planned(const weft_engine *e, int rank) {
+    return &e->rank[rank % e->shape.ranks];
+}
+
 static void print_memory(const weft_engine *e, buf *out) {
     static const struct {
         int space;
@@ -34,12 +39,13 @@ static void print_memory(const weft_engine *e, buf *out) {
     for (int c = 0; c < COLUMNS; c++)
         buf_printf(out, " %14s", columns[c].name);
     buf_printf(out, " %14s\n", "total");
-    for (int i = 0; i < e->shape.ranks; i++) {
+    for (int i = 0; i < shard_ranks(&e->shape.mesh); i++) {
+        const engine_rank *r = planned(e, i);
         uint64_t total = 0;
         buf_printf(out, "  %4d", i);
         for (int c = 0; c < COLUMNS; c++) {
-            total += e->rank[i].bytes[columns[c].space];
-            buf_printf(out, " %14" PRIu64, e->rank[i].bytes[columns[c].space]);
+            total += r->bytes[columns[c].space];
+            buf_printf(out, " %14" PRIu64, r->bytes[columns[c].space]);
         }
         buf_printf(out, " %14" PRIu64 "\n", total);
     }
@@ -87,8 +93,8 @@ static void print_traffic(const weft_engine *e, buf *out) {
     buf_printf(out, "  %4s %6s %6s %9s %14s %14s", "rank", "stage", "slice", "layers", "sent/token",
                "sent/step");
     buf_printf(out, s->mesh.pp > 1 ? " %12s %12s\n" : "\n", "idle/token", "idle/step");
-    for (int i = 0; i < s->ranks; i++) {
-        const engine_rank *r = &e->rank[i];
+    for (int i = 0; i < shard_ranks(&s->mesh); i++) {
+        const engine_rank *r = planned(e, i);
         char layers[32];
         snprintf(layers, sizeof layers, "%lld-%lld", (long long)r->part.first,
                  (long long)r->part.last - 1);
@@ -126,6 +132,8 @@ void engine_plan_text(const weft_engine *e, buf *out) {
     buf_printf(out, "tp %d, ", s->mesh.tp);
     if (s->mesh.pp > 1)
         buf_printf(out, "pp %d, ", s->mesh.pp);
+    if (s->mesh.dp > 1)
+        buf_printf(out, "dp %d, each of them ", s->mesh.dp);
     buf_printf(out, "context %d, %d sequence%s, %d pages of %d tokens\n", s->ctx, s->slots,
                s->slots == 1 ? "" : "s", s->pages, KV_PAGE);
     print_memory(e, out);
@@ -141,10 +149,11 @@ void engine_plan_json(const weft_engine *e, buf *out) {
     buf_printf(out, "{\"backend\":\"%s\",\"dtype\":\"%s\",\"weights\":\"%s\",\"ranks\":[",
                e->dev->backend, weft_dtype_name(e->shape.dtype),
                weft_dtype_name(e->config.quant.weights ? WEFT_I8 : e->shape.dtype));
-    for (int i = 0; i < e->shape.ranks; i++) {
-        const engine_rank *r = &e->rank[i];
-        buf_printf(out, "%s{\"rank\":%d,\"weights_bytes\":%" PRIu64 ",\"kv_bytes\":%" PRIu64,
-                   i ? "," : "", i, r->bytes[WEFT_SPACE_WEIGHT], r->bytes[WEFT_SPACE_KV]);
+    for (int i = 0; i < shard_ranks(&e->shape.mesh); i++) {
+        const engine_rank *r = planned(e, i);
+        buf_printf(out, "%s{\"rank\":%d,\"replica\":%d", i ? "," : "", i, i / e->shape.ranks);
+        buf_printf(out, ",\"weights_bytes\":%" PRIu64 ",\"kv_bytes\":%" PRIu64,
+                   r->bytes[WEFT_SPACE_WEIGHT], r->bytes[WEFT_SPACE_KV]);
         buf_printf(out, ",\"act_bytes\":%" PRId64 ",\"sent_bytes_per_token\":%" PRId64,
                    engine_act_bytes(r), plan_total(r->generate[0]).sent);
         buf_printf(out, ",\"sent_bytes_per_step\":%" PRId64 ",\"stage\":%d,\"slice\":%d",

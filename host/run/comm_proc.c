@@ -135,6 +135,8 @@ static weft_status proc_exchange(comm_link *link, const comm_call *c) {
     proc_link *l = own(link);
     wire_part w[2 * COMM_MAX_RANKS];
     WEFT_TRY(boot_status(l->boot));
+    if (c->nrecv + c->nsend == 0)
+        return WEFT_OK; /* a group of one: nothing would ever be ready */
     make_room(l, stage_bytes(c->send, c->nsend) + stage_bytes(c->recv, c->nrecv));
     char *stage = l->stage;
     for (int i = 0; i < c->nrecv; i++)
@@ -171,9 +173,14 @@ static const comm_transport mpi_transport = {
     .close = proc_close,
 };
 
-const char *comm_proc_job(const comm_link *l) {
+boot *comm_proc_boot(const comm_link *l) {
     bool ours = l->transport->exchange == proc_exchange;
-    return ours ? boot_job(((const proc_link *)(const void *)l)->boot) : "";
+    return ours ? ((const proc_link *)(const void *)l)->boot : NULL;
+}
+
+const char *comm_proc_job(const comm_link *l) {
+    const boot *b = comm_proc_boot(l);
+    return b ? boot_job(b) : "";
 }
 
 weft_status comm_proc_open(const launch *l, const char *kind, double timeout, comm_link **out) {

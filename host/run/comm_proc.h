@@ -36,6 +36,7 @@ weft_status comm_open(const char *kind, const char *flags, int ranks, double tim
 /* This process's link to the job that `l` tells of, over `comm`: "tcp" or "mpi". *name_of_job
  * (optional) lives as long as the link. */
 weft_status comm_proc_open(const launch *l, const char *kind, double timeout, comm_link **out);
+boot *comm_proc_boot(const comm_link *l);      /* NULL for other transports */
 const char *comm_proc_job(const comm_link *l); /* "" for other transports */
 
 weft_status comm_tcp_open(const launch *l, double timeout, boot **b, comm_wire **out);

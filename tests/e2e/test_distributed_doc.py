@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -22,13 +23,21 @@ def blocks():
 class Page(unittest.TestCase):
     def run_block(self, text):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD_", "OMPI_"))}
-        env.update(PATH=BUILD + os.pathsep + env["PATH"], MODEL=MODEL,
+        env.update(IN=os.path.join(self.dir, "in.jsonl"), OUT=os.path.join(self.dir, "out.jsonl"),
+                   PATH=BUILD + os.pathsep + env["PATH"], MODEL=MODEL,
                    OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         want = re.search(r"# exit code (\d+)", text)
         r = subprocess.run(["bash", "-c", text], env=env, capture_output=True, text=True,
                            timeout=120)
         self.assertEqual(r.returncode, int(want.group(1)) if want else 0, text + r.stderr)
         return r.stdout
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.dir = folder.name
+        with open(os.path.join(self.dir, "in.jsonl"), "w") as f:
+            f.write('{"prompt": "It was", "max_tokens": 4}\n' * 6)
 
     def test_commands(self):
         self.assertGreater(len(blocks()), 5)
