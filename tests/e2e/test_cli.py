@@ -534,7 +534,7 @@ class Reports(unittest.TestCase):
         d = json.loads(weft("plan", DEMO, "--json", "--tp", 2))
         self.assertEqual([r["rank"] for r in d["ranks"]], [0, 1])
         for r in d["ranks"]:
-            self.assertEqual(set(r), {"rank", "weights_bytes", "kv_bytes", "act_bytes",
+            self.assertEqual(set(r), {"rank", "replica", "weights_bytes", "kv_bytes", "act_bytes",
                                       "sent_bytes_per_token",
                                       "sent_bytes_per_step", "stage", "slice", "layers",
                                       "idle_token", "idle_step"})
