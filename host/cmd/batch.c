@@ -156,8 +156,8 @@ static weft_status serve_and_drive(batch_run *r) {
                          .replicas = r->replicas,
                          .queue = queue ? &r->queue : NULL};
     if (r->self->self >= 0)
-        WEFT_TRY(
-            comm_serve_open(&r->self->rank[r->self->self].all, queue_serve, &r->queue, &o.serve));
+        WEFT_TRY(comm_serve_open(&r->self->rank[r->self->self].all, r->replicas - 1, queue_serve,
+                                 &r->queue, &o.serve));
     weft_status s = drive_all(r, &o);
     comm_serve_close(o.serve);
     return s;

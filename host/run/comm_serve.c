@@ -20,7 +20,8 @@ struct comm_serve {
     boot *boot;
     comm_serve_fn *fn;
     void *ctx;
-    int listener, nfd, fd[COMM_MAX_RANKS]; /* rank 0: of those who ask; else [0], once asked */
+    int askers, came, listener, nfd,
+        fd[COMM_MAX_RANKS]; /* rank 0: of those who ask; else [0], once asked */
     uint16_t port;
     pthread_t thread;
     bool started;
@@ -50,6 +51,7 @@ static void let_in(comm_serve *s) {
     }
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     s->fd[s->nfd++] = fd;
+    s->came++;
 }
 
 static bool read_frame(const comm_serve *s, int fd, buf *b) {
@@ -87,9 +89,13 @@ static bool answer(comm_serve *s, int fd) {
     return ok;
 }
 
+static bool all_have_gone(const comm_serve *s) {
+    return s->came >= s->askers && s->nfd == 0;
+}
+
 static void *serve_main(void *arg) {
     comm_serve *s = arg;
-    while (comm_status(s->link) == WEFT_OK && !(atomic_load(&s->closing) && s->nfd == 0)) {
+    while (comm_status(s->link) == WEFT_OK && !(atomic_load(&s->closing) && all_have_gone(s))) {
         struct pollfd p[COMM_MAX_RANKS + 1];
         int n = s->nfd;
         for (int i = 0; i < n; i++)
@@ -154,7 +160,7 @@ weft_status comm_ask(comm_serve *s, const char *ask, uint64_t n, buf *reply) {
 
 /* ---- Life ---- */
 
-weft_status comm_serve_open(comm *all, comm_serve_fn *fn, void *ctx, comm_serve **out) {
+weft_status comm_serve_open(comm *all, int askers, comm_serve_fn *fn, void *ctx, comm_serve **out) {
     boot *b = comm_proc_boot(all->link);
     *out = NULL;
     if (!b)
@@ -162,6 +168,7 @@ weft_status comm_serve_open(comm *all, comm_serve_fn *fn, void *ctx, comm_serve 
     comm_serve *s = mem_alloc(sizeof *s);
     s->link = all->link;
     s->boot = b;
+    s->askers = askers;
     s->fn = fn;
     s->ctx = ctx;
     s->listener = -1;
