@@ -20,6 +20,7 @@ enum { PROMPT_MAX = 1 << 30, LINE_MAX_BYTES = 1 << 28, READ_BLOCK = 1 << 16 };
 /* ---- Ending and printing ---- */
 
 static int errors = STDERR_FILENO; /* where failures go */
+static int output = STDOUT_FILENO; /* where results would, were this rank 0 */
 
 void cmd_quiet_rank(void) {
     launch l;
@@ -27,9 +28,21 @@ void cmd_quiet_rank(void) {
     if (launch_read(&l) != WEFT_OK || l.rank == 0 || (nowhere = open("/dev/null", O_WRONLY)) < 0)
         return;
     errors = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+    output = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
     dup2(nowhere, STDOUT_FILENO);
     dup2(nowhere, STDERR_FILENO);
     close(nowhere);
+}
+
+void cmd_speak(void) {
+    if (errors == STDERR_FILENO)
+        return;
+    dup2(output, STDOUT_FILENO);
+    dup2(errors, STDERR_FILENO);
+    close(output);
+    close(errors);
+    errors = STDERR_FILENO;
+    output = STDOUT_FILENO;
 }
 
 int cmd_fail(weft_status s) {

@@ -40,6 +40,8 @@ int cmd_fail(weft_status s);
 /* Where this process is one of several that make up a job, rank 0 alone prints: the others keep
  * only stderr for a failure that rank 0 does not know of. */
 void cmd_quiet_rank(void);
+/* This process has become the one that prints. */
+void cmd_speak(void);
 /* "weft: warning: ..." on stderr. */
 void cmd_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* To stdout at once; WEFT_IO ("stdout: ...") if nobody reads it or the disk is full. */

@@ -23,6 +23,8 @@ typedef struct {
         seed, lora_r, keep, save_every, val_every, patience, sample_tokens;
     double lr, min_lr, weight_decay, beta1, beta2, eps, clip, smoothing, z_loss, dropout, ema,
         init_std, lora_alpha, val_fraction, spike, timeout;
+    int64_t max_restarts;
+    bool elastic;
     bool from_scratch, csv, tensorboard, sft, pack, append_eos, stochastic, json;
 } train_args;
 
@@ -63,6 +65,10 @@ static const arg_spec specs[] = {
      "how ranks talk: threads of one process, or processes; auto: as they were started", AT(comm)},
     {"timeout", "", NULL, ARG_FLOAT, "SECONDS", 0.1, 1e6, "10",
      "how late a rank may be before the job ends", AT(timeout)},
+    {"elastic", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
+     "when a rank is lost, the others go on from the last checkpoint, on as many as fit",
+     AT(elastic)},
+    {"max-restarts", "", NULL, ARG_INT, "N", 0, 1 << 20, "8", "so often at most", AT(max_restarts)},
     {"lr", "", "learning-rate", ARG_FLOAT, "X", 0, 1e3, "3e-4", "peak learning rate", AT(lr)},
     {"min-lr", "", NULL, ARG_FLOAT, "X", 0, 1e3, "0", "learning rate at the end", AT(min_lr)},
     {"warmup", "", NULL, ARG_INT, "N", 0, BIG, "0", "steps of linear warm-up", AT(warmup)},
@@ -280,6 +286,11 @@ static void on_note(void *user, const char *message) {
     cmd_warn("%s", message);
 }
 
+static void on_lead(void *user) {
+    (void)user;
+    cmd_speak();
+}
+
 static void on_open(void *user, const trainer *t, const dataset *d, int64_t from) {
     view *v = user;
     char size[CMD_SIZE_TEXT];
@@ -386,7 +397,10 @@ static weft_status work(const train_args *a, const char *model, arena *mem, loop
                       .opened = on_open,
                       .line = on_line,
                       .note = on_note,
-                      .stop = &caught};
+                      .stop = &caught,
+                      .elastic = a->elastic,
+                      .max_restarts = (int)a->max_restarts,
+                      .leads = on_lead};
     o.data = (data_options){.path = a->data.item,
                             .n_path = a->data.n,
                             .seq_len = (int)a->seq_len,
@@ -404,7 +418,7 @@ static weft_status work(const train_args *a, const char *model, arena *mem, loop
     signal(SIGINT, on_signal);
     weft_status s = loop_run(&o, r);
     progress_end(&v.bar);
-    if (s == WEFT_OK)
+    if (s == WEFT_OK && !r->spare)
         print_end(a, r);
     return s;
 }

@@ -134,6 +134,10 @@ weft_status comm_status(comm_link *l) {
     return l->transport->status(l);
 }
 
+int comm_blamed(comm_link *l) {
+    return l->transport->blamed ? l->transport->blamed(l) : -1;
+}
+
 void comm_abort(comm_link *l, weft_status code) {
     l->transport->abort(l, code);
 }
@@ -187,7 +191,7 @@ static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
         for (int i = 0; i < nsend; i++)
             struck[i] = send[i];
         call.send = struck;
-        comm_fault_strike(l->rank, l->calls, &call.head, struck, &call.nsend);
+        comm_fault_strike(l, &call.head, struck, &call.nsend);
     }
     l->calls++;
     weft_status s = l->transport->exchange(l, &call);

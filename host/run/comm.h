@@ -56,22 +56,27 @@ typedef struct comm_transport {
     void (*abort)(comm_link *l, weft_status code);
     /* WEFT_OK, or the failure of any rank with its message set. */
     weft_status (*status)(comm_link *l);
+    /* comm_blamed; NULL: never anybody */
+    int (*blamed)(comm_link *l);
     void (*close)(comm_link *l);
 } comm_transport;
 
 /* A rank's connection to every other. Transports begin theirs with this. */
 struct comm_link {
     const comm_transport *transport;
-    int rank, ranks; /* of the world */
-    double timeout;  /* seconds a peer may be late beyond what is expected */
-    double expected; /* seconds that the work between two collectives may take */
-    int64_t step;
-    uint64_t calls; /* exchanges begun */
-    flight *flight; /* what this rank is doing; the transport's */
+    int rank, ranks;     /* of the world */
+    double timeout;      /* seconds a peer may be late beyond what is expected */
+    double expected;     /* seconds that the work between two collectives may take */
+    int64_t step, epoch; /* epoch: how often the job's ranks have met again */
+    uint64_t calls;      /* exchanges begun */
+    flight *flight;      /* what this rank is doing; the transport's */
 };
 
 /* The links of `ranks` threads of this process, link[0..ranks). Close each one. */
 weft_status comm_local_open(int ranks, double timeout, comm_link **link);
+/* The same job with `ranks` of its ranks, after a failure, when every thread is back: closes
+ * link[0..its ranks) and makes link[0..ranks). */
+weft_status comm_local_again(int ranks, comm_link **link);
 
 /* The group of `ranks` ranks of the world `member`, one of which is the link's. */
 comm comm_group(comm_link *l, int group, int ranks, const int *member);
@@ -80,6 +85,8 @@ void comm_join(comm_link *l, const shard_mesh *mesh, comm *end);
 void comm_close(comm_link *l); /* NULL: nothing */
 /* WEFT_OK, or how the job failed: the same on every rank, naming who failed where. */
 weft_status comm_status(comm_link *l);
+/* The rank that the failure blames; -1: none alone, or there is no failure. */
+int comm_blamed(comm_link *l);
 /* This rank cannot go on (`code`, err_message): nobody waits for it. */
 void comm_abort(comm_link *l, weft_status code);
 /* Begins step `step`, whose longest stretch between two collectives should take `seconds`. */

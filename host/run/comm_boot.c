@@ -1,69 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Meeting at rank 0's port, then one thread a process that listens to the others. */
-#include "host/run/comm_boot.h"
 #include "host/base/clock.h"
 #include "host/base/err.h"
 #include "host/base/mem.h"
-#include "host/run/flight_record.h"
+#include "host/run/comm_boot_internal.h"
 #include <errno.h>
 #include <netdb.h>
 #include <poll.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <unistd.h>
 
-enum { BEAT_MS = 200, HELLO_SECONDS = 2, MEET_TIMEOUTS = 3, GRACE_SECONDS = 2, BYE_SECONDS = 5 };
-static const char magic[8] = "weft-1\n";
-
-typedef enum { NEWS_BEAT, NEWS_FAILED, NEWS_LATE, NEWS_BYE } news_kind;
-
-/* What travels on the connection to rank 0, both ways. */
-typedef struct {
-    char magic[8];
-    int32_t kind, code, rank, about; /* about: the rank a failure speaks of, or -1 */
-    uint64_t count, waits, left[FLIGHT_GROUPS], place[FLIGHT_WORDS];
-    double now; /* the sender's clock */
-    char message[BOOT_MESSAGE_BYTES];
-} news;
-
-typedef struct {
-    char magic[8];
-    int32_t rank, ranks;
-    boot_peer self;
-} hello;
-
-typedef struct {
-    char magic[8];
-    char job[16];
-    uint8_t cookie[BOOT_COOKIE_BYTES];
-    boot_peer peer[COMM_MAX_RANKS];
-} welcome;
-
-struct boot {
-    int rank, ranks;
-    double timeout;
-    welcome table;
-    int fd[COMM_MAX_RANKS]; /* rank 0: to each other; else only [0] */
-    bool bye[COMM_MAX_RANKS];
-    double heard[COMM_MAX_RANKS], looked;
-    flight_record *record;
-    flight *flight; /* [ranks], the record's; others' as of their last news, on rank 0 */
-    pthread_t thread;
-    int wake; /* eventfd: something to send, or to stop */
-    atomic_int closing, failed, late;
-    pthread_mutex_t lock; /* of what follows */
-    bool told;            /* the failure has gone out */
-    weft_status code;
-    int about;
-    char message[BOOT_MESSAGE_BYTES];
-};
+#define SLOW_BYTES 5e7 /* a second */
+const char boot_magic[8] = "weft-2\n";
 
 /* ---- Sockets ---- */
 
-static bool ready(int fd, short what, double deadline) {
+bool boot_ready(int fd, short what, double deadline) {
     for (;;) {
         double left = deadline - clock_seconds();
         struct pollfd p = {.fd = fd, .events = what};
@@ -77,7 +32,7 @@ static bool ready(int fd, short what, double deadline) {
 
 bool boot_read(int fd, void *p, size_t n, double deadline) {
     for (size_t at = 0; at < n;) {
-        if (!ready(fd, POLLIN, deadline))
+        if (!boot_ready(fd, POLLIN, deadline))
             return false;
         ssize_t k = recv(fd, (char *)p + at, n - at, MSG_DONTWAIT);
         if (k == 0 || (k < 0 && errno != EAGAIN && errno != EINTR))
@@ -89,7 +44,7 @@ bool boot_read(int fd, void *p, size_t n, double deadline) {
 
 bool boot_write(int fd, const void *p, size_t n, double deadline) {
     for (size_t at = 0; at < n;) {
-        if (!ready(fd, POLLOUT, deadline))
+        if (!boot_ready(fd, POLLOUT, deadline))
             return false;
         ssize_t k = send(fd, (const char *)p + at, n - at, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (k < 0 && errno != EAGAIN && errno != EINTR)
@@ -99,7 +54,8 @@ bool boot_write(int fd, const void *p, size_t n, double deadline) {
     return true;
 }
 
-int boot_listen(uint16_t port, uint16_t *got) {
+/* again: a port that has just been left may be taken. */
+static int bound(uint16_t port, bool again, uint16_t *got) {
     struct sockaddr_in6 a = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
     struct sockaddr_in a4 = {.sin_family = AF_INET, .sin_port = htons(port)};
     int on = 1, off = 0, fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -108,18 +64,27 @@ int boot_listen(uint16_t port, uint16_t *got) {
         fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (again)
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (six)
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
     int bad = six ? bind(fd, (struct sockaddr *)&a, sizeof a)
                   : bind(fd, (struct sockaddr *)&a4, sizeof a4);
     socklen_t n = sizeof a;
-    if (bad || listen(fd, COMM_MAX_RANKS) || getsockname(fd, (struct sockaddr *)&a, &n)) {
+    if (bad || getsockname(fd, (struct sockaddr *)&a, &n)) {
         close(fd);
         return -1;
     }
     *got = ntohs(a.sin6_port); /* at the same place in both kinds of address */
     return fd;
+}
+
+int boot_listen(uint16_t port, uint16_t *got) {
+    int fd = bound(port, true, got);
+    if (fd < 0 || listen(fd, COMM_MAX_RANKS) == 0)
+        return fd;
+    close(fd);
+    return -1;
 }
 
 int boot_connect(const struct sockaddr *a, socklen_t n, double deadline) {
@@ -130,7 +95,7 @@ int boot_connect(const struct sockaddr *a, socklen_t n, double deadline) {
             return -1;
         if (connect(fd, a, n) == 0)
             return fd;
-        if (errno == EINPROGRESS && ready(fd, POLLOUT, deadline) &&
+        if (errno == EINPROGRESS && boot_ready(fd, POLLOUT, deadline) &&
             getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &size) == 0 && err == 0)
             return fd;
         close(fd);
@@ -141,9 +106,11 @@ int boot_connect(const struct sockaddr *a, socklen_t n, double deadline) {
 
 /* ---- Meeting ---- */
 
-static void describe_self(boot_peer *p, uint16_t port) {
+void boot_describe(boot *b, boot_peer *p, uint16_t port) {
     *p = (boot_peer){.pid = (int32_t)getpid(), .port = port};
     gethostname(p->host, sizeof p->host - 1);
+    if (b->outlives) /* nobody listens there: until then whoever calls is refused */
+        b->door = bound(0, false, &p->door);
 }
 
 /* Newcomers may be anything: nothing of a hello is believed before it is checked. */
@@ -151,7 +118,7 @@ static bool take_hello(boot *b, int fd, weft_status *s) {
     hello h;
     *s = WEFT_OK;
     if (!boot_read(fd, &h, sizeof h, clock_seconds() + HELLO_SECONDS) ||
-        memcmp(h.magic, magic, sizeof magic) != 0)
+        memcmp(h.magic, boot_magic, sizeof boot_magic) != 0)
         return false;
     h.self.host[sizeof h.self.host - 1] = 0;
     if (h.ranks != b->ranks) {
@@ -194,7 +161,7 @@ static weft_status meet_as_first(boot *b, const launch *l) {
                          l->port, strerror(errno));
     weft_status s = WEFT_OK;
     for (int here = 1; here < b->ranks && s == WEFT_OK;) {
-        if (!ready(fd, POLLIN, deadline)) {
+        if (!boot_ready(fd, POLLIN, deadline)) {
             s = missing_ranks(b, clock_seconds() - begin);
             break;
         }
@@ -217,7 +184,7 @@ static weft_status meet_first(boot *b, const launch *l, const boot_peer *self) {
     struct addrinfo hint = {.ai_socktype = SOCK_STREAM}, *found = NULL;
     char port[16];
     hello h = {.rank = b->rank, .ranks = b->ranks, .self = *self};
-    memcpy(h.magic, magic, sizeof magic);
+    memcpy(h.magic, boot_magic, sizeof boot_magic);
     snprintf(port, sizeof port, "%d", l->port);
     int bad = getaddrinfo(l->address, port, &hint, &found);
     if (bad)
@@ -232,7 +199,7 @@ static weft_status meet_first(boot *b, const launch *l, const boot_peer *self) {
                          l->address, l->port, clock_seconds() - begin);
     if (!boot_write(b->fd[0], &h, sizeof h, deadline) ||
         !boot_read(b->fd[0], &b->table, sizeof b->table, deadline + HELLO_SECONDS) ||
-        memcmp(b->table.magic, magic, sizeof magic) != 0)
+        memcmp(b->table.magic, boot_magic, sizeof boot_magic) != 0)
         return weft_fail(WEFT_PEER, "rank 0 (%.100s port %d): did not let rank %d in; it says why",
                          l->address, l->port, b->rank);
     b->table.peer[0].address = first; /* where this rank sees it */
@@ -252,13 +219,14 @@ static const char *host_of(const boot *b, int rank) {
     return b->table.peer[rank].host;
 }
 
-static void set_failed(boot *b, weft_status code, int about, const char *message) {
+static void set_failed(boot *b, weft_status code, int about, bool blamed, const char *message) {
     pthread_mutex_lock(&b->lock);
     if (b->code == WEFT_OK) {
-        if (about != 0 && b->rank != 0)
+        if (about != 0 && b->rank != 0 && !b->outlives)
             launch_tell();
         b->code = code;
         b->about = about;
+        b->blamed = blamed;
         snprintf(b->message, sizeof b->message, "%s", message);
         atomic_store(&b->failed, 1);
     }
@@ -282,13 +250,13 @@ void boot_fail(boot *b, weft_status code) {
         return;
     snprintf(text, sizeof text, "rank %d (%s): %.900s", b->rank, host_of(b, b->rank),
              err_message());
-    set_failed(b, code, b->rank, text);
+    set_failed(b, code, b->rank, false, text);
 }
 
 static news news_of(const boot *b, int rank, news_kind kind) {
     const flight *f = &b->flight[rank];
     news n = {.kind = kind, .rank = rank, .about = -1};
-    memcpy(n.magic, magic, sizeof magic);
+    memcpy(n.magic, boot_magic, sizeof boot_magic);
     n.count = atomic_load(&f->count);
     n.waits = atomic_load(&f->waits);
     n.now = clock_seconds();
@@ -346,7 +314,7 @@ static void blame(boot *b, int rank, const char *what) {
     where_of(b, rank, where, sizeof where);
     snprintf(text, sizeof text, "rank %d (%s) %s: last seen %s (--timeout %g, job %s)", rank,
              host_of(b, rank), what, where, b->timeout, b->table.job);
-    set_failed(b, WEFT_PEER, rank, text);
+    set_failed(b, WEFT_PEER, rank, true, text);
 }
 
 /* Rank 0 knows where all are: a rank that is silent keeps the others waiting, else the one that
@@ -373,6 +341,7 @@ static void tell_failure(boot *b) {
     b->told |= tell;
     n.code = b->code;
     n.about = b->about;
+    n.blamed = b->blamed;
     memcpy(n.message, b->message, sizeof n.message);
     pthread_mutex_unlock(&b->lock);
     for (int r = 0; tell && r < b->ranks; r++)
@@ -382,9 +351,10 @@ static void tell_failure(boot *b) {
 static void take_news(boot *b, int from) {
     news n;
     if (!boot_read(b->fd[from], &n, sizeof n, clock_seconds() + 1) ||
-        memcmp(n.magic, magic, sizeof magic) != 0) {
+        memcmp(n.magic, boot_magic, sizeof boot_magic) != 0) {
         close(b->fd[from]);
         b->fd[from] = -1;
+        atomic_store(&b->away[from], 1);
         if (!b->bye[from])
             blame(b, from, "is gone");
         return;
@@ -397,19 +367,41 @@ static void take_news(boot *b, int from) {
         judge(b, from);
     else if (n.kind == NEWS_FAILED)
         set_failed(b, n.code > 0 && n.code < WEFT_STATUS_COUNT ? (weft_status)n.code : WEFT_PEER,
-                   n.about, n.message);
+                   n.about, n.blamed != 0, n.message);
 }
 
-/* If this process was stopped for a while, it is no wonder that it has heard nothing. */
-static void check_silence(boot *b) {
+/* If this process was stopped for a while, which it returns, it is no wonder that it has heard
+ * nothing. */
+static bool check_silence(boot *b) {
     double now = clock_seconds();
     bool stopped = now - b->looked > 1;
     b->looked = now;
     for (int r = 0; stopped && r < b->ranks; r++)
         b->heard[r] = now;
-    for (int r = 0; r < b->ranks; r++)
-        if (b->fd[r] >= 0 && !b->bye[r] && now - b->heard[r] > b->timeout)
+    for (int r = 0; r < b->ranks; r++) {
+        if (b->fd[r] < 0 || b->bye[r])
+            continue;
+        bool silent = now - b->heard[r] > b->timeout;
+        atomic_store(&b->away[r], silent);
+        if (silent)
             blame(b, r, "does not answer");
+    }
+    return stopped;
+}
+
+/* Nobody computes and nothing arrives: waiting longer, for work that may take its time, is in vain.
+ * Slow networks have theirs. */
+static void check_standstill(boot *b, bool stopped) {
+    double now = clock_seconds();
+    uint64_t places = 0, bytes;
+    for (int r = 0; r < b->ranks; r++)
+        places += atomic_load(&b->flight[r].count);
+    if (stopped || places != b->collected || !flight_standstill(b->flight, b->ranks, &bytes)) {
+        b->still = now;
+        b->collected = places;
+    } else if (now - b->still > b->timeout + (double)bytes / SLOW_BYTES) {
+        judge(b, 0);
+    }
 }
 
 static void beat(boot *b) {
@@ -426,8 +418,9 @@ static void beat(boot *b) {
 /* Every rank comes to its end: whoever is there first waits, since a connection closed too early
  * would take with it what the other has not read yet. */
 static bool is_over(boot *b, double *since) {
-    if (!atomic_load(&b->closing))
-        return false;
+    int closing = atomic_load(&b->closing);
+    if (closing != BOOT_CLOSES)
+        return closing == BOOT_LEAVES;
     double now = clock_seconds();
     if (*since == 0) {
         tell_failure(b);
@@ -450,12 +443,14 @@ static void leave_if_stuck(boot *b, double *failed) {
     if (!atomic_load(&b->failed))
         return;
     *failed = *failed ? *failed : clock_seconds();
-    if (clock_seconds() - *failed < GRACE_SECONDS || atomic_load(&b->closing))
+    bool goes_on = b->outlives && !(b->blamed && b->about == b->rank);
+    double grace = GRACE_SECONDS + (goes_on ? atomic_load(&b->patience) : 0);
+    if (clock_seconds() - *failed < grace || atomic_load(&b->closing) || atomic_load(&b->meeting))
         return;
     pthread_mutex_lock(&b->lock);
     if (!launch_told())
         dprintf(STDERR_FILENO, "weft: error: %s\n", b->message);
-    flight_record_sweep(b->table.job, true);
+    flight_record_sweep(b->table.job, !b->outlives);
     _exit(err_exit_code(b->code));
 }
 
@@ -483,7 +478,9 @@ static void *boot_main(void *arg) {
         }
         if (closing)
             continue;
-        check_silence(b);
+        bool stopped = check_silence(b);
+        if (b->rank == 0)
+            check_standstill(b, stopped);
         tell_failure(b);
         leave_if_stuck(b, &failed);
     }
@@ -505,6 +502,17 @@ weft_status boot_late(boot *b) {
     return await_verdict(b, 0, "does not answer");
 }
 
+int boot_blamed(boot *b) {
+    pthread_mutex_lock(&b->lock);
+    int rank = b->code == WEFT_PEER && b->blamed ? b->about : -1;
+    pthread_mutex_unlock(&b->lock);
+    return rank;
+}
+
+void boot_expect(boot *b, double seconds) {
+    atomic_store(&b->patience, seconds);
+}
+
 weft_status boot_lost(boot *b, int rank) {
     return await_verdict(b, rank, "is gone");
 }
@@ -520,37 +528,42 @@ const uint8_t *boot_cookie(const boot *b) {
 const char *boot_job(const boot *b) {
     return b->table.job;
 }
+int64_t boot_epoch(const boot *b) {
+    return b->epoch;
+}
 flight *boot_flight(boot *b) {
     return &b->flight[b->rank];
 }
 
-static weft_status name_job(boot *b) {
-    memcpy(b->table.magic, magic, sizeof magic);
-    flight_new_job(b->table.job);
+weft_status boot_draw_cookie(boot *b) {
+    memcpy(b->table.magic, boot_magic, sizeof boot_magic);
     if (getrandom(b->table.cookie, sizeof b->table.cookie, 0) != sizeof b->table.cookie)
         return weft_fail(WEFT_IO, "the system's random numbers cannot be read: %s",
                          strerror(errno));
     return WEFT_OK;
 }
 
-static void free_boot(boot *b) {
+void boot_free(boot *b) {
     for (int r = 0; r < b->ranks; r++)
         if (b->fd[r] >= 0)
             close(b->fd[r]);
     if (b->wake >= 0)
         close(b->wake);
+    if (b->door >= 0)
+        close(b->door);
     pthread_mutex_destroy(&b->lock);
     flight_record_close(b->record);
     mem_free(b);
 }
 
 static weft_status meet(boot *b, const launch *l, uint16_t data_port) {
-    describe_self(&b->table.peer[b->rank], data_port);
+    boot_describe(b, &b->table.peer[b->rank], data_port);
     if (b->rank > 0) {
         boot_peer self = b->table.peer[b->rank];
         return meet_first(b, l, &self);
     }
-    WEFT_TRY(name_job(b));
+    flight_new_job(b->table.job);
+    WEFT_TRY(boot_draw_cookie(b));
     return meet_as_first(b, l);
 }
 
@@ -562,39 +575,60 @@ static uint16_t port_of(int listener) {
     return ntohs(a.sin6_port);
 }
 
-weft_status boot_open(const launch *l, double timeout, int listener, boot **out) {
+boot *boot_new(int rank, int ranks, double timeout) {
     boot *b = mem_alloc(sizeof *b);
-    b->rank = l->rank;
-    b->ranks = l->ranks;
+    b->rank = rank;
+    b->ranks = ranks;
     b->timeout = timeout;
+    b->outlives = launch_outlives();
     b->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    b->door = -1;
     pthread_mutex_init(&b->lock, NULL);
     for (int r = 0; r < COMM_MAX_RANKS; r++)
         b->fd[r] = -1;
-    weft_status s = meet(b, l, port_of(listener));
+    return b;
+}
+
+weft_status boot_start(boot *b) {
     for (int r = 0; r < b->ranks; r++)
         b->heard[r] = b->looked = clock_seconds();
-    if (s == WEFT_OK) {
-        b->record = flight_record_open(b->table.job, b->rank, b->ranks);
-        b->flight = b->record->flight;
-    }
-    if (s == WEFT_OK && pthread_create(&b->thread, NULL, boot_main, b) != 0)
-        s = weft_fail(WEFT_NO_MEMORY, "rank %d: a thread cannot be started", b->rank);
+    b->record = flight_record_open(b->table.job, b->epoch, b->rank, b->ranks);
+    b->flight = b->record->flight;
+    if (pthread_create(&b->thread, NULL, boot_main, b) == 0)
+        return WEFT_OK;
+    weft_status s = weft_fail(WEFT_NO_MEMORY, "rank %d: a thread cannot be started", b->rank);
+    boot_free(b);
+    return s;
+}
+
+weft_status boot_open(const launch *l, double timeout, int listener, boot **out) {
+    boot *b = boot_new(l->rank, l->ranks, timeout);
+    weft_status s = meet(b, l, port_of(listener));
     if (s != WEFT_OK) {
-        free_boot(b);
+        boot_free(b);
         return s;
     }
+    WEFT_TRY(boot_start(b));
     *out = b;
     return WEFT_OK;
+}
+
+static void end(boot *b, boot_end how) {
+    atomic_store(&b->closing, how);
+    poke(b);
+    pthread_join(b->thread, NULL);
+}
+
+void boot_leave(boot *b) {
+    end(b, BOOT_LEAVES);
+    boot_free(b);
 }
 
 void boot_close(boot *b) {
     if (!b)
         return;
-    atomic_store(&b->closing, 1);
-    poke(b);
-    pthread_join(b->thread, NULL);
+    end(b, BOOT_CLOSES);
     if (atomic_load(&b->failed)) /* the lost leave theirs to those who remain */
-        flight_record_sweep(b->table.job, true);
-    free_boot(b);
+        flight_record_sweep(b->table.job, !b->outlives);
+    boot_free(b);
 }

@@ -2,37 +2,52 @@
 #include "host/run/comm_fault.h"
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-static struct {
-    int rank;
-    long at;
+enum { MOST_FAULTS = 4 };
+
+typedef struct {
+    long rank, at, epoch;
     char what[16];
     double seconds;
-    bool over;
-} fault = {.rank = -1};
+    atomic_bool over;
+} fault;
 
-static void read_fault(void) {
+static fault faults[MOST_FAULTS];
+static int nfaults;
+
+static bool read_one(const char *text, fault *f) {
+    const char *rank = strstr(text, "rank="), *at = strstr(text, "at="),
+               *what = strstr(text, "do="), *epoch = strstr(text, "epoch="),
+               *colon = strchr(text, ':');
+    if (!rank || !at || !what || sscanf(what, "do=%15[a-z]", f->what) != 1)
+        return false;
+    f->rank = strtol(rank + 5, NULL, 10);
+    f->at = strtol(at + 3, NULL, 10);
+    f->epoch = epoch ? strtol(epoch + 6, NULL, 10) : 0;
+    f->seconds = colon ? strtod(colon + 1, NULL) : 0;
+    return true;
+}
+
+static void read_faults(void) {
     const char *text = getenv("WEFT_FAULT");
-    int rank;
-    long at;
-    char what[16] = "";
-    if (!text || sscanf(text, "rank=%d,at=%ld,do=%15[a-z]", &rank, &at, what) != 3)
-        return;
-    const char *colon = strchr(text, ':');
-    fault.seconds = colon ? strtod(colon + 1, NULL) : 0;
-    memcpy(fault.what, what, sizeof what);
-    fault.rank = rank;
-    fault.at = at;
+    char one[128];
+    while (text && *text && nfaults < MOST_FAULTS) {
+        size_t n = strcspn(text, ";");
+        snprintf(one, sizeof one, "%.*s", (int)n, text);
+        nfaults += read_one(one, &faults[nfaults]);
+        text += n + (text[n] == ';');
+    }
 }
 
 bool comm_fault_wanted(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, read_fault);
-    return fault.rank >= 0;
+    pthread_once(&once, read_faults);
+    return nfaults > 0;
 }
 
 static void send_too_little(comm_part *send, int nsend) {
@@ -41,20 +56,26 @@ static void send_too_little(comm_part *send, int nsend) {
             send[i].t.shape[d] = 1;
 }
 
-void comm_fault_strike(int rank, uint64_t at, comm_head *head, comm_part *send, int *nsend) {
-    if (rank != fault.rank || at < (uint64_t)fault.at || fault.over || *nsend == 0)
-        return;
-    fault.over = true;
-    if (strcmp(fault.what, "kill") == 0)
+static void strike(const fault *f, comm_head *head, comm_part *send, int *nsend) {
+    if (strcmp(f->what, "kill") == 0)
         raise(SIGKILL);
-    else if (strcmp(fault.what, "stop") == 0)
+    else if (strcmp(f->what, "stop") == 0)
         raise(SIGSTOP);
-    else if (strcmp(fault.what, "delay") == 0)
-        usleep((useconds_t)(fault.seconds * 1e6));
-    else if (strcmp(fault.what, "count") == 0)
+    else if (strcmp(f->what, "delay") == 0)
+        usleep((useconds_t)(f->seconds * 1e6));
+    else if (strcmp(f->what, "count") == 0)
         send_too_little(send, *nsend);
-    else if (strcmp(fault.what, "order") == 0)
+    else if (strcmp(f->what, "order") == 0)
         snprintf(head->tag, sizeof head->tag, "elsewhere");
-    else if (strcmp(fault.what, "drop") == 0)
+    else if (strcmp(f->what, "drop") == 0)
         *nsend = 0;
+}
+
+void comm_fault_strike(const comm_link *l, comm_head *head, comm_part *send, int *nsend) {
+    for (int i = 0; i<nfaults && * nsend> 0; i++) {
+        fault *f = &faults[i];
+        if (l->rank == f->rank && l->epoch == f->epoch && l->calls >= (uint64_t)f->at &&
+            !atomic_exchange(&f->over, true))
+            strike(f, head, send, nsend);
+    }
 }

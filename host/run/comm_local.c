@@ -44,6 +44,7 @@ typedef struct {
     atomic_int failed;
     pthread_mutex_t lock; /* of what follows, and of `open` */
     weft_status code;
+    int blamed; /* -1: no rank alone */
     char message[MESSAGE_BYTES];
 } local_world;
 
@@ -105,10 +106,11 @@ static bool wait_for(bell *b, unsigned seen, double deadline) {
 /* ---- Failure ---- */
 
 /* The first one counts: the rest follow from it. */
-static void fail_world(local_world *w, weft_status code, const char *message) {
+static void fail_world(local_world *w, weft_status code, int blamed, const char *message) {
     pthread_mutex_lock(&w->lock);
     if (w->code == WEFT_OK) {
         w->code = code;
+        w->blamed = blamed;
         snprintf(w->message, sizeof w->message, "%s", message);
         atomic_store(&w->failed, 1);
     }
@@ -128,8 +130,16 @@ static weft_status local_status(comm_link *l) {
     return s;
 }
 
+static int local_blamed(comm_link *l) {
+    local_world *w = own(l)->world;
+    pthread_mutex_lock(&w->lock);
+    int r = w->code == WEFT_PEER ? w->blamed : -1;
+    pthread_mutex_unlock(&w->lock);
+    return r;
+}
+
 static void local_abort(comm_link *l, weft_status code) {
-    fail_world(own(l)->world, code, err_message());
+    fail_world(own(l)->world, code, -1, err_message());
 }
 
 static weft_status too_late(local_link *l) {
@@ -144,7 +154,7 @@ static weft_status too_late(local_link *l) {
     flight_text(&p, now, mine, sizeof mine);
     weft_status s = weft_fail(WEFT_PEER, "rank %d is late: %s; rank %d waits %s (--timeout %g)", r,
                               where, l->link.rank, mine, l->link.timeout);
-    fail_world(w, s, err_message());
+    fail_world(w, s, r, err_message());
     return local_status(&l->link);
 }
 
@@ -208,6 +218,7 @@ static weft_status local_exchange(comm_link *link, const comm_call *c) {
     bell *b = &l->world->bell[link->rank];
     bool done[2 * COMM_MAX_RANKS] = {false}, graced = false;
     double deadline = c->deadline;
+    uint64_t bytes;
     int left = c->nsend + c->nrecv;
     WEFT_TRY(local_status(link));
     for (int i = 0; i < c->nsend; i++)
@@ -216,13 +227,16 @@ static weft_status local_exchange(comm_link *link, const comm_call *c) {
         unsigned seen = atomic_load(&b->rung);
         weft_status s = progress(l, c, done, &left);
         if (s != WEFT_OK) {
-            fail_world(l->world, s, err_message());
+            fail_world(l->world, s, -1, err_message());
             return local_status(link);
         }
         if (left == 0)
             return WEFT_OK;
         WEFT_TRY(local_status(link));
-        if (wait_for(b, seen, deadline))
+        double look = clock_seconds() + link->timeout;
+        if (wait_for(b, seen, look < deadline ? look : deadline))
+            continue;
+        if (clock_seconds() < deadline && !flight_standstill(l->world->flight, link->ranks, &bytes))
             continue;
         if (graced)
             return too_late(l);
@@ -260,6 +274,7 @@ static const comm_transport local_transport = {
     .exchange = local_exchange,
     .abort = local_abort,
     .status = local_status,
+    .blamed = local_blamed,
     .close = local_close,
 };
 
@@ -273,16 +288,14 @@ static void open_bell(bell *b, double spin_seconds) {
     pthread_mutex_init(&b->lock, NULL);
 }
 
-weft_status comm_local_open(int ranks, double timeout, comm_link **link) {
-    WEFT_ASSERT(ranks >= 1 && ranks <= COMM_MAX_RANKS);
+static weft_status open_world(const char *job, int64_t epoch, int ranks, double timeout,
+                              comm_link **link) {
     local_world *w = mem_alloc(sizeof *w);
-    char job[FLIGHT_JOB_BYTES] = "";
     w->ranks = w->open = ranks;
+    w->blamed = -1;
     w->box = mem_alloc(sizeof *w->box * (size_t)(ranks * ranks));
     w->bell = mem_alloc(sizeof *w->bell * (size_t)ranks);
-    if (ranks > 1)
-        flight_new_job(job);
-    w->record = flight_record_open(job, -1, ranks);
+    w->record = flight_record_open(job, epoch, -1, ranks);
     w->flight = w->record->flight;
     pthread_mutex_init(&w->lock, NULL);
     for (int r = 0; r < ranks; r++) {
@@ -291,10 +304,32 @@ weft_status comm_local_open(int ranks, double timeout, comm_link **link) {
         l->link = (comm_link){.transport = &local_transport,
                               .rank = r,
                               .ranks = ranks,
+                              .epoch = epoch,
                               .timeout = timeout > 0 ? timeout : COMM_TIMEOUT_SECONDS,
                               .flight = &w->flight[r]};
         l->world = w;
         link[r] = &l->link;
     }
     return WEFT_OK;
+}
+
+weft_status comm_local_open(int ranks, double timeout, comm_link **link) {
+    char job[FLIGHT_JOB_BYTES] = "";
+    WEFT_ASSERT(ranks >= 1 && ranks <= COMM_MAX_RANKS);
+    if (ranks > 1)
+        flight_new_job(job);
+    return open_world(job, 0, ranks, timeout, link);
+}
+
+weft_status comm_local_again(int ranks, comm_link **link) {
+    char job[FLIGHT_JOB_BYTES];
+    int were = link[0]->ranks;
+    int64_t epoch = link[0]->epoch + 1;
+    double timeout = link[0]->timeout;
+    memcpy(job, own(link[0])->world->record->job, sizeof job);
+    for (int r = 0; r < were; r++) {
+        comm_close(link[r]);
+        link[r] = NULL;
+    }
+    return open_world(job, epoch, ranks, timeout, link);
 }

@@ -137,6 +137,7 @@ static weft_status proc_exchange(comm_link *link, const comm_call *c) {
     WEFT_TRY(boot_status(l->boot));
     if (c->nrecv + c->nsend == 0)
         return WEFT_OK; /* a group of one: nothing would ever be ready */
+    boot_expect(l->boot, link->timeout + link->expected);
     make_room(l, stage_bytes(c->send, c->nsend) + stage_bytes(c->recv, c->nrecv));
     char *stage = l->stage;
     for (int i = 0; i < c->nrecv; i++)
@@ -149,11 +150,16 @@ static weft_status proc_exchange(comm_link *link, const comm_call *c) {
     return WEFT_OK;
 }
 
+static int proc_blamed(comm_link *link) {
+    return boot_blamed(own(link)->boot);
+}
+
 static void proc_close(comm_link *link) {
     proc_link *l = own(link);
     bool failed = boot_status(l->boot) != WEFT_OK;
     boot_close(l->boot);
-    l->wire->kind->close(l->wire, failed);
+    if (l->wire)
+        l->wire->kind->close(l->wire, failed);
     mem_free(l->stage);
     mem_free(l);
 }
@@ -163,6 +169,7 @@ static const comm_transport tcp_transport = {
     .exchange = proc_exchange,
     .abort = proc_abort,
     .status = proc_status,
+    .blamed = proc_blamed,
     .close = proc_close,
 };
 static const comm_transport mpi_transport = {
@@ -170,6 +177,7 @@ static const comm_transport mpi_transport = {
     .exchange = proc_exchange,
     .abort = proc_abort,
     .status = proc_status,
+    .blamed = proc_blamed,
     .close = proc_close,
 };
 
@@ -181,6 +189,11 @@ boot *comm_proc_boot(const comm_link *l) {
 const char *comm_proc_job(const comm_link *l) {
     const boot *b = comm_proc_boot(l);
     return b ? boot_job(b) : "";
+}
+
+const uint8_t *comm_proc_cookie(const comm_link *l) {
+    const boot *b = comm_proc_boot(l);
+    return b ? boot_cookie(b) : NULL;
 }
 
 weft_status comm_proc_open(const launch *l, const char *kind, double timeout, comm_link **out) {
@@ -199,6 +212,27 @@ weft_status comm_proc_open(const launch *l, const char *kind, double timeout, co
     p->boot = b;
     p->wire = wire;
     *out = &p->link;
+    return WEFT_OK;
+}
+
+weft_status comm_proc_regroup(comm_link **link, const boot_rules *rules, int *rank, int *ranks) {
+    proc_link *p = own(*link);
+    boot_expect(p->boot, p->link.timeout + p->link.expected);
+    if (p->wire)
+        p->wire->kind->close(p->wire, true);
+    p->wire = NULL;
+    weft_status s = comm_tcp_again(&p->boot, p->link.timeout, rules, rank, ranks, &p->wire);
+    if (!p->boot) {
+        mem_free(p->stage);
+        mem_free(p);
+        *link = NULL;
+        return s;
+    }
+    p->link.rank = *rank;
+    p->link.ranks = *ranks;
+    p->link.epoch = boot_epoch(p->boot);
+    p->link.calls = 0;
+    p->link.flight = boot_flight(p->boot);
     return WEFT_OK;
 }
 

@@ -36,10 +36,18 @@ weft_status comm_open(const char *kind, const char *flags, int ranks, double tim
 /* This process's link to the job that `l` tells of, over `comm`: "tcp" or "mpi". *name_of_job
  * (optional) lives as long as the link. */
 weft_status comm_proc_open(const launch *l, const char *kind, double timeout, comm_link **out);
-boot *comm_proc_boot(const comm_link *l);      /* NULL for other transports */
-const char *comm_proc_job(const comm_link *l); /* "" for other transports */
+boot *comm_proc_boot(const comm_link *l); /* NULL for other transports */
+/* After a failure, where the job outlives its ranks: *link is the link of the next epoch, or NULL
+ * where this process is alone or left over. As boot_regroup; a rank lost meanwhile is a failure of
+ * the new link. */
+weft_status comm_proc_regroup(comm_link **link, const boot_rules *rules, int *rank, int *ranks);
+const uint8_t *comm_proc_cookie(const comm_link *l); /* NULL for other transports */
+const char *comm_proc_job(const comm_link *l);       /* "" for other transports */
 
 weft_status comm_tcp_open(const launch *l, double timeout, boot **b, comm_wire **out);
+/* *out NULL: the new boot has failed already, or there is none. */
+weft_status comm_tcp_again(boot **b, double timeout, const boot_rules *rules, int *rank, int *ranks,
+                           comm_wire **out);
 /* Fills in l's rank and ranks where MPI knows better. */
 weft_status comm_mpi_open(launch *l, double timeout, boot **b, comm_wire **out);
 /* WEFT_OK, or WEFT_PEER naming both sides. */

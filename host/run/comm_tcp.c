@@ -156,6 +156,24 @@ static weft_status connect_all(tcp_wire *w, boot *b, int self, int listener, dou
     return WEFT_OK;
 }
 
+static weft_status join(boot *b, int self, int ranks, int listener, double timeout,
+                        comm_wire **out) {
+    tcp_wire *w = mem_alloc(sizeof *w);
+    w->wire.kind = &tcp_kind;
+    w->ranks = ranks;
+    for (int r = 0; r < COMM_MAX_RANKS; r++)
+        w->fd[r] = -1;
+    weft_status s = connect_all(w, b, self, listener, clock_seconds() + timeout + 1);
+    if (s != WEFT_OK) {
+        boot_fail(b, s);
+        s = boot_status(b);
+        tcp_close(&w->wire, true);
+        return s;
+    }
+    *out = &w->wire;
+    return WEFT_OK;
+}
+
 weft_status comm_tcp_open(const launch *l, double timeout, boot **b, comm_wire **out) {
     uint16_t port;
     if (!l->address[0])
@@ -164,24 +182,25 @@ weft_status comm_tcp_open(const launch *l, double timeout, boot **b, comm_wire *
     if (listener < 0)
         return weft_fail(WEFT_IO, "rank %d: cannot listen: %s", l->rank, strerror(errno));
     weft_status s = boot_open(l, timeout, listener, b);
-    if (s != WEFT_OK) {
-        close(listener);
-        return s;
+    if (s == WEFT_OK) {
+        s = join(*b, l->rank, l->ranks, listener, timeout, out);
+        if (s != WEFT_OK)
+            boot_close(*b);
     }
-    tcp_wire *w = mem_alloc(sizeof *w);
-    w->wire.kind = &tcp_kind;
-    w->ranks = l->ranks;
-    for (int r = 0; r < COMM_MAX_RANKS; r++)
-        w->fd[r] = -1;
-    s = connect_all(w, *b, l->rank, listener, clock_seconds() + timeout + 1);
     close(listener);
-    if (s != WEFT_OK) {
-        boot_fail(*b, s);
-        s = boot_status(*b);
-        boot_close(*b);
-        tcp_close(&w->wire, true);
-        return s;
-    }
-    *out = &w->wire;
-    return WEFT_OK;
+    return s;
+}
+
+weft_status comm_tcp_again(boot **b, double timeout, const boot_rules *rules, int *rank, int *ranks,
+                           comm_wire **out) {
+    uint16_t port;
+    int listener = boot_listen(0, &port);
+    *out = NULL;
+    if (listener < 0)
+        return weft_fail(WEFT_IO, "a port cannot be opened: %s", strerror(errno));
+    weft_status s = boot_regroup(b, port, rules, rank, ranks);
+    if (s == WEFT_OK && *b && join(*b, *rank, *ranks, listener, timeout, out) != WEFT_OK)
+        *out = NULL; /* somebody was lost meanwhile: the boot knows */
+    close(listener);
+    return s;
 }

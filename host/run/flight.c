@@ -102,6 +102,17 @@ int flight_culprit(const flight *f, int ranks, int me) {
     }
 }
 
+bool flight_standstill(const flight *f, int ranks, uint64_t *bytes) {
+    *bytes = 0;
+    for (int r = 0; r < ranks; r++) {
+        flight_place p;
+        if (!waits_of(&f[r]) || !flight_last(&f[r], 0, &p) || !p.inside)
+            return false;
+        *bytes = p.bytes > *bytes ? p.bytes : *bytes;
+    }
+    return true;
+}
+
 void flight_text(const flight_place *p, double now, char *out, size_t n) {
     bool known = p->op >= 0 && p->op < WEFT_OP_COUNT;
     double for_s = now > p->since ? now - p->since : 0;

@@ -43,5 +43,7 @@ bool flight_last(const flight *f, uint64_t back, flight_place *out);
  * all wait in a circle, the one that has left behind a collective which another still waits in, or,
  * if there is none, whom the one that has waited longest waits for. f[ranks], at most 64. */
 int flight_culprit(const flight *f, int ranks, int me);
+/* Whether every rank waits in a collective for another. *bytes: the most that one of them moves. */
+bool flight_standstill(const flight *f, int ranks, uint64_t *bytes);
 /* "in all_gather 12 of tp, step 7, L3.attn.o, 4096 bytes, for 2.1 s". */
 void flight_text(const flight_place *p, double now, char *out, size_t n);

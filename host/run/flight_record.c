@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char magic[8] = "weftfl1";
+static const char magic[8] = "weftfl2";
 
 static bool is_name(const char *s) {
     size_t n = strlen(s);
@@ -40,7 +40,7 @@ static void path_of(char *out, size_t n, const char *job, int rank, int pid) {
     snprintf(out, n, "%s/%s%s-%d-%d", FLIGHT_FOLDER, FLIGHT_PREFIX, job, rank, pid);
 }
 
-flight_record *flight_record_open(const char *job, int rank, int ranks) {
+flight_record *flight_record_open(const char *job, int64_t epoch, int rank, int ranks) {
     char path[128];
     if (*job)
         flight_record_sweep(NULL, false);
@@ -64,6 +64,7 @@ flight_record *flight_record_open(const char *job, int rank, int ranks) {
     snprintf(r->job, sizeof r->job, "%s", job);
     gethostname(r->host, sizeof r->host - 1);
     r->pid = (int32_t)getpid();
+    r->epoch = epoch;
     r->rank = rank;
     r->ranks = ranks;
     return r;

@@ -11,6 +11,7 @@ enum { FLIGHT_JOB_BYTES = 16, FLIGHT_HOST_BYTES = 64, FLIGHT_MAX_RANKS = 64 };
 typedef struct {
     char magic[8];
     char job[FLIGHT_JOB_BYTES], host[FLIGHT_HOST_BYTES];
+    int64_t epoch;                   /* how often the job's ranks have met again */
     int32_t pid, rank, ranks;        /* rank -1: every rank is a thread of this process */
     int32_t heap;                    /* of the process's own memory */
     flight flight[FLIGHT_MAX_RANKS]; /* its own; of others what it has heard */
@@ -18,7 +19,7 @@ typedef struct {
 
 /* The record of this process, job "" for one that nobody need read; memory of its own where shared
  * memory cannot be had. */
-flight_record *flight_record_open(const char *job, int rank, int ranks);
+flight_record *flight_record_open(const char *job, int64_t epoch, int rank, int ranks);
 void flight_record_close(flight_record *r); /* NULL: nothing */
 /* Another process's record, to read; NULL: there is none, or it is not one. */
 flight_record *flight_record_read(const char *file);

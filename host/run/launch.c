@@ -31,6 +31,16 @@ const char *launch_refused(void) {
     return refused;
 }
 
+static bool outlives;
+
+void launch_outlive(void) {
+    outlives = true;
+}
+
+bool launch_outlives(void) {
+    return outlives;
+}
+
 void launch_tell(void) {
     atomic_store(&told, true);
 }

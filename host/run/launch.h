@@ -23,6 +23,9 @@ const char *launch_words(void);
  * cannot, else NULL. */
 void launch_refuse(const char *command);
 const char *launch_refused(void);
+/* Whether the job goes on without ranks that are lost (main says so). */
+void launch_outlive(void);
+bool launch_outlives(void);
 /* Rank 0 knows how the job failed and says so: this process need not. */
 void launch_tell(void);
 bool launch_told(void);

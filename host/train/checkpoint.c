@@ -315,12 +315,20 @@ static void prune(const checkpointer *c) {
     arena_fini(&a);
 }
 
+static weft_status may_write(const checkpointer *c) {
+    return c->guard ? c->guard(c->guarded) : WEFT_OK;
+}
+
 static weft_status write_checkpoint(checkpointer *c) {
+    WEFT_TRY(may_write(c));
     arena a = {0};
-    const char *tmp = arena_printf(&a, "%s/tmp-%08" PRId64, c->dir, c->progress.step);
+    const char *tmp = arena_printf(&a, "%s/tmp-%08" PRId64 "-%" PRId64, c->dir, c->progress.step,
+                                   c->epoch);
     const char *to = checkpoint_path(c, c->progress.step, &a);
     remove_dir(tmp);
     weft_status s = write_files(c, tmp, &a);
+    if (s == WEFT_OK)
+        s = may_write(c);
     if (s == WEFT_OK && file_is_dir(to))
         remove_dir(to); /* the same step, saved before: the same bytes */
     if (s == WEFT_OK && rename(tmp, to) != 0)
@@ -344,11 +352,17 @@ static void *writer(void *arg) {
     return NULL;
 }
 
+void checkpoint_settle(checkpointer *c) {
+    if (c->busy && !c->settled)
+        pthread_join(c->thread, NULL);
+    c->settled = c->busy;
+}
+
 weft_status checkpoint_wait(checkpointer *c) {
     if (!c->busy)
         return WEFT_OK;
-    pthread_join(c->thread, NULL);
-    c->busy = false;
+    checkpoint_settle(c);
+    c->busy = c->settled = false;
     if (c->status == WEFT_OK)
         c->last_step = c->progress.step;
     else
@@ -423,6 +437,12 @@ weft_status checkpoint_open(trainer *t, const char *dir, int keep, checkpointer 
     return WEFT_OK;
 }
 
+void checkpoint_guard(checkpointer *c, int64_t epoch, weft_status (*guard)(void *), void *ctx) {
+    c->epoch = epoch;
+    c->guard = guard;
+    c->guarded = ctx;
+}
+
 void checkpoint_close(checkpointer *c) {
     if (!c)
         return;
@@ -458,6 +478,7 @@ static bool is_ours_alone(const char *name) {
 }
 
 weft_status checkpoint_publish(checkpointer *c) {
+    WEFT_TRY(may_write(c));
     arena a = {0};
     const char *from = checkpoint_last(c);
     DIR *d = *from ? opendir(from) : NULL;

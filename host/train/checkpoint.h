@@ -29,6 +29,9 @@ typedef struct checkpointer checkpointer;
 /* dir is the run's folder; it and dir/checkpoints are created. Half-written checkpoints of a run
  * that was killed are removed. */
 weft_status checkpoint_open(trainer *t, const char *dir, int keep, checkpointer **out);
+/* Names of files that are not whole yet hold the epoch; nothing is renamed into place unless guard
+ * says WEFT_OK. NULL: it always may. */
+void checkpoint_guard(checkpointer *c, int64_t epoch, weft_status (*guard)(void *), void *ctx);
 /* Waits for the save under way. */
 void checkpoint_close(checkpointer *c);
 /* Takes a copy and begins to write it; waits for the save before, whose failure it returns (its
@@ -39,6 +42,8 @@ weft_status checkpoint_save(checkpointer *c, const train_progress *p, bool wait)
 weft_status checkpoint_read(void *c, int index, char what, float *out);
 /* Where ranks share the numbers: has those of the trainer's step for checkpoint_read. */
 weft_status checkpoint_collect(checkpointer *c);
+/* Returns when no save is under way, whose failure the next save or wait returns. */
+void checkpoint_settle(checkpointer *c);
 /* Ends the save under way, if there is one; its failure. */
 weft_status checkpoint_wait(checkpointer *c);
 /* Folder of the last checkpoint that is whole, "" if none. */

@@ -18,9 +18,12 @@ struct checkpointer {
     int64_t copied_step; /* what the copy is of, on every rank; -1: none */
     uint64_t *at;        /* [kinds][params] where in the copy, in numbers */
     train_progress progress;
+    int64_t epoch;
+    weft_status (*guard)(void *ctx);
+    void *guarded;
     int64_t last_step; /* of the newest that is whole; -1: none */
     pthread_t thread;
-    bool busy;
+    bool busy, settled; /* a save is under way; it has ended, and nobody has asked how */
     weft_status status;
     char why[1024];
 };

@@ -130,7 +130,8 @@ static weft_status compare_options(reader *r, json *j, const buf *now) {
                              "%s: was made with %.*s %.*s, now it is %.*s; resume with the same "
                              "or give another -o",
                              r->dir, (int)key.n, key.s, (int)was.n, was.s, (int)is.n, is.s);
-        if (r->tell && !json_is(key, "model") && !json_is(key, "device"))
+        bool asked = r->c->epoch == 0 || !json_is(key, "micro_batch"); /* else the mesh's doing */
+        if (r->tell && asked && !json_is(key, "model") && !json_is(key, "device"))
             r->tell(r->user, arena_printf(&r->mem, "resuming: %.*s is now %.*s, was %.*s",
                                           (int)key.n, key.s, (int)is.n, is.s, (int)was.n, was.s));
     }

@@ -211,7 +211,6 @@ static weft_status sample(run *r) {
 
 static weft_status save_here(run *r, bool wait) {
     r->at.step = r->t.done;
-    WEFT_TRY(bear(r, metrics_flush(r->log)));
     weft_status s = checkpoint_save(r->save, &r->at, wait);
     if (s != WEFT_OK)
         return wait ? s : bear(r, s);
@@ -219,11 +218,25 @@ static weft_status save_here(run *r, bool wait) {
     return bear(r, sample(r));
 }
 
+/* What the disk does is rank 0's alone; then all hand over their parts without delay. */
+static weft_status settle(run *r) {
+    bool ready = true;
+    expect(r, ALONE_SECONDS);
+    if (leads(r)) {
+        WEFT_TRY(bear(r, metrics_flush(r->log)));
+        checkpoint_settle(r->save);
+    }
+    WEFT_TRY(follow(r, &ready, sizeof ready, "save"));
+    expect(r, r->expected);
+    return WEFT_OK;
+}
+
 static weft_status save(run *r, bool wait) {
     if (r->saved == r->t.done)
         return WEFT_OK;
-    expect(r, ALONE_SECONDS);
+    WEFT_TRY(settle(r));
     WEFT_TRY(save_here(r, wait));
+    expect(r, ALONE_SECONDS);
     return follow(r, &r->saved, sizeof r->saved, "saved");
 }
 
@@ -400,6 +413,19 @@ static weft_status begin_alike(run *r) {
     return agree(&r->t.end[WEFT_GROUP_WORLD], facts, 3);
 }
 
+/* For a person, once it is known what the rest goes on from. */
+static void say_restart(const run *r, int64_t from) {
+    char text[2048], at[64] = "the start (there is no checkpoint yet)";
+    int ranks = r->link ? r->link->ranks : 1;
+    if (!r->o->restart || !leads(r))
+        return;
+    if (from >= 0)
+        snprintf(at, sizeof at, "step %lld", (long long)from);
+    snprintf(text, sizeof text, "%.1600s; going on from %s with %d rank%s (restart %d of %d)",
+             r->o->restart, at, ranks, ranks == 1 ? "" : "s", r->o->restarts, r->o->max_restarts);
+    note(r, text);
+}
+
 static weft_status open_run(run *r) {
     const loop_options *o = r->o;
     int64_t from;
@@ -411,8 +437,10 @@ static weft_status open_run(run *r) {
     WEFT_TRY(begin_alike(r));
     WEFT_TRY(trainer_open(&o->train, data_seq_len(r->data), false, r->link, &r->t));
     WEFT_TRY(checkpoint_open(&r->t, o->out, o->keep ? o->keep : 3, &r->save));
+    checkpoint_guard(r->save, o->epoch, o->guard, o->guarded);
     WEFT_TRY(resume(r, &from));
     WEFT_TRY(follow_step(r));
+    say_restart(r, from);
     if (o->train.lora_from && from < 0)
         WEFT_TRY(lora_load(&r->t, o->train.lora_from));
     r->at.data_hash = data_hash(r->data);
@@ -488,6 +516,8 @@ weft_status loop_rank(const loop_options *o, comm_link *link, loop_result *out) 
         comm_abort(link, s);
     if (s == WEFT_PEER && r.save)
         s = name_checkpoint(&r);
+    out->begun = r.began > 0;
+    out->expected = r.expected;
     out->steps = r.t.done;
     out->tokens = r.at.tokens;
     out->best_val = r.at.best_val;

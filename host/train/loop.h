@@ -36,6 +36,15 @@ typedef struct {
     void (*line)(void *user, const loop_line *l);
     void (*note)(void *user, const char *message); /* a warning: "<what>: <why>" */
     const volatile int *stop;                      /* a signal's number: save and end */
+    bool elastic;              /* what is left goes on when a rank is lost (elastic.h) */
+    int max_restarts;          /* so often at most */
+    void (*leads)(void *user); /* this process speaks from now on, as rank 0 did */
+    /* elastic.c's own, of the epoch that begins: */
+    const char *restart; /* who was lost; NULL: it is the first */
+    int restarts;
+    int64_t epoch;
+    weft_status (*guard)(void *guarded); /* whether the folder is still this process's to write */
+    void *guarded;
 } loop_options;
 
 typedef struct {
@@ -47,6 +56,9 @@ typedef struct {
     uint64_t sent;           /* bytes to other ranks in the last step */
     bool early;              /* ended by patience */
     int signal;              /* ended by it; 0: not */
+    bool spare;              /* others go on; this process is left over */
+    bool begun;              /* got as far as the first step */
+    double expected;         /* seconds that a stretch of a step may take */
 } loop_result;
 
 /* Steps that were done before the end, whatever ended it, are in the folder's checkpoints, and

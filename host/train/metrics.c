@@ -19,6 +19,9 @@
 
 enum { LINE_BYTES = 1 << 24 };
 
+static const char metrics_jsonl[] = "metrics.jsonl", timing_jsonl[] = "timing.jsonl",
+                  samples_jsonl[] = "samples.jsonl", metrics_csv[] = "metrics.csv",
+                  events_file[] = "events.out.tfevents.weft";
 static const char csv_head[] = "step,loss,lr,grad_norm,tokens,val_loss\n";
 
 typedef struct {
@@ -220,21 +223,41 @@ static weft_status put_events(metrics *m, int64_t step, const tf_scalar *scalar,
 
 /* ---- The interface ---- */
 
+static weft_status renew(const char *path) {
+    file_map m;
+    if (!file_is_regular(path))
+        return WEFT_OK;
+    WEFT_TRY(file_map_open(path, &m));
+    weft_status s = file_write_atomic(path, m.data, m.size);
+    file_map_close(&m);
+    return s;
+}
+
+weft_status metrics_renew(const char *dir, const char *log) {
+    static const char *const names[] = {metrics_jsonl, timing_jsonl, samples_jsonl, metrics_csv,
+                                        events_file};
+    arena a = {0};
+    weft_status s = log ? renew(log) : WEFT_OK;
+    for (size_t i = 0; s == WEFT_OK && i < sizeof names / sizeof *names; i++)
+        s = renew(file_join(&a, dir, names[i]));
+    arena_fini(&a);
+    return s;
+}
+
 static weft_status open_all(metrics *m, const char *dir, const char *log, bool csv,
                             bool tensorboard, int64_t resume_step) {
     const char *jsonl = log ? arena_copy(&m->names, log, strlen(log))
-                            : file_join(&m->names, dir, "metrics.jsonl");
+                            : file_join(&m->names, dir, metrics_jsonl);
     WEFT_TRY(open_sink(&m->log, jsonl, resume_step, keep_json));
     WEFT_TRY(
-        open_sink(&m->timing, file_join(&m->names, dir, "timing.jsonl"), resume_step, keep_json));
+        open_sink(&m->timing, file_join(&m->names, dir, timing_jsonl), resume_step, keep_json));
     WEFT_TRY(
-        open_sink(&m->sample, file_join(&m->names, dir, "samples.jsonl"), resume_step, keep_json));
+        open_sink(&m->sample, file_join(&m->names, dir, samples_jsonl), resume_step, keep_json));
     if (csv)
-        WEFT_TRY(
-            open_sink(&m->csv, file_join(&m->names, dir, "metrics.csv"), resume_step, keep_csv));
+        WEFT_TRY(open_sink(&m->csv, file_join(&m->names, dir, metrics_csv), resume_step, keep_csv));
     if (tensorboard)
-        WEFT_TRY(open_sink(&m->events, file_join(&m->names, dir, "events.out.tfevents.weft"),
-                           resume_step, keep_events));
+        WEFT_TRY(open_sink(&m->events, file_join(&m->names, dir, events_file), resume_step,
+                           keep_events));
     return WEFT_OK;
 }
 

@@ -14,6 +14,10 @@
 
 typedef struct metrics metrics;
 
+/* The files of `dir` and log, where they are there, become copies of themselves: what a process
+ * that opened them before still writes goes nowhere. */
+weft_status metrics_renew(const char *dir, const char *log);
+
 /* Opens the files in folder `dir`, which exists. log: another place for metrics.jsonl, or NULL; it
  * may be a pipe or a device, which is only ever appended to. csv, tensorboard: write
  * dir/metrics.csv, dir/events.out.tfevents.weft too. Lines (and events) of files that are there

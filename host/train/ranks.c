@@ -5,7 +5,7 @@
 #include "host/base/thread.h"
 #include "host/run/comm_proc.h"
 #include "host/run/sched.h"
-#include "host/train/loop.h"
+#include "host/train/elastic.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -19,7 +19,7 @@ typedef struct {
 } rank_run;
 
 typedef struct {
-    comm_link *link[COMM_MAX_RANKS];
+    comm_link *const *link;
     rank_run *rank;
 } ranks_run;
 
@@ -41,6 +41,7 @@ static loop_options options_of(const loop_options *o, int rank, int threads) {
         r.line = NULL;
         r.note = NULL;
         r.stop = NULL;
+        r.guard = NULL;
     }
     return r;
 }
@@ -89,21 +90,35 @@ static weft_status run_self(comm_link *link, int self, const loop_options *o, lo
     return loop_rank(&mine, link, out);
 }
 
+/* One epoch: until the end, or until a rank is lost. */
+static weft_status run_ranks(const elastic *e, loop_result *out) {
+    ranks_run all = {.link = e->link};
+    if (e->ranks == 1)
+        return loop_rank(&e->now, NULL, out);
+    return e->self < 0 ? run_here(&all, &e->now, out)
+                       : run_self(e->link[e->self], e->self, &e->now, out);
+}
+
 weft_status loop_run(const loop_options *o, loop_result *out) {
     int n = mesh_ranks(&o->train), self;
-    char flags[64];
-    ranks_run all = {.rank = NULL};
+    comm_link *link[COMM_MAX_RANKS] = {NULL};
+    char flags[64], why[WHY_BYTES];
+    elastic e;
+    bool again = true;
     mesh_flags(&o->train, flags, sizeof flags);
     if (n > COMM_MAX_RANKS)
         return weft_fail(WEFT_USAGE, "%s: %d ranks (at most %d)", flags, n, COMM_MAX_RANKS);
-    WEFT_TRY(comm_open(o->train.comm, flags, n, o->train.timeout, all.link, &self));
-    weft_status s = n == 1     ? loop_rank(o, NULL, out)
-                    : self < 0 ? run_here(&all, o, out)
-                               : run_self(all.link[self], self, o, out);
-    char why[WHY_BYTES]; /* closing fails too where a rank is gone */
-    snprintf(why, sizeof why, "%s", err_message());
-    for (int i = 0; i < n; i++)
-        comm_close(all.link[i]);
+    WEFT_TRY(elastic_check(o));
+    WEFT_TRY(comm_open(o->train.comm, flags, n, o->train.timeout, link, &self));
+    weft_status s = elastic_begin(&e, o, link, self, n);
+    if (s != WEFT_OK) /* the others wait for this one */
+        comm_abort(link[self < 0 ? 0 : self], s);
+    while (s == WEFT_OK && again)
+        s = elastic_next(&e, run_ranks(&e, out), out, &again);
+    snprintf(why, sizeof why, "%s", err_message()); /* closing fails too where a rank is gone */
+    for (int i = 0; i < COMM_MAX_RANKS; i++)
+        comm_close(link[i]);
+    elastic_end(&e, s);
     err_set_message(why);
     return s;
 }
