@@ -212,7 +212,8 @@ class Losses(Elastic):
                 self.assertEqual(test_ranks.segments(self.name), [])
 
     def test_strangers_at_the_doors(self):
-        """What connects to any port of the job while it meets again is turned away."""
+        """What connects to any port of the job while it meets again is turned away; the one that
+        leads waits there for a rank that is stopped too."""
         base = self.base()
         job = self.job("door", 4, "--zero", "1", *ELASTIC, fault="rank=0,at=400,do=stop")
         over, rng, knocked = threading.Event(), random.Random(3), []
@@ -240,13 +241,19 @@ class Losses(Elastic):
         t = threading.Thread(target=knock)
         t.start()
         try:
-            self.let_others_end(job, 0)
+            while state(job.proc[0].pid) != "T":
+                time.sleep(0.002)
+            job.proc[2].send_signal(signal.SIGSTOP)
+            for r in (1, 3):
+                job.proc[r].wait(30)
         finally:
             over.set()
             t.join()
-        job.proc[0].kill()
+        for r in (0, 2):
+            job.proc[r].kill()
         out = job.finish(10)
-        self.assertEqual(sorted(o[0] for o in out.values()), [-9, 0, 0, 0], out)
+        self.assertEqual([out[r][0] for r in range(4)], [-9, 0, -9, 0], out)
+        self.assertIn("rank 2 (", self.line(out)["why"])
         self.assertGreater(len(knocked), 0)
         self.expect_whole("door", base)
 
@@ -277,6 +284,11 @@ class Losses(Elastic):
         r = run(*self.args("base", *more, "--resume", "auto"))
         self.assertEqual(r.returncode, 0, r.stderr)
         self.assertEqual(digest(self.path("used")), digest(self.path("base")))
+
+
+def state(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        return f.read().rpartition(")")[2].split()[0]
 
 
 def safe_list(path):
