@@ -15,6 +15,10 @@ typedef struct {
     uint64_t total, kept[3]; /* activations under each --recompute */
     double step_flops, step_tokens, tokens;
     int64_t sent; /* bytes a rank sends for a step */
+    struct {
+        int64_t sent;
+        uint64_t total;
+    } stage[COMM_MAX_RANKS]; /* what a rank of each stage takes */
 } sheet;
 
 typedef struct {
@@ -55,6 +59,7 @@ static train_options options_of(const plan_train_args *a, const cmd_engine_args 
         .lora_alpha = 2.0 * (double)a->lora_r,
         .tp = (int)e->tp,
         .pp = (int)e->pp,
+        .interleave = (int)a->interleave,
         .dp = (int)a->dp,
         .zero = (int)a->zero};
 }
@@ -82,11 +87,36 @@ static weft_status fill_kept(sheet *s, const train_options *o, int tokens) {
     return WEFT_OK;
 }
 
+static uint64_t total_of(const train_memory *m) {
+    memory_line line[MEMORY_LINES];
+    uint64_t n = 0;
+    list_memory(m, line);
+    for (int i = 0; i < MEMORY_LINES; i++)
+        n += line[i].bytes;
+    return n;
+}
+
+/* Stages have other layers, and the last one the head. */
+static weft_status fill_stages(sheet *s, const train_options *o, int tokens) {
+    const train_mesh *m = &s->t.mesh;
+    for (int pp = 0; m->size.pp > 1 && pp < m->size.pp; pp++) {
+        train_options other = *o;
+        trainer t;
+        other.rank = shard_rank(&m->size, (shard_mesh){.pp = pp});
+        WEFT_TRY(trainer_open(&other, tokens, true, NULL, &t));
+        train_memory has = trainer_memory(&t);
+        s->stage[pp].total = total_of(&has);
+        s->stage[pp].sent = graph_sent_bytes(&t.g);
+        trainer_close(&t);
+    }
+    return WEFT_OK;
+}
+
 /* Of all ranks together: what one alone would do. */
 static weft_status fill_flops(sheet *s, const train_options *o, int tokens) {
     train_options alone = *o;
     trainer t;
-    alone.tp = alone.pp = alone.dp = alone.zero = 0;
+    alone.tp = alone.pp = alone.dp = alone.zero = alone.interleave = 0;
     WEFT_TRY(trainer_open(&alone, tokens, true, NULL, &t));
     s->step_flops = (double)graph_flops(&t.g);
     trainer_close(&t);
@@ -99,11 +129,9 @@ static weft_status fill_sheet(sheet *s, const train_options *o) {
     WEFT_TRY(fill_kept(s, o, tokens));
     WEFT_TRY(fill_flops(s, o, tokens));
     WEFT_TRY(trainer_open(o, tokens, true, NULL, &s->t));
-    memory_line line[MEMORY_LINES];
     s->m = trainer_memory(&s->t);
-    list_memory(&s->m, line);
-    for (int i = 0; i < MEMORY_LINES; i++)
-        s->total += line[i].bytes;
+    s->total = total_of(&s->m);
+    WEFT_TRY(fill_stages(s, o, tokens));
     s->sent = graph_sent_bytes(&s->t.g);
     s->step_tokens = (double)o->batch * s->t.g.shape.row_tokens;
     s->tokens = s->a->tokens > 0 ? s->a->tokens : 20 * (double)s->t.params.count;
@@ -131,6 +159,37 @@ static void memory_text(const sheet *s, buf *b) {
                    cmd_size(size, (double)s->kept[i]));
 }
 
+/* "0-4,10-12": the runs of layers that a rank of the pipeline has. */
+static void layers_text(const train_mesh *m, int pp, buf *b) {
+    const int64_t *run = m->runs + (int64_t)2 * pp * m->chunks;
+    for (int c = 0; c < m->chunks; c++)
+        buf_printf(b, "%s%" PRId64 "-%" PRId64, c ? "," : "", run[2 * c], run[2 * c + 1] - 1);
+}
+
+static void mesh_text(const sheet *s, buf *b) {
+    const train_mesh *m = &s->t.mesh;
+    const graph *g = &s->t.g;
+    char size[CMD_SIZE_TEXT];
+    if (m->ranks == 1)
+        return;
+    buf_printf(
+        b, "%d ranks: --tp %d --pp %d --dp %d; a batch is %d of %d of its shards to each --dp\n",
+        m->ranks, m->size.tp, m->size.pp, m->size.dp, g->shape.shards / m->size.dp,
+        g->shape.shards);
+    if (m->size.pp > 1)
+        buf_printf(
+            b, "%d micro-batches go through %d stages; a rank waits %.1f %% of a step for others\n",
+            g->shape.micros, mesh_stages(m), 100 * g->pipe.idle);
+    for (int i = 0; m->size.pp > 1 && i < m->size.pp; i++) {
+        buf_printf(b, "  rank %d of --pp: layers ", i);
+        layers_text(m, i, b);
+        buf_printf(b, ", takes %s, sends %" PRId64 " bytes a step\n",
+                   cmd_size(size, (double)s->stage[i].total), s->stage[i].sent);
+    }
+    buf_printf(b, "one of them%s sends %" PRId64 " bytes a step and takes\n",
+               m->size.pp > 1 ? " (rank 0)" : "", s->sent);
+}
+
 static void law_text(const sheet *s, buf *b) {
     double n = (double)s->t.params.count, d = s->tokens, flops = estimate_flops(n, d);
     buf_printf(b, "%.4g tokens (%.1f a parameter): %.4g operations by 6 N D, %.4g PF-days\n", d,
@@ -153,11 +212,7 @@ static void text(const sheet *s, buf *b) {
                "buffer%s, logits of %d tokens at once\n",
                t->o.batch, g->row_tokens, g->rows, g->shards, g->levels, g->levels == 1 ? "" : "s",
                g->chunk);
-    if (g->ranks > 1)
-        buf_printf(b,
-                   "%d ranks of %d of these shards each; one of them sends %" PRId64
-                   " bytes a step and takes\n",
-                   g->ranks, g->shards / g->ranks, s->sent);
+    mesh_text(s, b);
     memory_text(s, b);
     buf_printf(b, "operations: %.4g a step, %.4g a token (6 N: %.4g)\n", s->step_flops,
                s->step_flops / s->step_tokens, 6 * (double)t->params.count);
@@ -166,13 +221,30 @@ static void text(const sheet *s, buf *b) {
 
 /* ---- JSON ---- */
 
+static void stages_json(const sheet *s, buf *b) {
+    const train_mesh *m = &s->t.mesh;
+    buf_printf(b, ",\"tp\":%d,\"pp\":%d,\"dp\":%d,\"micro_batches\":%d,\"idle\":", m->size.tp,
+               m->size.pp, m->size.dp, s->t.g.shape.micros);
+    buf_json_double(b, s->t.g.pipe.idle);
+    buf_puts(b, ",\"stages\":[");
+    for (int i = 0; m->size.pp > 1 && i < m->size.pp; i++) {
+        buf_printf(b, "%s{\"layers\":\"", i ? "," : "");
+        layers_text(m, i, b);
+        buf_printf(b, "\",\"total\":%" PRIu64 ",\"sent_bytes\":%" PRId64 "}", s->stage[i].total,
+                   s->stage[i].sent);
+    }
+    buf_puts(b, "]");
+}
+
 static void json_of(const sheet *s, buf *b) {
     memory_line line[MEMORY_LINES];
     double n = (double)s->t.params.count, flops = estimate_flops(n, s->tokens);
     list_memory(&s->m, line);
     buf_printf(b, "{\"parameters\":%" PRId64 ",\"trained\":%" PRId64 ",\"ranks\":%d,",
-               s->t.params.count, s->t.params.trained, s->t.g.shape.ranks);
-    buf_printf(b, "\"sent_bytes\":%" PRId64 ",\"memory\":{", s->sent);
+               s->t.params.count, s->t.params.trained, s->t.mesh.ranks);
+    buf_printf(b, "\"sent_bytes\":%" PRId64, s->sent);
+    stages_json(s, b);
+    buf_puts(b, ",\"memory\":{");
     for (int i = 0; i < MEMORY_LINES; i++)
         buf_printf(b, "%s\"%s\":%" PRIu64, i ? "," : "", line[i].name, line[i].bytes);
     buf_printf(b, ",\"total\":%" PRIu64 "},\"activations\":{", s->total);

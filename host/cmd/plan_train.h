@@ -2,11 +2,12 @@
  * `weft plan --train`. */
 #pragma once
 #include "host/cmd/cmd.h"
+#include "host/train/pipeline.h"
 
 typedef struct {
     bool train, from_scratch;
     const char *recompute, *optimizer;
-    int64_t batch, micro, seq_len, shards, lora_r, dp, zero, gpus;
+    int64_t batch, micro, seq_len, shards, lora_r, interleave, dp, zero, gpus;
     double tokens, tflops, mfu, ema;
 } plan_train_args;
 
@@ -114,6 +115,16 @@ typedef struct {
          "0", \
          "--train: tokens to train on; 0: 20 a parameter", \
          offsetof(type, at.tokens)}, \
+        {"interleave", \
+         "", \
+         NULL, \
+         ARG_INT, \
+         "N", \
+         1, \
+         PIPE_MAX_CHUNKS, \
+         "1", \
+         "--train: runs of layers a rank of --pp has", \
+         offsetof(type, at.interleave)}, \
         {"zero", \
          "", \
          NULL, \

@@ -7,6 +7,7 @@
 #include "host/train/loop.h"
 #include "host/train/lora.h"
 #include "host/train/options_json.h"
+#include "host/train/pipeline.h"
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
@@ -19,8 +20,8 @@ typedef struct {
         *recompute, *comm, *order, *dump_grads, *lora_from, *tokenizer, *sample_prompt, *on_nan,
         *on_spike;
     arg_list data, freeze, lora_targets, weights;
-    int64_t threads, tp, pp, dp, zero, steps, warmup, decay_steps, batch, micro, seq_len, shards,
-        seed, lora_r, keep, save_every, val_every, patience, sample_tokens;
+    int64_t threads, tp, pp, interleave, dp, zero, steps, warmup, decay_steps, batch, micro,
+        seq_len, shards, seed, lora_r, keep, save_every, val_every, patience, sample_tokens;
     double lr, min_lr, weight_decay, beta1, beta2, eps, clip, smoothing, z_loss, dropout, ema,
         init_std, lora_alpha, val_fraction, spike, timeout;
     int64_t max_restarts;
@@ -55,6 +56,8 @@ static const arg_spec specs[] = {
      "ranks that share every matrix: 1, 2, 4 or 8; the same bits for any", AT(tp)},
     {"pp", "", "pipeline-parallel-size", ARG_INT, "N", 1, COMM_MAX_RANKS, "1",
      "stages of consecutive layers, one behind the other; the same bits for any", AT(pp)},
+    {"interleave", "", NULL, ARG_INT, "N", 1, PIPE_MAX_CHUNKS, "1",
+     "runs of layers a rank of --pp has: shorter waits, more exchanges", AT(interleave)},
     {"dp", "", "data-parallel-size", ARG_INT, "N", 1, COMM_MAX_RANKS, "1",
      "ranks that each take a part of every batch: 1, 2, 4 or 8; the same bits for any", AT(dp)},
     {"zero", "", NULL, ARG_INT, "N", 0, 3, "0",
@@ -224,6 +227,7 @@ static train_options train_of(const train_args *a, const char *model, arena *mem
                        .lora_from = a->lora_from,
                        .tp = (int)a->tp,
                        .pp = (int)a->pp,
+                       .interleave = (int)a->interleave,
                        .dp = (int)a->dp,
                        .zero = (int)a->zero,
                        .comm = a->comm,

@@ -393,6 +393,7 @@ static forward begin(const decoder *d, plan_builder *b) {
                      .kvlen = place(b, &io->kvlen),
                      .work = place(b, &io->work),
                      .nwork = place(b, &io->nwork),
+                     .drops = d->part.first ? (int32_t)(1 + 2 * d->part.first) : 0,
                      .heads = decoder_local_heads(d->config, &d->part)};
 }
 
@@ -404,17 +405,18 @@ static bool is_last_stage(const forward *f) {
  * and rounds what this sum has rounded already. */
 static weft_tensor from_stage_before(forward *f) {
     weft_tensor x = fresh(f, f->d->dtype, f->T, f->c->d_model);
-    PUSH(f, recv, "stage", .y = x, .peer = f->d->stage - 1, .group = WEFT_GROUP_PP);
+    PUSH(f, recv, "stage", .y = x, .peer = f->d->before, .group = WEFT_GROUP_PP);
     return x;
 }
 
-static void to_stage_behind(forward *f, weft_tensor x, weft_tensor res) {
+static weft_tensor stream(forward *f, weft_tensor x, weft_tensor res) {
     weft_tensor sum = fresh(f, f->d->dtype, f->T, f->c->d_model);
     PUSH(f, add, "stage.add", .a = x, .b = res, .rows = f->rows, .y = sum);
-    PUSH(f, send, "stage", .x = sum, .peer = f->d->stage + 1, .group = WEFT_GROUP_PP);
+    return sum;
 }
 
-/* What the final norm gives; absent on stages before the last. */
+/* What the final norm gives; of a stage before the last what the next one begins with, in training,
+ * else nothing. */
 static weft_tensor hidden(forward *f) {
     const shard_part *part = &f->d->part;
     weft_tensor x = part->first == 0 ? embed(f) : from_stage_before(f), res = {0};
@@ -424,8 +426,10 @@ static weft_tensor hidden(forward *f) {
         x = block(f, x, &res);
     f->layer = -1;
     f->b->segment = 0;
+    if (!is_last_stage(f) && f->train)
+        return stream(f, x, res);
     if (!is_last_stage(f)) {
-        to_stage_behind(f, x, res);
+        PUSH(f, send, "stage", .x = stream(f, x, res), .peer = f->d->next, .group = WEFT_GROUP_PP);
         return (weft_tensor){0};
     }
     return norm(f, "final.norm", x, &res, WEIGHT_FINAL_NORM, WEIGHT_FINAL_NORM_BIAS);

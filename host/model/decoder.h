@@ -61,7 +61,7 @@ typedef struct {
     const decoder_io *io;
     int dtype;                     /* of activations and cache */
     shard_part part;               /* of the model: what w holds */
-    int stage;                     /* of the pipeline; its neighbours compute the other layers */
+    int before, next;              /* ranks of the pipeline with the neighbouring layers */
     const decoder_training *train; /* NULL: inference */
 } decoder;
 
@@ -70,7 +70,8 @@ typedef struct {
  * residual stream to the next one, which begins with it. */
 void decoder_build(const decoder *d, plan_builder *b);
 /* For training (d->train): the same steps up to the final norm, whose output [T, d_model] it
- * returns. Attention reads the batch's own keys, sequences as in the feed; what backward needs is
+ * returns; of a stage before the last, the residual stream that the next one begins with, unsent.
+ * Attention reads the batch's own keys, sequences as in the feed; what backward needs is
  * kept: reciprocal roots, means, log-sum-exps, inputs of activations. Steps of a block carry its
  * segment: odd for attention, even for the MLP, 0 outside. */
 weft_tensor decoder_hidden(const decoder *d, plan_builder *b);

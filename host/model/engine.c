@@ -120,7 +120,8 @@ static weft_status build_plan(weft_engine *e, engine_rank *r, weft_phase phase, 
                  .io = &r->io,
                  .dtype = e->shape.dtype,
                  .part = r->part,
-                 .stage = r->place.pp};
+                 .before = r->place.pp - 1,
+                 .next = r->place.pp + 1};
     const shard_mesh *m = &e->shape.mesh;
     const int ranks[WEFT_GROUPS] = {m->tp, m->pp, m->dp, e->shape.ranks};
     plan_builder b;

@@ -85,7 +85,7 @@ int64_t config_parameters(const model_config *c) {
 
 /* Whether the rank computes with that tensor. A tied head is the embedding once more. */
 static bool is_owned(const model_config *c, const shard_part *p, int slot, int64_t layer) {
-    bool is_first = p->first == 0, is_last = p->last == p->layers;
+    bool is_first = p->first == 0, is_last = shard_ends(p);
     if (layer < c->n_layers)
         return shard_owns(p, layer);
     if (slot == WEIGHT_EMBED)

@@ -49,6 +49,8 @@ static void mark_needed(backward *w) {
         const weft_op_info *info = &weft_op_table[s->kernel->op];
         if (s->kernel->op == WEFT_OP_all_gather)
             w->partial[s->args.all_gather.x.id] = true;
+        if (s->kernel->op == WEFT_OP_recv)
+            w->needs[s->args.recv.y.id] = true; /* the stage before may want it */
         if (!reads_needed(w, s))
             continue;
         for (int f = 0; f < info->nfield; f++)
@@ -256,6 +258,11 @@ static void leaf_sum_rule(backward *w, const weft_args *args) {
     pass(w, &a->y, &a->x);
 }
 
+static void recv_rule(backward *w, const weft_args *args) {
+    const weft_recv_args *a = &args->recv;
+    PUSH(w, send, .x = reached(w, &a->y), .peer = a->peer, .group = a->group);
+}
+
 static void all_gather_rule(backward *w, const weft_args *args) {
     pass(w, &args->all_gather.y, &args->all_gather.x);
 }
@@ -323,6 +330,7 @@ static const rule rules[WEFT_OP_COUNT] = {
     [WEFT_OP_layernorm] = {layernorm_rule, {"mean", "inv"}, "y"},
     [WEFT_OP_matmul] = {matmul_rule, {"x"}, "y"},
     [WEFT_OP_leaf_sum] = {leaf_sum_rule, {NULL}, "y"},
+    [WEFT_OP_recv] = {recv_rule, {NULL}, "y"},
     [WEFT_OP_all_gather] = {all_gather_rule, {NULL}, "y"},
     [WEFT_OP_attention] = {attention_rule, {"q", "k", "v", "y", "lse"}, "y"},
     [WEFT_OP_glu] = {glu_rule, {"gate", "up"}, "y"},

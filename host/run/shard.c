@@ -54,7 +54,14 @@ int64_t shard_first_row(int64_t n, int keepers, int keeper) {
 }
 
 bool shard_owns(const shard_part *p, int64_t layer) {
-    return layer >= p->first && layer < p->last;
+    bool owns = layer >= p->first && layer < p->last;
+    for (int i = 0; i < p->nmore; i++)
+        owns |= layer >= p->more[2 * i] && layer < p->more[2 * i + 1];
+    return owns;
+}
+
+bool shard_ends(const shard_part *p) {
+    return shard_owns(p, p->layers - 1);
 }
 
 /* Stages of as many layers as `limit` lets in, each later one keeping one at least; whether all
@@ -74,15 +81,33 @@ static bool fill_stages(int64_t layers, const int64_t *cost, int64_t before, int
     return true;
 }
 
+static int64_t sum_of(const int64_t *cost, int64_t n) {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += cost[i];
+    return sum;
+}
+
+/* How many of n layers the first of pp stages takes: about its share of all that is left, under the
+ * limit, and so that the others can take the rest. `room` is overwritten. */
+static int64_t share_of(int64_t n, const int64_t *cost, int64_t before, int64_t behind, int pp,
+                        int64_t limit, int64_t *room) {
+    int64_t share = (before + sum_of(cost, n) + behind + pp - 1) / pp, sum = before + cost[0];
+    int64_t at = 1;
+    for (; at < n - (pp - 1) && sum + cost[at] <= limit; sum += cost[at++])
+        if (sum + cost[at] / 2 >= share &&
+            fill_stages(n - at, cost + at, 0, behind, pp - 1, limit, room))
+            break;
+    return at;
+}
+
 weft_status shard_stages(int64_t layers, const int64_t *cost, int64_t before, int64_t behind,
                          int pp, int64_t *first) {
-    int64_t low = 0, high = before + behind;
+    int64_t low = 0, high = before + sum_of(cost, layers > 0 ? layers : 0) + behind;
     if (pp < 1 || pp > layers)
         return weft_fail(WEFT_USAGE,
                          "--pp: %d stages, the model has %lld layers; possible: 1 to %lld", pp,
                          (long long)layers, (long long)layers);
-    for (int64_t i = 0; i < layers; i++)
-        high += cost[i];
     while (low < high) { /* the least limit that all fit under */
         int64_t mid = low + (high - low) / 2;
         if (fill_stages(layers, cost, before, behind, pp, mid, first))
@@ -90,7 +115,13 @@ weft_status shard_stages(int64_t layers, const int64_t *cost, int64_t before, in
         else
             low = mid + 1;
     }
-    WEFT_ASSERT(fill_stages(layers, cost, before, behind, pp, high, first));
+    first[0] = 0;
+    for (int s = 0; s < pp - 1; s++) {
+        int64_t at = first[s];
+        first[s + 1] = at + share_of(layers - at, cost + at, s == 0 ? before : 0, behind, pp - s,
+                                     high, first + s + 1);
+    }
+    first[pp] = layers;
     return WEFT_OK;
 }
 

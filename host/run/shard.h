@@ -37,18 +37,22 @@ int shard_rank(const shard_mesh *m, shard_mesh place);
 /* What of a model a rank owns: slice `slice` of tp of the layers [first, last) of `layers`, the
  * embedding if first is 0, the final norm and the head if last is `layers`. Of a matrix's slice it
  * keeps the `keeper`-th of `keepers` runs of rows, each of ceil(rows / keepers); keepers 0 or 1:
- * all rows. */
+ * all rows. It may own further layers, [more[2 i], more[2 i + 1]) for i < nmore, the last of which
+ * may end at `layers`. */
 typedef struct {
     int tp, slice;
     int64_t first, last, layers;
     int keepers, keeper;
+    const int64_t *more;
+    int nmore;
 } shard_part;
 /* The first of n rows that `keeper` keeps; it ends where the next one begins. */
 int64_t shard_first_row(int64_t n, int keepers, int keeper);
 shard_part shard_whole(int64_t layers); /* all of it */
 bool shard_owns(const shard_part *p, int64_t layer);
+bool shard_ends(const shard_part *p); /* owns the last layer */
 /* Stage s computes layers [first[s], first[s + 1]): consecutive, at least one each, so that the
- * dearest stage is as cheap as can be, and among such cuts the earlier stages have more. cost[i] is
+ * dearest stage is as cheap as can be, and the others are about alike. cost[i] is
  * of layer i, `before` of what the first stage does besides (the embedding), `behind` of what the
  * last one does (the head). WEFT_USAGE naming the limit unless 1 <= pp <= layers. */
 weft_status shard_stages(int64_t layers, const int64_t *cost, int64_t before, int64_t behind,

@@ -13,6 +13,7 @@
 #pragma once
 #include "host/model/decoder.h"
 #include "host/train/params.h"
+#include "host/train/pipeline.h"
 
 enum { GRAPH_MAX_LEVELS = 5 };
 
@@ -26,6 +27,8 @@ typedef struct {
     int unit_shards;  /* of a micro-batch */
     int units;        /* shards / unit_shards / ranks */
     int unit_rows;    /* rows of a unit: a multiple of `rows` up to the last micro-batch of it */
+    int unit_micros;  /* micro-batches of a unit */
+    int micros;       /* of this rank in a step */
     int levels;       /* gradient buffers */
     int chunk;        /* tokens whose logits are there at once */
     int64_t kv_heads; /* this rank's */
@@ -36,6 +39,11 @@ typedef struct {
     decoder_place target, scale, order, by_place, hyper; /* feed */
     decoder_place loss, nll, squares;                    /* out */
 } graph_io;
+
+/* One micro-batch of one chunk: the whole, and its steps by what they are for (pipeline.h). */
+typedef struct {
+    weft_plan *whole, *part[PIPE_KINDS];
+} graph_micro;
 
 typedef struct {
     const model_config *c;
@@ -53,15 +61,21 @@ typedef struct {
     graph_io train;
     int64_t m, v, ema; /* offsets of the blocks in space STATE; -1: none */
     int64_t nsquares;
-    weft_plan *micro[GRAPH_MAX_LEVELS], *fold[GRAPH_MAX_LEVELS], *finish, *update, *validate,
-        *refresh;
+    pipeline pipe;
+    graph_micro *micro[PIPE_MAX_CHUNKS]; /* [level][slot] */
+    weft_plan *fold[PIPE_MAX_CHUNKS][GRAPH_MAX_LEVELS], *validate[PIPE_MAX_CHUNKS];
+    weft_plan *finish, *update, *refresh;
+    int slot[PIPE_MAX_CHUNKS], nslots; /* of activations: where a chunk's begin, how many */
+    uint64_t slot_bytes;               /* of one */
 } graph;
 
 /* WEFT_USAGE where batch, micro-batch and shards do not fit each other. */
 weft_status graph_shape_of(const train_options *o, const train_mesh *mesh, const device *dev,
                            const model_config *c, int row_tokens, graph_shape *out);
 /* Places and plans of everything; g's first members are set. g->bytes is then what each arena
- * needs. */
+ * needs, but for the feed, which every slot has one of. */
 weft_status graph_build(graph *g);
+/* The plans of micro-batch `micro` of a step, whose gradient gathers in buffer `level`. */
+graph_micro *graph_micro_at(const graph *g, int chunk, int level, int micro);
 int64_t graph_flops(const graph *g);      /* of this rank's part of a step, all micro-batches */
 int64_t graph_sent_bytes(const graph *g); /* by this rank in a step */

@@ -262,7 +262,7 @@ static weft_status refuse(run *r, const train_result *x, bool spike) {
     snprintf(path, sizeof path, "%s/%s-step-%lld.json", r->o->out, spike ? "spike" : "nonfinite",
              (long long)step);
     expect(r, ALONE_SECONDS);
-    if (leads(r) || r->t.params.share_grads)
+    if (leads(r) || trainer_spread(&r->t))
         WEFT_TRY(bear(r, nonfinite_report(&r->t, step, x->loss, x->grad_norm,
                                           leads(r) ? path : NULL, where, sizeof where)));
     WEFT_TRY(follow(r, where, sizeof where, "report"));

@@ -4,6 +4,7 @@
 #include "host/base/err.h"
 #include "host/model/weights.h"
 #include "host/run/comm.h"
+#include "host/train/pipeline.h"
 #include <stdio.h>
 
 shard_mesh mesh_size(const train_options *o) {
@@ -63,17 +64,37 @@ static weft_status check_slices(const train_options *o, const model_config *c, i
 }
 
 /* What a token reads of the weights: of each layer, the embedding's row and the head. */
-static weft_status cut_stages(const model_config *c, int pp, arena *a, int64_t **first) {
+static weft_status cut_stages(const model_config *c, arena *a, train_mesh *m) {
     int64_t *cost = ARENA_NEW(a, int64_t, c->n_layers), head = c->vocab * c->d_model;
     int64_t layers = config_parameters(c) - head * (c->tied ? 1 : 2);
+    int pp = m->size.pp, stages = mesh_stages(m);
     for (int64_t i = 0; i < c->n_layers; i++)
         cost[i] = layers / c->n_layers;
-    *first = ARENA_NEW(a, int64_t, pp + 1);
-    return shard_stages(c->n_layers, cost, c->d_model, head, pp, *first);
+    if (pp <= c->n_layers && stages > c->n_layers)
+        return weft_fail(WEFT_USAGE, "--interleave: %d stages, the model has %lld layers", stages,
+                         (long long)c->n_layers);
+    m->first = ARENA_NEW(a, int64_t, stages + 1);
+    WEFT_TRY(shard_stages(c->n_layers, cost, c->d_model, head, stages, m->first));
+    m->runs = ARENA_NEW(a, int64_t, 2 * stages);
+    for (int s = 0; s < stages; s++)
+        for (int k = 0; k < 2; k++)
+            m->runs[2 * (s % pp * m->chunks + s / pp) + k] = m->first[s + k];
+    return WEFT_OK;
+}
+
+static weft_status check_chunks(const train_options *o, const train_mesh *m) {
+    if (m->chunks == 1)
+        return WEFT_OK;
+    if (m->size.pp == 1)
+        return weft_fail(WEFT_USAGE, "--interleave: needs the stages of --pp");
+    return m->chunks <= PIPE_MAX_CHUNKS ? WEFT_OK
+                                        : weft_fail(WEFT_USAGE, "--interleave: %d (at most %d)",
+                                                    o->interleave, PIPE_MAX_CHUNKS);
 }
 
 weft_status mesh_open(const train_options *o, const model_config *c, arena *a, train_mesh *out) {
     train_mesh m = {.size = mesh_size(o), .rank = o->rank, .ranks = mesh_ranks(o)};
+    m.chunks = o->interleave > 0 ? o->interleave : 1;
     if (m.ranks > COMM_MAX_RANKS) {
         char flags[64];
         mesh_flags(o, flags, sizeof flags);
@@ -81,19 +102,45 @@ weft_status mesh_open(const train_options *o, const model_config *c, arena *a, t
     }
     m.place = shard_place(&m.size, o->rank);
     WEFT_TRY(check_slices(o, c, m.size.tp));
-    WEFT_TRY(cut_stages(c, m.size.pp, a, &m.first));
+    WEFT_TRY(check_chunks(o, &m));
+    WEFT_TRY(cut_stages(c, a, &m));
     *out = m;
     return WEFT_OK;
 }
 
 shard_part mesh_part(const train_mesh *m, int tp, int pp) {
+    const int64_t *runs = m->runs + (int64_t)2 * pp * m->chunks;
     return (shard_part){.tp = m->size.tp,
                         .slice = tp,
-                        .first = m->first[pp],
-                        .last = m->first[pp + 1],
-                        .layers = m->first[m->size.pp]};
+                        .first = runs[0],
+                        .last = runs[1],
+                        .layers = m->first[mesh_stages(m)],
+                        .more = runs + 2,
+                        .nmore = m->chunks - 1};
 }
 
 shard_part mesh_own_part(const train_mesh *m) {
     return mesh_part(m, m->place.tp, m->place.pp);
+}
+
+shard_part mesh_chunk_part(const train_mesh *m, int chunk) {
+    shard_part p = mesh_own_part(m);
+    int stage = mesh_stage(m, chunk);
+    p.first = m->first[stage];
+    p.last = m->first[stage + 1];
+    p.nmore = 0;
+    return p;
+}
+
+int mesh_stage(const train_mesh *m, int chunk) {
+    return chunk * m->size.pp + m->place.pp;
+}
+
+int mesh_chunk_of(const train_mesh *m, int layer) {
+    for (int c = 0; c < m->chunks; c++) {
+        int stage = mesh_stage(m, c);
+        if (layer >= m->first[stage] && layer < m->first[stage + 1])
+            return c;
+    }
+    return -1;
 }

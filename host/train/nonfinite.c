@@ -48,22 +48,64 @@ static weft_status check_step(trainer *t, const weft_step *step, bool *bad) {
     return WEFT_OK;
 }
 
-/* The gradients this leaves are of one micro-batch: whoever asks has given the step up. */
-static weft_status find(trainer *t, char *where, size_t n) {
-    for (int row = 0; row < t->o.batch; row += t->g.shape.rows) {
-        const weft_plan *p = t->g.micro[0];
-        WEFT_TRY(trainer_feed(t, row));
-        for (int i = 0; i < p->nstep; i++) {
-            bool bad = false;
-            p->step[i].kernel->run(&p->step[i], t->stream);
-            WEFT_TRY(t->dev->sync(t->dev, t->stream));
-            WEFT_TRY(check_step(t, &p->step[i], &bad));
-            if (bad) {
-                snprintf(where, n, "%s", p->step[i].tag);
-                return WEFT_OK;
-            }
+/* The first of all: of micro-batches in order, of stages as data goes through them. */
+typedef struct {
+    int64_t when; /* INT64_MAX: none */
+    char where[64];
+} finding;
+
+/* Every step runs, whatever is found: other ranks wait for what it sends. */
+static weft_status run_part(trainer *t, const weft_plan *p, int64_t when, finding *f) {
+    for (int i = 0; i < p->nstep; i++) {
+        bool bad = false;
+        p->step[i].kernel->run(&p->step[i], t->stream);
+        WEFT_TRY(t->dev->sync(t->dev, t->stream));
+        if (t->link)
+            WEFT_TRY(comm_status(t->link));
+        if (f->when < INT64_MAX)
+            continue;
+        WEFT_TRY(check_step(t, &p->step[i], &bad));
+        if (bad) {
+            f->when = when;
+            snprintf(f->where, sizeof f->where, "%s", p->step[i].tag);
         }
     }
+    return WEFT_OK;
+}
+
+static weft_status run_parts(trainer *t, int chunk, pipe_kind first, int64_t when, finding *f) {
+    const graph_micro *m = graph_micro_at(&t->g, chunk, 0, 0);
+    for (int k = 0; k < PIPE_KINDS / 2; k++)
+        WEFT_TRY(run_part(t, m->part[first + (pipe_kind)k], when, f));
+    return WEFT_OK;
+}
+
+/* One micro-batch forward through all stages and back. */
+static weft_status find_in(trainer *t, int row, finding *f) {
+    int left = t->o.batch - row, rows = t->g.shape.rows, stages = mesh_stages(&t->mesh);
+    int64_t n = trainer_targets(t, t->o.batch), when = (int64_t)row * 2 * stages;
+    float scale = n ? (float)(1.0 / (double)n) : 0;
+    for (int c = 0; c < t->mesh.chunks; c++) {
+        WEFT_TRY(trainer_fill(t, row, left < rows ? left : rows, scale, t->g.slot[c]));
+        WEFT_TRY(run_parts(t, c, PIPE_TAKE, when + mesh_stage(&t->mesh, c), f));
+    }
+    for (int c = t->mesh.chunks - 1; c >= 0; c--)
+        WEFT_TRY(
+            run_parts(t, c, PIPE_TAKE_GRAD, when + 2 * stages - 1 - mesh_stage(&t->mesh, c), f));
+    return WEFT_OK;
+}
+
+/* The gradients this leaves are of one micro-batch: whoever asks has given the step up. */
+static weft_status find(trainer *t, char *where, size_t n) {
+    finding own = {.when = INT64_MAX}, all[COMM_MAX_RANKS], *best = &own;
+    for (int row = 0; row < t->o.batch; row += t->g.shape.rows)
+        WEFT_TRY(find_in(t, row, &own));
+    if (trainer_spread(t))
+        WEFT_TRY(comm_collect(&t->end[WEFT_GROUP_WORLD], &own, all, sizeof own, "report"));
+    for (int r = 0; trainer_spread(t) && r < t->mesh.ranks; r++)
+        if (all[r].when < best->when)
+            best = &all[r];
+    snprintf(where, n, "%s", best->where);
     return WEFT_OK;
 }
 

@@ -37,6 +37,7 @@ typedef struct {
     int tp, pp, dp;        /* ranks that share every matrix, the layers, the batch; 0: one */
     int zero;              /* 1: ranks of dp keep a part each of the state, 2: of the gradient, 3:
                               of the matrices too */
+    int interleave;        /* runs of layers that a rank of pp has; 0: one */
     int rank;              /* of the mesh of all three, this one */
     const char *comm;      /* how ranks talk, as comm_open takes it */
     double timeout;        /* seconds that a rank may be late */

@@ -131,27 +131,42 @@ static int64_t window_bytes(const param *p) {
     return padded(p->window.rows * p->window.cols * 4);
 }
 
-/* Each rank of dp sums an equal part of a buffer's rows. */
-static void place_all(params *p) {
-    int64_t whole = (int64_t)BUFFER * p->mesh->size.dp;
-    p->lookups = -1;
-    for (int i = 0; i < p->n; i++) {
-        param *x = &p->param[i];
-        p->trained += x->trained ? param_count(x) : 0;
-        if (!x->trained || !x->here)
+/* What a parameter takes of a gradient buffer. */
+static int64_t grad_bytes(const params *ps, const param *p) {
+    return ps->share_grads ? kept_bytes(ps, p) : window_bytes(p);
+}
+
+/* Each rank of dp sums an equal part of a buffer's rows, and each chunk's are folded apart. */
+static void place_chunk(params *ps, int chunk) {
+    int64_t whole = (int64_t)BUFFER * ps->mesh->size.dp;
+    const param *embed = params_find(ps, PARAM_WEIGHT, WEIGHT_EMBED, -1);
+    ps->region[chunk].begin = ps->grad_bytes;
+    for (int i = 0; i < ps->n; i++) {
+        param *p = &ps->param[i];
+        if (!p->trained || !p->here || p->chunk != chunk)
             continue;
-        x->off = p->bytes;
-        x->kept = p->kept;
-        p->bytes += window_bytes(x);
-        p->kept += kept_bytes(p, x);
+        p->off = ps->grad_bytes;
+        ps->grad_bytes += grad_bytes(ps, p);
     }
-    p->bytes = (p->bytes + whole - 1) / whole * whole; /* whole rows for folds */
-    p->grad_bytes = p->share_grads ? (p->kept + BUFFER - 1) / BUFFER * BUFFER : p->bytes;
-    const param *embed = params_find(p, PARAM_WEIGHT, WEIGHT_EMBED, -1);
-    if (p->c->tied && embed->trained && embed->here) {
-        int64_t bytes = p->share_grads ? kept_bytes(p, embed) : window_bytes(embed);
-        p->lookups = p->grad_bytes;
-        p->grad_bytes += (bytes + whole - 1) / whole * whole;
+    if (ps->c->tied && embed->trained && embed->here && embed->chunk == chunk) {
+        ps->lookups = ps->grad_bytes;
+        ps->grad_bytes += grad_bytes(ps, embed);
+    }
+    ps->grad_bytes = (ps->grad_bytes + whole - 1) / whole * whole;
+    ps->region[chunk].end = ps->grad_bytes;
+}
+
+static void place_all(params *ps) {
+    ps->lookups = -1;
+    for (int c = 0; c < ps->mesh->chunks; c++)
+        place_chunk(ps, c);
+    for (int i = 0; i < ps->n; i++) {
+        param *p = &ps->param[i];
+        ps->trained += p->trained ? param_count(p) : 0;
+        if (!p->trained || !p->here)
+            continue;
+        p->kept = ps->kept;
+        ps->kept += kept_bytes(ps, p);
     }
 }
 
@@ -186,12 +201,21 @@ bool param_counted(const params *ps, const param *p, int tp, int pp, weight_wind
     return true;
 }
 
+/* Tokens go in at the first chunk, what is no layer's else belongs to the last. */
+static int chunk_of(const params *ps, const param *p) {
+    bool first = is_embedding(p->slot) && ps->mesh->place.pp == 0;
+    if (p->layer >= 0)
+        return mesh_chunk_of(ps->mesh, p->layer);
+    return first ? 0 : ps->mesh->chunks - 1;
+}
+
 static void set_windows(params *ps) {
     for (int i = 0; i < ps->n; i++) {
         param *p = &ps->param[i];
         const shard_mesh *at = &ps->mesh->place;
         weight_window same;
         p->here = window_at(ps, p, at->tp, at->pp, &p->window);
+        p->chunk = p->here ? chunk_of(ps, p) : 0;
         p->counted = param_counted(ps, p, at->tp, at->pp, &same);
     }
 }

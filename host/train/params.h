@@ -6,6 +6,7 @@
 #include "host/model/weights.h"
 #include "host/train/mesh.h"
 #include "host/train/options.h"
+#include "host/train/pipeline.h"
 #include "weft/stream.h"
 
 typedef enum { PARAM_WEIGHT, PARAM_LORA_A, PARAM_LORA_B } param_kind;
@@ -21,9 +22,10 @@ typedef struct {
     bool here;            /* this rank's stage computes with it */
     bool counted;         /* of the ranks that hold the same window of it, this one counts */
     weight_window window; /* this rank's, of param_whole */
+    int chunk;            /* of this rank's stages */
     int64_t off;          /* bytes, in a gradient buffer; trained ones that are here only */
-    int64_t kept;  /* the same in each block of this rank's state, and in its part of a gradient */
-    weft_tensor w; /* what the model computes with: the window, or this rank's rows of it */
+    int64_t kept;         /* the same in each block of this rank's state */
+    weft_tensor w;        /* what the model computes with: the window, or this rank's rows of it */
     weft_tensor p; /* its fp32 numbers: w itself where that is fp32; the window or rows of it */
 } param;
 
@@ -35,8 +37,10 @@ typedef struct {
     int nstored;
     param *param;
     int n;
-    int64_t bytes; /* of one gradient buffer without lookups */
-    int64_t kept;  /* of one block of this rank's state */
+    int64_t kept; /* bytes of one block of this rank's state */
+    struct {
+        int64_t begin, end;    /* bytes of a gradient buffer, whole rows of PARAMS_ROW */
+    } region[PIPE_MAX_CHUNKS]; /* of the parameters of a chunk */
     const train_mesh *mesh;
     int ranks, rank;   /* that share the state of every parameter by rows; this one */
     bool share_grads;  /* and the gradient */

@@ -1,143 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Steps: the feed of a micro-batch, gradients unit by unit, their sums over shards, the
- * optimizer. */
+ * Steps: gradients micro-batch by micro-batch, their sums over shards, the optimizer. */
 #include "host/base/err.h"
 #include "host/train/trainer.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* A micro-batch: rows [begin, begin + n) of the batch; the rest of the plan's rows are empty. */
-typedef struct {
-    trainer *t;
-    int begin, n;
-    int seqs;
-} micro;
-
-static int32_t *words(const trainer *t, const decoder_place *p) {
-    return (int32_t *)(void *)(t->feed + p->off);
-}
-
-/* ---- The feed ---- */
-
-/* transformers shifts labels: a place is to predict the label of the next one, if that continues
- * the same document. */
-static int32_t target_of(const trainer *t, int row, int i) {
-    int64_t at = (int64_t)row * t->g.shape.row_tokens + i;
-    if (i + 1 >= t->rows.len[row] || t->rows.pos[at + 1] == 0)
-        return -1;
-    int32_t label = t->rows.labels[at + 1];
-    return label < 0 ? -1 : label;
-}
-
-static void feed_row(const micro *m, int r) {
-    const trainer *t = m->t;
-    const graph *g = &t->g;
-    int row = m->begin + r, stride = g->shape.stride, len = r < m->n ? t->rows.len[row] : 0;
-    int64_t to = (int64_t)r * stride, from = (int64_t)row * g->shape.row_tokens;
-    int32_t *ids = words(t, &g->io.ids), *pos = words(t, &g->io.pos);
-    int32_t *target = words(t, &g->train.target), *place = words(t, &g->training.place);
-    for (int i = 0; i < stride; i++) {
-        bool real = i < len;
-        ids[to + i] = real ? t->rows.ids[from + i] : 0;
-        pos[to + i] = real ? t->rows.pos[from + i] : i - len;
-        target[to + i] = real ? target_of(t, row, i) : -1;
-        place[to + i] = (int32_t)(from + i);
-    }
-}
-
-static void begin_seq(micro *m, int at) {
-    const trainer *t = m->t;
-    words(t, &t->g.io.qstart)[m->seqs] = at;
-    words(t, &t->g.io.qpos)[m->seqs++] = 0;
-}
-
-/* A sequence for every document, and one for what a row does not fill. */
-static void feed_seqs(micro *m) {
-    const trainer *t = m->t;
-    const graph *g = &t->g;
-    const int32_t *pos = words(t, &g->io.pos);
-    int tokens = g->shape.tokens, stride = g->shape.stride;
-    int32_t *qstart = words(t, &g->io.qstart), *kvlen = words(t, &g->io.kvlen);
-    m->seqs = 0;
-    for (int i = 0; i < tokens; i++)
-        if (pos[i] == 0 || i % stride == 0)
-            begin_seq(m, i);
-    for (int i = m->seqs; i <= tokens; i++)
-        qstart[i] = tokens;
-    for (int i = 0; i < tokens; i++)
-        kvlen[i] = qstart[i + 1] - qstart[i];
-}
-
-static void feed_work(const micro *m) {
-    const trainer *t = m->t;
-    const graph *g = &t->g;
-    const int32_t *qstart = words(t, &g->io.qstart);
-    int32_t *work = words(t, &g->io.work), n = 0, tile = g->shape.query_tile;
-    for (int s = 0; s < m->seqs; s++) {
-        int32_t len = qstart[s + 1] - qstart[s];
-        for (int32_t q = 0; q < len; q += tile)
-            for (int32_t h = 0; h < g->shape.kv_heads; h++, n++)
-                memcpy(work + 4 * (int64_t)n,
-                       (int32_t[4]){s, q, len - q < tile ? len - q : tile, h}, 16);
-    }
-    *words(t, &g->io.nwork) = n;
-}
-
-typedef struct {
-    int32_t id, row;
-} ranked;
-
-static int by_id(const void *a, const void *b) {
-    const ranked *x = a, *y = b;
-    if (x->id != y->id)
-        return x->id < y->id ? -1 : 1;
-    return x->row < y->row ? -1 : x->row > y->row;
-}
-
-static void feed_order(const trainer *t, const int32_t *ids, int32_t *order) {
-    int n = t->g.shape.tokens;
-    ranked *r = mem_alloc(sizeof *r * (size_t)n);
-    for (int i = 0; i < n; i++)
-        r[i] = (ranked){ids[i], i};
-    qsort(r, (size_t)n, sizeof *r, by_id);
-    for (int i = 0; i < n; i++)
-        order[i] = r[i].row;
-    mem_free(r);
-}
-
-static weft_status send_feed(const trainer *t) {
-    return t->dev->copy(t->dev, t->stream, t->base[WEFT_SPACE_FEED], t->feed,
-                        t->g.bytes[WEFT_SPACE_FEED], DEVICE_TO);
-}
-
-/* Dropout draws by (seed, step): a key of its own for each step. */
-static void feed_key(const trainer *t) {
-    uint64_t key = t->o.seed ^ ((uint64_t)t->done + 1) * 0x9E3779B97F4A7C15u;
-    words(t, &t->g.training.key)[0] = (int32_t)(uint32_t)key;
-    words(t, &t->g.training.key)[1] = (int32_t)(uint32_t)(key >> 32);
-}
-
-static void fill_feed(micro *m, float scale) {
-    const trainer *t = m->t;
-    const graph *g = &t->g;
-    for (int r = 0; r < g->shape.rows; r++)
-        feed_row(m, r);
-    feed_seqs(m);
-    feed_work(m);
-    feed_order(t, words(t, &g->io.ids), words(t, &g->train.order));
-    feed_order(t, words(t, &g->io.pos), words(t, &g->train.by_place));
-    memcpy(t->feed + g->train.scale.off, &scale, sizeof scale);
-    feed_key(t);
-}
-
-static int64_t count_targets(const trainer *t, int rows) {
-    int64_t n = 0;
-    for (int r = 0; r < rows; r++)
-        for (int i = 0; i < t->rows.len[r]; i++)
-            n += target_of(t, r, i) >= 0;
-    return n;
-}
 
 /* ---- Micro-batches ---- */
 
@@ -147,27 +14,11 @@ static weft_status fetch(const trainer *t, const decoder_place *p) {
                         (char *)t->base[WEFT_SPACE_OUT] + p->off, bytes, DEVICE_FETCH);
 }
 
-weft_status trainer_feed(trainer *t, int row) {
-    int left = t->o.batch - row, rows = t->g.shape.rows;
-    micro m = {.t = t, .begin = row, .n = left < rows ? left : rows};
-    int64_t n = count_targets(t, t->o.batch);
-    fill_feed(&m, n ? (float)(1.0 / (double)n) : 0);
-    return send_feed(t);
-}
-
 /* A plan in which ranks may meet. */
 static weft_status run_together(trainer *t, weft_plan *p) {
-    WEFT_TRY(sched_replay(t->dev, p, t->stream));
+    if (p->nstep)
+        WEFT_TRY(sched_replay(t->dev, p, t->stream));
     return t->link ? comm_status(t->link) : WEFT_OK;
-}
-
-static weft_status run_micro(micro *m, weft_plan *p, float scale, const decoder_place *result) {
-    trainer *t = m->t;
-    fill_feed(m, scale);
-    WEFT_TRY(send_feed(t));
-    WEFT_TRY(run_together(t, p));
-    WEFT_TRY(fetch(t, result));
-    return t->dev->sync(t->dev, t->stream);
 }
 
 /* Sum over one of the plan's rows, in order. */
@@ -179,16 +30,8 @@ static double sum_row(const trainer *t, const decoder_place *p, int row) {
     return sum;
 }
 
-/* One chain a shard, whether it takes several micro-batches or is part of one. */
-static void note_loss(const micro *m) {
-    trainer *t = m->t;
-    int shard_rows = t->o.batch / t->g.shape.shards;
-    for (int r = 0; r < m->n; r++) {
-        double *sum = &t->shard_loss[(m->begin + r) / shard_rows];
-        const float *x = (const float *)(const void *)(t->out + t->g.train.loss.off);
-        for (int i = 0; i < t->g.shape.stride; i++)
-            *sum += (double)x[(int64_t)r * t->g.shape.stride + i];
-    }
+static bool has_loss(const trainer *t, int chunk) {
+    return mesh_stage(&t->mesh, chunk) == mesh_stages(&t->mesh) - 1;
 }
 
 /* Ranks that meet once a step have neighbouring units, those that meet after each one take turns:
@@ -198,28 +41,82 @@ static int unit_of_rank(const trainer *t, int unit) {
     return t->params.share_grads ? unit * s->ranks + s->rank : s->rank * s->units + unit;
 }
 
-static weft_status run_unit(trainer *t, int unit, int level, float scale) {
+/* Rows of micro-batch `micro` of this rank's: *begin and how many. */
+static int rows_of(const trainer *t, int micro, int *begin) {
     const graph_shape *s = &t->g.shape;
-    int64_t bytes = t->g.params->grad_bytes;
-    WEFT_TRY(t->dev->zero(t->dev, t->stream, (char *)t->base[WEFT_SPACE_GRAD] + level * bytes,
-                          (uint64_t)bytes));
-    for (int r = 0; r < s->unit_rows; r += s->rows) {
-        int left = s->unit_rows - r;
-        micro m = {.t = t, .n = left < s->rows ? left : s->rows};
-        m.begin = unit_of_rank(t, unit) * s->unit_rows + r;
-        WEFT_TRY(run_micro(&m, t->g.micro[level], scale, &t->g.train.loss));
-        note_loss(&m);
+    int r = micro % s->unit_micros * s->rows, left = s->unit_rows - r;
+    *begin = unit_of_rank(t, micro / s->unit_micros) * s->unit_rows + r;
+    return left < s->rows ? left : s->rows;
+}
+
+/* One chain a shard, whether it takes several micro-batches or is part of one. */
+static void note_loss(trainer *t, int micro) {
+    int shard_rows = t->o.batch / t->g.shape.shards, begin, n = rows_of(t, micro, &begin);
+    const float *x = (const float *)(const void *)(t->out + t->g.train.loss.off);
+    for (int r = 0; r < n; r++) {
+        double *sum = &t->shard_loss[(begin + r) / shard_rows];
+        for (int i = 0; i < t->g.shape.stride; i++)
+            *sum += (double)x[(int64_t)r * t->g.shape.stride + i];
     }
-    return WEFT_OK;
+}
+
+/* Sums that wait when a unit begins: a binary counter's digits. Its gradient goes behind them. */
+static int level_of(int unit) {
+    int n = 0;
+    for (; unit; unit &= unit - 1)
+        n++;
+    return n;
 }
 
 /* As many folds as the number of units done has trailing zeros: a binary counter's carries. */
-static weft_status fold(trainer *t, int done, int *waiting) {
-    for (; done % 2 == 0; done /= 2) {
-        --*waiting;
-        WEFT_TRY(sched_replay(t->dev, t->g.fold[*waiting], t->stream));
-    }
+static weft_status fold(trainer *t, int chunk, int unit) {
+    int waiting = level_of(unit) + 1;
+    for (int done = unit + 1; done % 2 == 0; done /= 2)
+        WEFT_TRY(run_together(t, t->g.fold[chunk][--waiting]));
     return WEFT_OK;
+}
+
+static weft_status clear_gradient(trainer *t, int chunk, int level) {
+    int64_t begin = t->params.region[chunk].begin, end = t->params.region[chunk].end;
+    char *at = (char *)t->base[WEFT_SPACE_GRAD] + level * t->params.grad_bytes + begin;
+    return t->dev->zero(t->dev, t->stream, at, (uint64_t)(end - begin));
+}
+
+/* ---- A pipeline's actions ---- */
+
+typedef struct {
+    trainer *t;
+    float scale;
+} pass;
+
+static weft_status begin_micro(const pass *p, const pipe_action *a) {
+    trainer *t = p->t;
+    int slots = t->g.pipe.slots[a->chunk], begin, n = rows_of(t, a->micro, &begin);
+    return trainer_fill(t, begin, n, p->scale, t->g.slot[a->chunk] + a->micro % slots);
+}
+
+static weft_status end_micro(const pass *p, const pipe_action *a) {
+    trainer *t = p->t;
+    const graph_shape *s = &t->g.shape;
+    if (has_loss(t, a->chunk)) {
+        WEFT_TRY(fetch(t, &t->g.train.loss));
+        WEFT_TRY(t->dev->sync(t->dev, t->stream));
+        note_loss(t, a->micro);
+    }
+    return (a->micro + 1) % s->unit_micros ? WEFT_OK : fold(t, a->chunk, a->micro / s->unit_micros);
+}
+
+static weft_status act(const pass *p, const pipe_action *a) {
+    trainer *t = p->t;
+    int level = level_of(a->micro / t->g.shape.unit_micros);
+    graph_micro *m = graph_micro_at(&t->g, a->chunk, level, a->micro);
+    if (a->kind == PIPE_FORWARD)
+        WEFT_TRY(begin_micro(p, a));
+    if (a->kind == PIPE_BACKWARD && a->micro % t->g.shape.unit_micros == 0)
+        WEFT_TRY(clear_gradient(t, a->chunk, level));
+    WEFT_TRY(run_together(t, m->part[a->kind]));
+    WEFT_TRY(t->dev->sync(t->dev, t->stream)); /* the feed's copy is filled anew */
+    return a->kind == PIPE_BACKWARD ? end_micro(p, a) : WEFT_OK;
 }
 
 static double tree(const double *x, int n) {
@@ -234,19 +131,20 @@ static double norm_of(const trainer *t) {
     return sqrt(sum);
 }
 
-/* Each rank has summed the losses of its own shards; what it has not is 0. */
+/* Each last stage has summed the losses of its own shards; what it has not is 0. */
 static weft_status share_losses(trainer *t) {
-    int n = t->g.shape.shards;
+    int n = t->g.shape.shards, last = t->mesh.size.pp - 1;
+    uint64_t bytes = sizeof(double) * (uint64_t)n;
     if (!t->link)
         return WEFT_OK;
-    WEFT_TRY(comm_collect(&t->end[WEFT_GROUP_DP], t->shard_loss, t->all_losses,
-                          sizeof(double) * (uint64_t)n, "loss"));
-    for (int i = 0; i < n; i++) {
+    if (t->mesh.place.pp == last)
+        WEFT_TRY(comm_collect(&t->end[WEFT_GROUP_DP], t->shard_loss, t->all_losses, bytes, "loss"));
+    for (int i = 0; t->mesh.place.pp == last && i < n; i++) {
         t->shard_loss[i] = 0;
         for (int r = 0; r < t->g.shape.ranks; r++)
             t->shard_loss[i] += t->all_losses[r * n + i];
     }
-    return WEFT_OK;
+    return comm_broadcast(&t->end[WEFT_GROUP_PP], last, t->shard_loss, bytes, "loss");
 }
 
 /* The same of squares: each is 0 but where its rows and columns count. */
@@ -265,19 +163,18 @@ static weft_status share_squares_over(trainer *t, int group) {
 static weft_status share_squares(trainer *t) {
     if (t->mesh.size.tp > 1)
         WEFT_TRY(share_squares_over(t, WEFT_GROUP_TP));
+    if (t->mesh.size.pp > 1)
+        WEFT_TRY(share_squares_over(t, WEFT_GROUP_PP));
     return t->params.share_grads ? share_squares_over(t, WEFT_GROUP_DP) : WEFT_OK;
 }
 
 weft_status trainer_gradients(trainer *t, train_result *out) {
-    int waiting = 0, shards = t->g.shape.shards;
-    int64_t n = count_targets(t, t->o.batch);
-    float scale = n ? (float)(1.0 / (double)n) : 0;
+    int shards = t->g.shape.shards;
+    int64_t n = trainer_targets(t, t->o.batch);
+    pass p = {t, n ? (float)(1.0 / (double)n) : 0};
     memset(t->shard_loss, 0, sizeof *t->shard_loss * (size_t)shards);
-    for (int unit = 0; unit < t->g.shape.units; unit++) {
-        WEFT_TRY(run_unit(t, unit, waiting, scale));
-        waiting++;
-        WEFT_TRY(fold(t, unit + 1, &waiting));
-    }
+    for (int i = 0; i < t->g.pipe.n; i++)
+        WEFT_TRY(act(&p, &t->g.pipe.action[i]));
     WEFT_TRY(share_losses(t));
     WEFT_TRY(run_together(t, t->g.finish));
     WEFT_TRY(fetch(t, &t->g.train.squares));
@@ -327,7 +224,7 @@ static void fill_hyper(const trainer *t, double lr, double norm) {
 
 weft_status trainer_update(trainer *t, double lr, double grad_norm) {
     fill_hyper(t, lr, grad_norm);
-    WEFT_TRY(send_feed(t));
+    WEFT_TRY(trainer_send_feed(t, 0));
     WEFT_TRY(run_together(t, t->g.update));
     WEFT_TRY(t->dev->sync(t->dev, t->stream));
     t->done++;
@@ -340,16 +237,23 @@ weft_status trainer_step(trainer *t, train_result *out) {
     return out->finite ? trainer_update(t, out->lr, out->grad_norm) : WEFT_OK;
 }
 
-/* Rows [r, r + rows) of the first n, one micro-batch; none: where ranks meet inside the plan it
- * runs all the same. */
+/* Rows [r, r + n), one micro-batch; none: where ranks meet inside the plan it runs all the same. */
 static weft_status validate_micro(trainer *t, int r, int n) {
-    micro m = {.t = t, .begin = r, .n = n};
     if (n == 0 && !t->params.share_weight)
         return WEFT_OK;
-    WEFT_TRY(run_micro(&m, t->g.validate, 1, &t->g.train.nll));
+    for (int c = 0; c < t->mesh.chunks; c++) {
+        WEFT_TRY(trainer_fill(t, r, n, 1, 0));
+        WEFT_TRY(run_together(t, t->g.validate[c]));
+        if (has_loss(t, c))
+            WEFT_TRY(fetch(t, &t->g.train.nll));
+        WEFT_TRY(t->dev->sync(t->dev, t->stream));
+    }
     for (int i = 0; i < n; i++)
         t->row_nll[r + i] = sum_row(t, &t->g.train.nll, i);
-    return WEFT_OK;
+    if (!t->link || n == 0)
+        return WEFT_OK;
+    return comm_broadcast(&t->end[WEFT_GROUP_PP], t->mesh.size.pp - 1, t->row_nll + r,
+                          sizeof(double) * (uint64_t)n, "validation");
 }
 
 /* How many of n rows the micro-batch that begins at r has. */
@@ -374,6 +278,6 @@ weft_status trainer_validate(trainer *t, int n, double *nll, int64_t *targets) {
     *nll = 0;
     for (int i = 0; i < n; i++)
         *nll += t->row_nll[i];
-    *targets = count_targets(t, n);
+    *targets = trainer_targets(t, n);
     return WEFT_OK;
 }

@@ -208,31 +208,50 @@ static weft_status take_host_memory(trainer *t) {
         t->all_losses = ARENA_NEW(&t->mem, double, t->g.shape.shards * t->g.shape.ranks);
     const shard_mesh *m = &t->mesh.size;
     int others = m->tp > m->dp ? m->tp : m->dp;
+    others = m->pp > others ? m->pp : others;
     if (trainer_spread(t))
         t->all_squares = ARENA_NEW(&t->mem, float, t->g.nsquares *others);
     t->row_nll = ARENA_NEW(&t->mem, double, t->o.batch);
     return WEFT_OK;
 }
 
-static weft_status bind_plan(trainer *t, weft_plan *p) {
-    return p ? plan_bind(p, t->base, t->end, &t->mem) : WEFT_OK;
+/* Activations and feed are those of a slot. */
+static weft_status bind_at(trainer *t, weft_plan *p, int slot) {
+    void *base[WEFT_SPACES];
+    memcpy(base, t->base, sizeof base);
+    base[WEFT_SPACE_ACT] = (char *)base[WEFT_SPACE_ACT] + (uint64_t)slot * t->g.slot_bytes;
+    base[WEFT_SPACE_FEED] = (char *)base[WEFT_SPACE_FEED] +
+                            (uint64_t)slot * t->g.bytes[WEFT_SPACE_FEED];
+    return p ? plan_bind(p, base, t->end, &t->mem) : WEFT_OK;
+}
+
+static weft_status bind_chunk(trainer *t, int chunk) {
+    for (int i = 0; i < t->g.shape.levels; i++) {
+        for (int slot = 0; slot < t->g.pipe.slots[chunk]; slot++)
+            WEFT_TRY(
+                bind_at(t, graph_micro_at(&t->g, chunk, i, slot)->whole, t->g.slot[chunk] + slot));
+        WEFT_TRY(bind_at(t, t->g.fold[chunk][i], 0));
+    }
+    return bind_at(t, t->g.validate[chunk], 0);
 }
 
 static weft_status bind_plans(trainer *t) {
-    for (int i = 0; i < t->g.shape.levels; i++) {
-        WEFT_TRY(bind_plan(t, t->g.micro[i]));
-        WEFT_TRY(bind_plan(t, t->g.fold[i]));
-    }
-    WEFT_TRY(bind_plan(t, t->g.finish));
-    WEFT_TRY(bind_plan(t, t->g.update));
-    WEFT_TRY(bind_plan(t, t->g.validate));
-    return bind_plan(t, t->g.refresh);
+    for (int c = 0; c < t->mesh.chunks; c++)
+        WEFT_TRY(bind_chunk(t, c));
+    WEFT_TRY(bind_at(t, t->g.finish, 0));
+    WEFT_TRY(bind_at(t, t->g.update, 0));
+    return bind_at(t, t->g.refresh, 0);
+}
+
+/* Every slot has a feed. */
+static uint64_t space_bytes(const trainer *t, int space) {
+    return t->g.bytes[space] * (space == WEFT_SPACE_FEED ? (uint64_t)t->g.nslots : 1);
 }
 
 static weft_status take_memory(trainer *t) {
     for (int s = 0; s < WEFT_SPACES; s++)
         if (space_words(s) && t->g.bytes[s])
-            WEFT_TRY(t->dev->alloc(t->dev, t->g.bytes[s], space_words(s), &t->base[s]));
+            WEFT_TRY(t->dev->alloc(t->dev, space_bytes(t, s), space_words(s), &t->base[s]));
     WEFT_TRY(take_host_memory(t));
     WEFT_TRY(
         t->dev->zero(t->dev, t->stream, t->base[WEFT_SPACE_STATE], t->g.bytes[WEFT_SPACE_STATE]));
@@ -308,14 +327,21 @@ static void forget(trainer *t, weft_plan *p) {
         sched_forget(t->dev, p);
 }
 
+static void forget_chunk(trainer *t, int chunk) {
+    const graph *g = &t->g;
+    for (int i = 0; g->micro[chunk] && i < g->shape.levels * g->pipe.slots[chunk]; i++)
+        for (int k = 0; k < PIPE_KINDS; k++)
+            forget(t, g->micro[chunk][i].part[k]);
+    for (int i = 0; i < GRAPH_MAX_LEVELS; i++)
+        forget(t, g->fold[chunk][i]);
+    forget(t, g->validate[chunk]);
+}
+
 static void forget_plans(trainer *t) {
-    for (int i = 0; i < GRAPH_MAX_LEVELS; i++) {
-        forget(t, t->g.micro[i]);
-        forget(t, t->g.fold[i]);
-    }
+    for (int c = 0; c < PIPE_MAX_CHUNKS; c++)
+        forget_chunk(t, c);
     forget(t, t->g.finish);
     forget(t, t->g.update);
-    forget(t, t->g.validate);
     forget(t, t->g.refresh);
 }
 
@@ -323,7 +349,7 @@ void trainer_close(trainer *t) {
     forget_plans(t);
     for (int s = 0; s < WEFT_SPACES; s++)
         if (t->base[s])
-            t->dev->release(t->dev, t->base[s], t->g.bytes[s]);
+            t->dev->release(t->dev, t->base[s], space_bytes(t, s));
     if (t->adapters)
         t->dev->release(t->dev, t->adapters, t->adapter_bytes);
     if (t->feed)
@@ -357,6 +383,6 @@ train_memory trainer_memory(const trainer *t) {
                           .moments = b[WEFT_SPACE_STATE],
                           .activations = b[WEFT_SPACE_ACT],
                           .scratch = b[WEFT_SPACE_SCRATCH],
-                          .feed = b[WEFT_SPACE_FEED],
+                          .feed = space_bytes(t, WEFT_SPACE_FEED),
                           .results = b[WEFT_SPACE_OUT]};
 }

@@ -64,7 +64,7 @@ static char *place_of(const trainer *t, const param *p, char what, const weight_
     case 'm': return state + t->g.m + p->kept;
     case 'v': return state + t->g.v + p->kept;
     case 'e': return state + t->g.ema + p->kept;
-    case 'g': return (char *)t->base[WEFT_SPACE_GRAD] + (t->params.share_grads ? p->kept : p->off);
+    case 'g': return (char *)t->base[WEFT_SPACE_GRAD] + p->off;
     default:
         return (char *)p->p.data + (param_shares_master(&t->params, p) ? 0 : row * at->cols * 4);
     }

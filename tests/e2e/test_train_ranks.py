@@ -33,7 +33,7 @@ WIDE = {
     **{"max_position_embeddings": 64, "rms_norm_eps": 1e-6, "tie_word_embeddings": True},
 }
 GPT2 = {
-    **{"model_type": "gpt2", "vocab_size": 256, "n_embd": 128, "n_layer": 3, "n_head": 4},
+    **{"model_type": "gpt2", "vocab_size": 256, "n_embd": 128, "n_layer": 4, "n_head": 4},
     **{"n_positions": 64, "layer_norm_epsilon": 1e-5},
 }
 WIDE_MESHES = (
@@ -42,14 +42,17 @@ WIDE_MESHES = (
     ("--tp", "2", "--dp", "4", "--zero", "1"),
     ("--tp", "4", "--dp", "2", "--zero", "2", "--recompute", "layer"),
     ("--tp", "2", "--dp", "2", "--zero", "3"),
+    ("--pp", "4"),
+    ("--pp", "2", "--interleave", "2", "--dp", "2", "--zero", "1", "--micro-batch", "1"),
+    ("--pp", "3", "--dp", "2", "--zero", "3", "--micro-batch", "2"),
+    ("--tp", "2", "--pp", "2", "--dp", "2", "--recompute", "attn"),
 )
 
 
 class Ranks(Folder):
     def setUp(self):
         super().setUp()
-        with open(self.path("config.json"), "w", encoding="utf-8") as f:
-            json.dump(TINY, f)
+        self.use(TINY)
         random_rows(self.path("rows.jsonl"), 40, 1)
 
     def args(self, name, *more):
@@ -85,8 +88,7 @@ class Ranks(Folder):
                 (GPT2, ("--dtype", "fp32", "--optimizer", "sgd", "--freeze", "*.h.1.*")),
             )
         ):
-            with open(self.path("config.json"), "w", encoding="utf-8") as f:
-                json.dump(model, f)
+            self.use(model)
             grads = []
             base = self.train(f"base{i}", *common, *kind, "--dump-grads", self.path("g"))
             with open(self.path("g"), "rb") as f:
@@ -99,8 +101,7 @@ class Ranks(Folder):
                         self.assertEqual(grads[0], f.read())
 
     def test_a_tied_embedding_and_a_frozen_layer(self):
-        with open(self.path("config.json"), "w", encoding="utf-8") as f:
-            json.dump({**TINY, "tie_word_embeddings": True}, f)
+        self.use({**TINY, "tie_word_embeddings": True})
         common = ("--steps", "2", "--freeze", "model.layers.0.*", "--dump-grads")
         base = self.train("one", *common, self.path("one.st"))
         for zero in ("0", "1", "2", "3"):
@@ -118,7 +119,7 @@ class Ranks(Folder):
     @unittest.skipUnless(os.path.isdir(GOLDEN), "fixtures/golden is not there")
     def test_adapters(self):
         got = []
-        for mesh in ((), *(("--dp", "4", "--zero", z) for z in "123")):
+        for mesh in ((), *(("--dp", "4", "--zero", z) for z in "123"), ("--pp", "3")):
             out = self.path("out" + "".join(mesh))
             weft(
                 *("train", os.path.join(GOLDEN, "llama-gqa"), "--data", self.path("rows.jsonl")),
@@ -141,11 +142,18 @@ class Ranks(Folder):
                 got.append(digest(out))
             self.assertEqual(got, [got[0]] * 3, name)
 
+    def use(self, model):
+        with open(self.path("config.json"), "w", encoding="utf-8") as f:
+            json.dump(model, f)
+
     def test_another_mesh_goes_on(self):
+        self.use(WIDE)
         common = ("--schedule", "constant", "--ema", "0.9", "--dtype", "bf16", "--resume", "auto")
         base = self.train("base", *common, "--steps", "6")
         one, four, eight = (), ("--dp", "4", "--zero", "3"), ("--dp", "8", "--zero", "2")
-        for i, (first, then) in enumerate(((one, four), (eight, one), (four, eight))):
+        mixed = ("--tp", "2", "--pp", "2", "--dp", "2", "--zero", "1")
+        pairs = ((one, four), (eight, one), (four, mixed), (mixed, eight))
+        for i, (first, then) in enumerate(pairs):
             with self.subTest(first=first, then=then):
                 name = f"run{i}"
                 self.train(name, *common, "--steps", "3", *first)
@@ -154,8 +162,7 @@ class Ranks(Folder):
                 self.assertEqual(base, self.train(name, *common, "--steps", "6", *first))
 
     def planned_is_taken(self, model, mesh):
-        with open(self.path("config.json"), "w", encoding="utf-8") as f:
-            json.dump(model, f)
+        self.use(model)
         plan = json.loads(
             weft(
                 *("plan", "--train", "--from-scratch", self.path("config.json"), "--json"),
@@ -198,7 +205,8 @@ class Ranks(Folder):
         base = self.train("one", *common)
         for launcher in (test_ranks.torchrun, test_ranks.srun):
             name = launcher.__name__
-            argv = self.args(name, *common, "--dp", "4", "--zero", "1")
+            mesh = ("--pp", "2", "--dp", "2", "--zero", "1")
+            argv = self.args(name, *common, *mesh)
             for rank, (code, out, err) in test_ranks.Job(4, list(argv), launcher).finish().items():
                 self.assertEqual((code, err), (0, ""), rank)
                 self.assertEqual(bool(out), rank == 0)
@@ -263,6 +271,10 @@ class Ranks(Folder):
             ("--zero: 2", ("--dp", "2", "--zero", "2", "--batch-size", "16", "--micro-batch", "1")),
             ("--zero", ("--zero", "1", "--dp", "2", "--dtype", "bf16", "--stochastic-rounding")),
             ("--timeout", ("--dp", "2", "--timeout", "0")),
+            ("--pp: 3", ("--pp", "3")),
+            ("--interleave", ("--interleave", "2")),
+            ("--interleave: 4", ("--pp", "2", "--interleave", "2")),
+            ("--tp 8 --pp 2 --dp 8", ("--tp", "8", "--pp", "2", "--dp", "8")),
             ("--tp: 3", ("--tp", "3")),
             ("--tp: 4", ("--tp", "4")),
             ("--tp", ("--tp", "2", "--dtype", "bf16", "--stochastic-rounding")),
@@ -275,9 +287,11 @@ class Ranks(Folder):
                 self.assertFalse(os.path.exists(self.path("out", "model.safetensors")))
 
     def test_not_a_number(self):
+        self.use(WIDE)
         wild = ("--steps", "20", "--lr", "1000", "--clip", "0", "--optimizer", "sgd")
-        for zero in ("0", "2"):
-            args = self.args("out" + zero, "--dp", "4", "--zero", zero)
+        for i, mesh in enumerate((("--dp", "4"), ("--dp", "4", "--zero", "2"), ("--pp", "2"),
+                                  ("--tp", "2", "--dp", "2", "--zero", "3"))):
+            args = self.args(f"out{i}", *mesh)
             r = run(*[a for a in args if a not in ("--lr", "1e-2")], *wild)
             self.assertEqual(r.returncode, 2, r.stderr)
             self.assertRegex(r.stderr, r"^weft: error: loss: is .* first in .*nonfinite-step-")
