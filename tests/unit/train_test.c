@@ -78,7 +78,7 @@ static void check_logits(const char *name, const char *backend, const char *dtyp
     fill_row(&t, 0, TOKENS, 5);
     assert_int_equal(trainer_validate(&t, 1, &nll, &n), WEFT_OK);
     assert_int_equal(n, TOKENS - 1);
-    const weft_tensor *y = &step_of(t.g.validate, "head")->args.matmul.y;
+    const weft_tensor *y = &step_of(t.g.validate[0], "head")->args.matmul.y;
     size_t bytes = TOKENS * (size_t)t.config.vocab * sizeof(float);
     float *got = malloc(bytes), *want = malloc(bytes);
     assert_int_equal(t.dev->copy(t.dev, t.stream, got, y->data, bytes, DEVICE_FROM), WEFT_OK);
@@ -132,12 +132,12 @@ static void check_rows(const char *name, const char *backend, const char *dtype)
     o.ema = 0.9;
     assert_int_equal(trainer_open(&o, TOKENS, true, NULL, &t), WEFT_OK);
     for (int i = 0; i < t.g.shape.levels; i++) {
-        expect_rows_of(t.g.micro[i], backend);
-        expect_rows_of(t.g.fold[i], backend);
+        expect_rows_of(graph_micro_at(&t.g, 0, i, 0)->whole, backend);
+        expect_rows_of(t.g.fold[0][i], backend);
     }
     expect_rows_of(t.g.finish, backend);
     expect_rows_of(t.g.update, backend);
-    expect_rows_of(t.g.validate, backend);
+    expect_rows_of(t.g.validate[0], backend);
     expect_rows_of(t.g.refresh, backend);
     trainer_close(&t);
 }
