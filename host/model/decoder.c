@@ -338,10 +338,22 @@ static void rope_table(forward *f) {
          .ntk_ctx = ntk ? (int32_t)r->original_ctx : 0);
 }
 
-/* logits[R, V] of the gathered rows; over ranks each computes its part of the vocabulary. */
+static bool samples_slices(const forward *f) {
+    return f->io->slice.layout.ndim > 0 && f->b->plan->phase == WEFT_PHASE_GENERATE;
+}
+
+/* logits[R, V] of the gathered rows; over ranks each computes its part of the vocabulary, and where
+ * slices are sampled, keeps it. */
 static weft_tensor head(forward *f, weft_tensor x) {
-    weft_tensor w = weight(f, WEIGHT_HEAD), logits = place(f->b, &f->io->logits);
+    weft_tensor w = weight(f, WEIGHT_HEAD), logits;
+    bool slices = samples_slices(f);
+    logits = place(f->b, slices ? &f->io->slice : &f->io->logits);
     logits = tensor_slice(logits, 0, 0, x.shape[0]);
+    if (slices) {
+        PUSH(f, matmul, "head", .x = x, .w = w, .rows = f->rows,
+             .y = tensor_slice(logits, 1, 0, w.shape[0]), .leaves = 1);
+        return logits;
+    }
     if (f->d->part.tp == 1) {
         PUSH(f, matmul, "head", .x = x, .w = w, .rows = f->rows, .y = logits, .leaves = 1);
         return logits;
@@ -361,6 +373,19 @@ static void finish(forward *f, weft_tensor logits) {
     if (b->plan->phase == WEFT_PHASE_SCORE) {
         PUSH(f, token_logprob, "score", .x = logits, .target = leading(place(b, &io->target), f->R),
              .rows = f->rows, .y = leading(place(b, &io->score), f->R));
+        return;
+    }
+    if (samples_slices(f)) {
+        PUSH(f, sample_sharded, "sample", .logits = logits,
+             .params = leading(place(b, &io->params), f->R), .bias_id = place(b, &io->bias_id),
+             .bias = place(b, &io->bias), .breaker = place(b, &io->breaker), .rows = f->rows,
+             .id = leading(place(b, &io->id), f->R),
+             .logprob = leading(place(b, &io->logprob), f->R),
+             .top_id = leading(place(b, &io->top_id), f->R),
+             .top_logprob = leading(place(b, &io->top_logprob), f->R),
+             .history = place(b, &io->history), .last = place(b, &io->last),
+             .mu = place(b, &io->mu), .vocab = (int32_t)f->c->vocab,
+             .ranks = (int32_t)f->d->part.tp, .group = WEFT_GROUP_TP);
         return;
     }
     PUSH(f, sample, "sample", .logits = logits, .params = leading(place(b, &io->params), f->R),

@@ -29,6 +29,7 @@ typedef struct {
     decoder_place last, history, bias_id, bias, breaker, mu;
     /* out */
     decoder_place logits; /* f32[R, padded vocabulary] */
+    decoder_place slice;  /* f32[R, the rank's part of it]; ndim 0: ranks gather what they sample */
     decoder_place id, logprob, top_id, top_logprob, score;
     /* kv: [n_layers] */
     const decoder_place *kcache, *vcache;

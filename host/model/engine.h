@@ -156,6 +156,9 @@ engine_rank *engine_sampler(const weft_engine *e);
 weft_status engine_result(const weft_engine *e, const decoder_place *from, int64_t offset, void *to,
                           uint64_t n);
 
+/* Row `row` of the logits the last generating step sampled from, [vocab]. */
+weft_status engine_logits(const weft_engine *e, int32_t row, float *logits);
+
 /* seq.c. WEFT_USAGE if the ids do not fit behind `used` tokens or are not in the vocabulary. */
 weft_status engine_check_tokens(const weft_engine *e, int32_t used, const int32_t *ids, size_t n);
 /* Takes what the prefix cache has of the sequence's next tokens; at least one is left to

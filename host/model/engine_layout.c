@@ -29,10 +29,11 @@ static void layout_feed(const engine_shape *s, engine_rank *r) {
     TAKE(r, FEED, pages, I32, s->S, s->P);
 }
 
-/* Stages before the last sample nothing. */
+/* Stages before the last sample nothing. Slices of logits are sampled by the host's row alone. */
 static void layout_results(const weft_engine *e, engine_rank *r) {
     const engine_shape *s = &e->shape;
-    int64_t rows = s->score_rows > s->R ? s->score_rows : s->R;
+    bool slices = s->mesh.tp > 1 && e->dev->host_memory;
+    int64_t rows = slices || s->score_rows > s->R ? s->score_rows : s->R;
     if (e->config.position == POSITION_ROPE)
         TAKE(r, STATE, freq, F32, e->config.rope.dims / 2, 2);
     TAKE(r, STATE, last, I32, s->slots);
@@ -43,7 +44,10 @@ static void layout_results(const weft_engine *e, engine_rank *r) {
     TAKE(r, STATE, bias, F32, s->slots, WEFT_MAX_BIAS + SAMPLING_HELD);
     TAKE(r, STATE, breaker, I32, s->slots, sampling_breaker_words(e->config.vocab));
     TAKE(r, STATE, mu, F32, s->slots, s->ctx + 2);
-    TAKE(r, OUT, logits, F32, rows, s->vocab_padded);
+    if (rows > 0)
+        TAKE(r, OUT, logits, F32, rows, s->vocab_padded);
+    if (slices)
+        TAKE(r, OUT, slice, F32, s->R, s->vocab_padded / s->mesh.tp);
     TAKE(r, OUT, id, I32, s->R);
     TAKE(r, OUT, logprob, F32, s->R);
     TAKE(r, OUT, top_id, I32, s->R, WEFT_TOP_LOGPROBS);

@@ -150,8 +150,8 @@ static weft_status fetch_results(const step *st, engine_rank *r) {
 /* The next micro-batch writes where this one did: its rows move behind those before. */
 static weft_status keep_results(const job *j, engine_rank *r) {
     const decoder_io *io = &r->io;
-    const decoder_place *sampled[] = {&io->logits, &io->id, &io->logprob, &io->top_id,
-                                      &io->top_logprob};
+    const decoder_place *logits = io->slice.layout.ndim ? &io->slice : &io->logits;
+    const decoder_place *sampled[] = {logits, &io->id, &io->logprob, &io->top_id, &io->top_logprob};
     const decoder_place *scored[] = {&io->logits, &io->score};
     const decoder_place **place = j->target ? scored : sampled;
     device *d = j->e->dev;
@@ -305,9 +305,8 @@ engine_rank *engine_sampler(const weft_engine *e) {
     return &e->rank[shard_rank(&e->shape.mesh, (shard_mesh){0, e->shape.mesh.pp - 1, 0})];
 }
 
-weft_status engine_result(const weft_engine *e, const decoder_place *from, int64_t offset, void *to,
-                          uint64_t n) {
-    engine_rank *r = engine_sampler(e);
+static weft_status result_of(const weft_engine *e, engine_rank *r, const decoder_place *from,
+                             int64_t offset, void *to, uint64_t n) {
     if (engine_owns(e, r))
         WEFT_TRY(e->dev->copy(e->dev, r->stream, to,
                               (char *)r->base[WEFT_SPACE_OUT] + r->kept + from->off + offset, n,
@@ -315,6 +314,26 @@ weft_status engine_result(const weft_engine *e, const decoder_place *from, int64
     if (e->self < 0)
         return WEFT_OK;
     return comm_broadcast(&e->rank[e->self].end[WEFT_GROUP_WORLD], r->rank, to, n, "read");
+}
+
+weft_status engine_result(const weft_engine *e, const decoder_place *from, int64_t offset, void *to,
+                          uint64_t n) {
+    return result_of(e, engine_sampler(e), from, offset, to, n);
+}
+
+weft_status engine_logits(const weft_engine *e, int32_t row, float *logits) {
+    const decoder_io *io = &engine_sampler(e)->io;
+    int64_t vocab = e->config.vocab, part = e->shape.vocab_padded / e->shape.mesh.tp;
+    if (!io->slice.layout.ndim)
+        return engine_result(e, &io->logits, row * e->shape.vocab_padded * 4, logits,
+                             (uint64_t)vocab * 4);
+    for (int t = 0; t < e->shape.mesh.tp && t * part < vocab; t++) {
+        int at = shard_rank(&e->shape.mesh, (shard_mesh){t, e->shape.mesh.pp - 1, 0});
+        int64_t n = vocab - t * part < part ? vocab - t * part : part;
+        WEFT_TRY(result_of(e, &e->rank[at], &io->slice, row * part * 4, logits + t * part,
+                           (uint64_t)n * 4));
+    }
+    return WEFT_OK;
 }
 
 /* Sequences in the order given, each as many pending tokens as still fit. */

@@ -103,9 +103,7 @@ weft_status weft_seq_logits(const weft_seq *s, float *logits) {
     const weft_engine *e = s->e;
     if (s->logits_row < 0)
         return weft_fail(WEFT_USAGE, "logits: the last step sampled nothing for this sequence");
-    int64_t row = (int64_t)s->logits_row * e->shape.vocab_padded * 4;
-    return engine_result(e, &engine_sampler(e)->io.logits, row, logits,
-                         (uint64_t)e->config.vocab * 4);
+    return engine_logits(e, s->logits_row, logits);
 }
 
 /* Scores tokens [at, at + n) of a sequence that holds them all; logprob and logits are the

@@ -387,6 +387,13 @@ const weft_kernel comm_host_kernels[] = {
     ROW(broadcast, NULL),
     ROW(send, NULL),
     ROW(recv, NULL),
+    {.op = WEFT_OP_sample_sharded,
+     .backend = "comm",
+     .name = "host",
+     .arith = WEFT_ARITH_REF,
+     .ok = comm_sample_ok,
+     .scratch = comm_sample_scratch,
+     .run = comm_sample_run},
     {.name = NULL},
 };
 
@@ -402,6 +409,7 @@ int64_t comm_sent_bytes(weft_op op, const weft_args *a, int ranks) {
     case WEFT_OP_all_to_all: return ops_bytes(&a->all_to_all.x) / ranks * (ranks - 1);
     case WEFT_OP_broadcast: return ops_bytes(&a->broadcast.x) * (ranks - 1);
     case WEFT_OP_send: return ops_bytes(&a->send.x);
+    case WEFT_OP_sample_sharded: return comm_sample_sent(a, ranks);
     default: return 0;
     }
 }

@@ -101,6 +101,12 @@ weft_status comm_pass(comm *c, int from, int to, void *data, uint64_t n, const c
 weft_status comm_broadcast(comm *c, int root, void *data, uint64_t n, const char *what);
 /* Rows that work in memory of the host over any transport; a step's state is the rank's comm. */
 extern const weft_kernel comm_host_kernels[];
+/* comm_sample.c: the row of sample_sharded, in the table above, and what it sends if no row has to
+ * be seen whole and none is drawn from all tokens. */
+int comm_sample_ok(const weft_args *a);
+size_t comm_sample_scratch(const weft_args *a);
+void comm_sample_run(const weft_step *s, weft_stream *stream);
+int64_t comm_sample_sent(const weft_args *a, int ranks);
 const char *comm_group_name(int group); /* "tp" */
 /* The group a collective step runs over. */
 int comm_group_of(weft_op op, const weft_args *a);

@@ -105,6 +105,12 @@ static void cost_sample(const weft_args *a, int64_t *bytes, int64_t *flops) {
     *flops = 4 * weft_tensor_count(&s->logits);
 }
 
+static void cost_sample_sharded(const weft_args *a, int64_t *bytes, int64_t *flops) {
+    const weft_sample_sharded_args *s = &a->sample_sharded;
+    *bytes = ops_bytes(&s->logits) + ops_bytes(&s->params) + ops_bytes(&s->id);
+    *flops = 4 * weft_tensor_count(&s->logits);
+}
+
 static void cost_matmul_dx(const weft_args *a, int64_t *bytes, int64_t *flops) {
     const weft_matmul_dx_args *m = &a->matmul_dx;
     *bytes = operand_bytes(WEFT_OP_matmul_dx, a);

@@ -98,7 +98,8 @@ enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
     I(q) \
     I(k) \
     I(v) \
-    Q(pages) I(qstart) I(qpos) I(kvlen) I(work) I(nwork) Q(slopes) Q(bias) Q(sinks) O(y) O(lse) \
+    Q(pages) \
+    I(qstart) I(qpos) I(kvlen) I(work) I(nwork) Q(slopes) Q(bias) Q(sinks) O(y) O(lse) \
         S(float, scale) S(float, softcap) S(int32_t, causal) S(int32_t, window) S(int32_t, group) \
             S(int32_t, head0)
 
@@ -147,8 +148,20 @@ enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
     I(logits) \
     I(params) \
     Q(bias_id) \
-    Q(bias) Q(breaker) Q(rows) O(id) O(logprob) O(top_id) O(top_logprob) O(probs) A(history) \
-        A(last) A(mu)
+    Q(bias) \
+    Q(breaker) Q(rows) O(id) O(logprob) O(top_id) O(top_logprob) O(probs) A(history) A(last) A(mu)
+
+/* sample where each rank of `group` has the logits of consecutive tokens alone: logits f32[R,P], of
+ * which rank r's first columns are those of tokens r P up to `vocab`. No rank gathers a row, unless
+ * its chain asks for more than sums and the likeliest tokens (weft/sample_shard.h); every rank
+ * writes the same, to the bit what `sample` writes of the whole row. `ranks` of the group. */
+#define WEFT_SAMPLE_SHARDED(I, Q, O, A, S) \
+    I(logits) \
+    I(params) \
+    Q(bias_id) \
+    Q(bias) \
+    Q(breaker) Q(rows) O(id) O(logprob) O(top_id) O(top_logprob) A(history) A(last) A(mu) \
+        S(int32_t, vocab) S(int32_t, ranks) S(int32_t, group)
 
 /* Collectives over the ranks of a `group` (WEFT_GROUP_*), which all call them in plan order; data
  * moves, sums are our own ops. all_gather: y is the ranks' x in rank order along `axis`.
@@ -200,7 +213,8 @@ enum {
     X(all_to_all, WEFT_ALL_TO_ALL, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT) \
     X(broadcast, WEFT_BROADCAST, 0, 0, 0, 0, 0, WEFT_COMM | WEFT_EXACT) \
     X(send, WEFT_SEND, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT) \
-    X(recv, WEFT_RECV, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT)
+    X(recv, WEFT_RECV, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT) \
+    X(sample_sharded, WEFT_SAMPLE_SHARDED, 1e-6f, 0, 0, 0, 0, WEFT_COMM | WEFT_EXACT)
 
 #define WEFT_T_(n) weft_tensor n;
 #define WEFT_S_(t, n) t n;

@@ -59,9 +59,10 @@
  * FlashAttention, 2022) */
 #define WEFT_ATTENTION_DX(I, Q, O, A, S) \
     I(dy) \
-    I(q) I(k) I(v) I(y) I(lse) I(qstart) I(qpos) I(kvlen) Q(slopes) Q(bias) Q(sinks) O(dq) O(dk) \
-        O(dv) S(float, scale) S(float, softcap) S(int32_t, causal) S(int32_t, window) \
-            S(int32_t, group) S(int32_t, head0)
+    I(q) \
+    I(k) I(v) I(y) I(lse) I(qstart) I(qpos) I(kvlen) Q(slopes) Q(bias) Q(sinks) O(dq) O(dk) O(dv) \
+        S(float, scale) S(float, softcap) S(int32_t, causal) S(int32_t, window) S(int32_t, group) \
+            S(int32_t, head0)
 
 /* dw[ids[t] - row0] += dy[t], by shards; ids outside the rows of dw, negative ones too, add
  * nothing. order i32[T]: the true rows by ascending id, equal ids by ascending row. dw f32[V,H].

@@ -5,17 +5,19 @@
 #include "kernels/ref/sample.h"
 #include "weft/rng.h"
 
-enum { SAMPLE_SLOTS = 8 }; /* rows in flight, each with scratch of its own */
-
 typedef struct {
     const weft_sample_args *a;
     char *scratch;
     int64_t row0;
 } sample_group;
 
-static int64_t sample_slot_bytes(const weft_sample_args *a) {
+size_t sample_shard_scratch(const weft_sample_args *a, int64_t vocab) {
     int64_t history = weft_has(&a->history) ? a->history.shape[1] : 0;
-    return (a->logits.shape[1] * 12 + history * 4 + 63) / 64 * 64;
+    return (size_t)((vocab * 12 + history * 4 + 63) / 64 * 64);
+}
+
+static int64_t sample_slot_bytes(const weft_sample_args *a) {
+    return (int64_t)sample_shard_scratch(a, a->logits.shape[1]);
 }
 
 size_t ref_sample_scratch(const weft_args *args) {
@@ -50,10 +52,14 @@ int32_t sample_best(const sample_row *s) {
 
 /* Distances before the scaling: a tiny temperature cannot overflow what counts. The product with
  * the reciprocal, once, is the division's definition here. */
-static void sample_distances(sample_row *s, double most, double temperature) {
+double sample_distance(double x, double most, double inverse) {
+    return x == most ? 0.0 : (x - most) * inverse;
+}
+
+void sample_scale(sample_row *s, double most, double temperature) {
     double inverse = 1 / temperature;
     for (int64_t i = 0; i < s->vocab; i++)
-        s->x[i] = s->x[i] == most ? 0.0 : (s->x[i] - most) * inverse;
+        s->x[i] = sample_distance(s->x[i], most, inverse);
     s->base = (s->base + most) / temperature;
     s->state = SAMPLE_CENTRED;
 }
@@ -63,7 +69,7 @@ bool sample_centre(sample_row *s) {
         return true;
     int32_t best = sample_best(s);
     if (best >= 0)
-        sample_distances(s, s->x[best], 1);
+        sample_scale(s, s->x[best], 1);
     return best >= 0;
 }
 
@@ -119,7 +125,7 @@ static void sample_temperature(sample_row *s) {
         return;
     int32_t best = sample_best(s);
     if (best >= 0)
-        sample_distances(s, s->x[best], t);
+        sample_scale(s, s->x[best], t);
 }
 
 /* ---- the chain ---- */
@@ -139,18 +145,23 @@ static const struct {
     [WEFT_STAGE_XTC] = {sample_xtc, true},
 };
 
+int sample_order(const sample_row *s, int i) {
+    int stage = i >= WEFT_STAGES - 1 ? WEFT_STAGE_END : s->p.order[0] ? s->p.order[i] : i + 1;
+    return stage < WEFT_STAGES ? stage : WEFT_STAGE_END;
+}
+
+void sample_stage(sample_row *s, int stage) {
+    if (!s->p.mirostat || !sample_stages[stage].cuts)
+        sample_stages[stage].run(s);
+}
+
 static void sample_chain(sample_row *s) {
-    for (int i = 0; i < WEFT_STAGES - 1 && !s->greedy; i++) {
-        int stage = s->p.order[0] ? s->p.order[i] : i + 1;
-        if (stage == WEFT_STAGE_END || stage >= WEFT_STAGES)
-            return;
-        if (!s->p.mirostat || !sample_stages[stage].cuts)
-            sample_stages[stage].run(s);
-    }
+    for (int i = 0, stage; !s->greedy && (stage = sample_order(s, i)) != WEFT_STAGE_END; i++)
+        sample_stage(s, stage);
 }
 
 /* Inverse of the weights' running sum, ids ascending. */
-static int32_t sample_draw(const sample_row *s, uint64_t *total) {
+int32_t sample_draw(const sample_row *s, uint64_t *total) {
     uint64_t sum = 0, at;
     int32_t id = -1;
     *total = sample_mass(s);
@@ -191,21 +202,30 @@ static void sample_probs(const sample_row *s, int32_t id, uint64_t total) {
 
 /* ---- what is reported of the raw logits ---- */
 
+void sample_add_mass(uint64_t sum[2], double x, double most) {
+    if (!(x > -INFINITY))
+        return;
+    uint64_t v = x == most ? (uint64_t)1 << 60 : (uint64_t)(weft_exp(x - most) * 0x1p60);
+    sum[0] += v;
+    sum[1] += sum[0] < v;
+}
+
+double sample_log_sum(const uint64_t sum[2]) {
+    return weft_log((double)sum[1] * 0x1p4 + (double)sum[0] * 0x1p-60);
+}
+
 /* Largest logit and the logarithm of the mass relative to it; NaN does not count. */
 static double sample_log_mass(const weft_sample_args *a, int64_t row, double *most) {
     int64_t x = row * a->logits.stride[0], step = a->logits.stride[1];
-    double mass = 0;
+    uint64_t mass[2] = {0, 0};
     *most = -INFINITY;
     for (int64_t i = 0; i < a->logits.shape[1]; i++) {
         double v = ref_get(&a->logits, x + i * step);
         *most = v > *most ? v : *most;
     }
-    for (int64_t i = 0; i < a->logits.shape[1]; i++) {
-        double v = ref_get(&a->logits, x + i * step);
-        if (v > -INFINITY)
-            mass += v == *most ? 1.0 : weft_exp(v - *most);
-    }
-    return weft_log(mass);
+    for (int64_t i = 0; i < a->logits.shape[1]; i++)
+        sample_add_mass(mass, ref_get(&a->logits, x + i * step), *most);
+    return sample_log_sum(mass);
 }
 
 /* The n largest logits, descending, ties to the lower id; returns how many there are. */
@@ -261,7 +281,7 @@ static void sample_report(const sample_row *s, int32_t id) {
     }
 }
 
-static void sample_remember(const sample_row *s, int32_t id) {
+void sample_remember(const sample_row *s, int32_t id) {
     const weft_sample_args *a = s->a;
     if (weft_has(&a->id))
         *sample_ints(&a->id, s->row) = id;
@@ -273,18 +293,24 @@ static void sample_remember(const sample_row *s, int32_t id) {
         *sample_ints(&a->last, s->p.slot) = id;
 }
 
-static void sample_one(const weft_sample_args *a, int64_t row, char *scratch) {
-    sample_row s = {.a = a, .row = row, .vocab = a->logits.shape[1]};
-    uint64_t total;
-    memcpy(&s.p, sample_ints(&a->params, row), sizeof s.p);
-    s.x = (double *)scratch;
-    s.index = (int32_t *)(scratch + s.vocab * (int64_t)sizeof *s.x);
-    s.match = s.index + s.vocab;
-    if (weft_has(&a->history) && s.p.history_len > 0) {
+void sample_begin(sample_row *s, const weft_sample_args *a, int64_t row, int64_t vocab,
+                  char *scratch) {
+    *s = (sample_row){.a = a, .row = row, .vocab = vocab};
+    memcpy(&s->p, sample_ints(&a->params, row), sizeof s->p);
+    s->x = (double *)scratch;
+    s->index = (int32_t *)(scratch + vocab * (int64_t)sizeof *s->x);
+    s->match = s->index + vocab;
+    if (weft_has(&a->history) && s->p.history_len > 0) {
         int64_t room = a->history.shape[1];
-        s.history = sample_ints(&a->history, s.p.slot);
-        s.history_len = (int32_t)(s.p.history_len < room ? s.p.history_len : room);
+        s->history = sample_ints(&a->history, s->p.slot);
+        s->history_len = (int32_t)(s->p.history_len < room ? s->p.history_len : room);
     }
+}
+
+void sample_one(const weft_sample_args *a, int64_t row, char *scratch) {
+    sample_row s;
+    uint64_t total;
+    sample_begin(&s, a, row, a->logits.shape[1], scratch);
     int32_t id = sample_choose(&s, &total);
     sample_report(&s, id);
     if (weft_has(&a->probs))

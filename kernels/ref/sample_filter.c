@@ -119,7 +119,7 @@ static void sample_cut_below(const sample_row *s, double least) {
 }
 
 /* The best k so far are in a heap with the worst of them on top. Returns the k-th; k < V. */
-static double sample_kth(const sample_row *s, int64_t k) {
+double sample_kth(const sample_row *s, int64_t k) {
     sample_heap h = {.x = s->x, .order = HEAP_SMALLEST, .index = s->index};
     for (int64_t i = 0; i < s->vocab; i++) {
         if (h.n < k) {
@@ -170,17 +170,16 @@ int64_t sample_first(sample_row *s, int64_t n, int32_t *id) {
 /* A token stays if the mass above it is less than top_p. What weighs nothing need not be looked
  * at. */
 void sample_top_p(sample_row *s) {
-    double p = s->p.top_p;
+    if (s->p.top_p < 1 && sample_centre(s))
+        sample_top_p_of(s, sample_mass(s));
+}
+
+void sample_top_p_of(sample_row *s, uint64_t total) {
     sample_heap h = {.x = s->x, .order = HEAP_LARGEST, .index = s->index};
-    uint64_t total = 0, weight;
-    if (!(p < 1) || !sample_centre(s))
-        return;
     for (int64_t i = 0; i < s->vocab; i++)
-        if ((weight = weft_weight(s->x[i])) > 0) {
+        if (weft_weight(s->x[i]) > 0)
             h.index[h.n++] = (int32_t)i;
-            total += weight;
-        }
-    int32_t last = select_at_mass(&h, weft_weight_share(p, total));
+    int32_t last = select_at_mass(&h, weft_weight_share(s->p.top_p, total));
     double least = s->x[last];
     sample_cut_below(s, least);
     for (int64_t i = last + 1; i < s->vocab; i++) /* equal ones: the lower ids stay */

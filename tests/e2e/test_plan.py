@@ -17,6 +17,8 @@ GOLDEN = os.path.join(ROOT, "tests", "golden", "plan")
 CASES = [("llama", 1), ("llama", 8), ("mistral", 1), ("mistral", 2), ("qwen3", 1), ("gpt2", 1),
          ("gpt2", 4)]
 PIPELINES = [("llama", 1, 2), ("llama", 4, 2), ("gpt2", 4, 2)]  # tp, pp
+# What a row of slices is sampled by: 64 tokens of 16 bytes and three numbers, then three sums.
+SAMPLED = 64 * 16 + 3 * 8 + 3 * 8
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -104,9 +106,8 @@ class Plan(unittest.TestCase):
             for stage in range(pp):
                 first, last = ranks[stage * tp]["layers"]
                 held += range(first, last)
-                v = -(-c["vocab_size"] // tp)
                 sums = 2 * (last - first) * h + (h if stage == 0 else 0)
-                sent = 4 * (tp - 1) * (sums + (v if stage == pp - 1 else 0))
+                sent = (tp - 1) * (4 * sums + (SAMPLED if stage == pp - 1 else 0))
                 sent += h * size if stage < pp - 1 else 0
                 for rank in ranks[stage * tp:stage * tp + tp]:
                     self.assertEqual((rank["stage"], rank["layers"]), (stage, [first, last]))
