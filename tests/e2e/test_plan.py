@@ -91,8 +91,7 @@ class Plan(unittest.TestCase):
             self.assertEqual(len(got["ranks"]), tp)
             for rank in got["ranks"]:
                 self.assertEqual(rank["kv_bytes"], 2 * layers * 1024 * max(kv // tp, 1) * d * size)
-                v = -(-c["vocab_size"] // tp)
-                sent = 4 * (tp - 1) * (2 * layers * h + h + v)
+                sent = (tp - 1) * (4 * (2 * layers * h + h) + SAMPLED)
                 self.assertEqual(rank["sent_bytes_per_token"], sent if tp > 1 else 0)
 
     def test_stages_hold_every_layer_and_send_what_the_shape_says(self):
