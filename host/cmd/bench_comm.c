@@ -167,7 +167,7 @@ weft_status bench_comm(const bench_comm_args *a) {
     int all[COMM_MAX_RANKS];
     b->self = -1;
     b->ranks = a->ranks;
-    weft_status s = comm_open(a->comm, "--tp", a->ranks, a->timeout, b->link, &b->self);
+    weft_status s = comm_open(NULL, a->comm, "--tp", a->ranks, a->timeout, b->link, &b->self);
     for (int r = 0; r < a->ranks; r++)
         all[r] = r;
     for (int r = 0; s == WEFT_OK && r < a->ranks; r++)

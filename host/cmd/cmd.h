@@ -155,7 +155,7 @@ typedef struct {
          "", \
          NULL, \
          ARG_CHOICE, \
-         "auto|local|tcp|mpi", \
+         "auto|local|tcp|mpi|nccl", \
          0, \
          0, \
          "auto", \

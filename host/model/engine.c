@@ -196,6 +196,8 @@ static weft_status take_memory(weft_engine *e, engine_rank *r) {
     for (int s = 0; s < WEFT_SPACES; s++)
         if (is_arena(s) && r->bytes[s])
             WEFT_TRY(e->dev->alloc(e->dev, r->bytes[s], space_words(s), &r->base[s]));
+    WEFT_TRY(comm_memory(r->link, r->base[WEFT_SPACE_ACT], r->bytes[WEFT_SPACE_ACT]));
+    WEFT_TRY(comm_memory(r->link, r->base[WEFT_SPACE_OUT], r->bytes[WEFT_SPACE_OUT]));
     WEFT_TRY(take_host_memory(e, r));
     WEFT_TRY(e->dev->stream_open(e->dev, e->shape.threads, &r->stream));
     WEFT_TRY(
@@ -298,7 +300,7 @@ static weft_status open_links(weft_engine *e, const weft_engine_options *o, job_
     if (m->dp > 1)
         snprintf(replicas, sizeof replicas, "--dp %d ", m->dp);
     snprintf(flags, sizeof flags, "%s--tp %d --pp %d", replicas, m->tp, m->pp);
-    WEFT_TRY(comm_open(o->comm, flags, shard_ranks(m), o->timeout, job->link, &rank));
+    WEFT_TRY(comm_open(e->dev, o->comm, flags, shard_ranks(m), o->timeout, job->link, &rank));
     job->open = true;
     if (rank >= 0) {
         e->replica = rank / e->shape.ranks;
@@ -330,6 +332,8 @@ static weft_status open_alike(weft_engine *e) {
 
 static weft_status open_one(weft_engine *e, engine_rank *r, const weft_engine_options *o) {
     bool here = engine_owns(e, r);
+    if (here)
+        WEFT_TRY(comm_attend(r->link));
     if (here || e->dry)
         WEFT_TRY(open_rank(e, r, e->dry, o->no_mmap));
     if (here)
@@ -492,13 +496,14 @@ static void close_rank(weft_engine *e, engine_rank *r) {
     if (r->result)
         e->dev->host_release(e->dev, r->result);
     weights_close(&r->w);
-    comm_close(r->link);
 }
 
 void weft_engine_close(weft_engine *e) {
     if (!e)
         return;
     sched_team_close(e->team);
+    for (int i = 0; e->rank && i < e->shape.ranks; i++)
+        comm_close(e->rank[i].link); /* all before any memory that they know of */
     for (int i = 0; e->rank && i < e->shape.ranks; i++)
         close_rank(e, &e->rank[i]);
     kv_fini(&e->kv);

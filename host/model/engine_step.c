@@ -189,10 +189,12 @@ static weft_status share_results(const step *st, engine_rank *r) {
 
 static weft_status run_on(const step *st, engine_rank *r) {
     weft_engine *e = st->all.e;
+    WEFT_TRY(comm_attend(r->link));
     if (!st->all.target && engine_samples(e, r))
         WEFT_TRY(send_history(&st->all, r));
     for (int i = 0; i < st->n; i++) {
         WEFT_TRY(run_micro(&st->micro[i], r));
+        WEFT_TRY(comm_finish(r->link));
         if (i < st->n - 1)
             WEFT_TRY(e->dev->sync(e->dev, r->stream));
     }

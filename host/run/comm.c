@@ -11,14 +11,14 @@
 
 /* ---- Tensors ---- */
 
-static char *element(const weft_tensor *t, const int64_t *index) {
+char *comm_element(const weft_tensor *t, const int64_t *index) {
     int64_t off = 0;
     for (int i = 0; i < WEFT_DIMS; i++)
         off += index[i] * t->stride[i];
     return (char *)t->data + weft_dtype_bytes(t->dtype, off);
 }
 
-static int64_t contiguous_from(const weft_tensor *a, const weft_tensor *b, int *axis) {
+int64_t comm_run(const weft_tensor *a, const weft_tensor *b, int *axis) {
     int64_t run = 1;
     int i = WEFT_DIMS - 1;
     for (; i >= 0; i--) {
@@ -31,14 +31,18 @@ static int64_t contiguous_from(const weft_tensor *a, const weft_tensor *b, int *
     return run;
 }
 
-/* In the longest runs both have in one piece. */
+bool comm_in_one_piece(const weft_tensor *t) {
+    int axis;
+    return comm_run(t, t, &axis) == weft_tensor_count(t);
+}
+
 void comm_copy(const weft_tensor *dst, const weft_tensor *src) {
     int axis;
-    int64_t run = contiguous_from(dst, src, &axis),
-            total = weft_tensor_count(dst) / (run ? run : 1);
+    int64_t run = comm_run(dst, src, &axis), total = weft_tensor_count(dst) / (run ? run : 1);
     int64_t index[WEFT_DIMS] = {0};
     for (int64_t n = 0; n < total; n++) {
-        memcpy(element(dst, index), element(src, index), (size_t)weft_dtype_bytes(dst->dtype, run));
+        memcpy(comm_element(dst, index), comm_element(src, index),
+               (size_t)weft_dtype_bytes(dst->dtype, run));
         for (int i = axis; i >= 0; i--) {
             if (++index[i] < dst->shape[i])
                 break;
@@ -50,7 +54,7 @@ void comm_copy(const weft_tensor *dst, const weft_tensor *src) {
 static void add_into(const weft_tensor *y, const weft_tensor *x) {
     int64_t n = weft_tensor_count(y), index[WEFT_DIMS] = {0};
     int axis;
-    if (contiguous_from(y, x, &axis) == n) {
+    if (comm_run(y, x, &axis) == n) {
         float *to = y->data;
         const float *from = x->data;
         for (int64_t i = 0; i < n; i++)
@@ -58,7 +62,8 @@ static void add_into(const weft_tensor *y, const weft_tensor *x) {
         return;
     }
     for (int64_t k = 0; k < n; k++) {
-        *(float *)(void *)element(y, index) += *(const float *)(const void *)element(x, index);
+        *(float *)(void *)comm_element(y, index) += *(const float *)(const void *)comm_element(
+            x, index);
         for (int i = WEFT_DIMS - 1; i >= 0; i--) {
             if (++index[i] < y->shape[i])
                 break;
@@ -164,12 +169,56 @@ weft_status comm_check(const comm_link *l, int peer, const comm_head *want, cons
                      (int)sizeof got->tag - 1, got->tag, (unsigned long long)got->bytes);
 }
 
+weft_status comm_finish(comm_link *l) {
+    const comm_stream_ops *o = l->transport->on_stream;
+    return o ? o->finish(l) : WEFT_OK;
+}
+
+weft_status comm_attend(comm_link *l) {
+    const comm_stream_ops *o = l ? l->transport->on_stream : NULL;
+    return o ? o->attend(l) : WEFT_OK;
+}
+
+weft_status comm_memory(comm_link *l, void *p, uint64_t bytes) {
+    const comm_stream_ops *o = l ? l->transport->on_stream : NULL;
+    return o ? o->memory(l, p, bytes) : WEFT_OK;
+}
+
+void comm_enter(comm_link *l, const flight_place *p) {
+    flight_note(l->flight, p, false);
+}
+
+void comm_leave(comm_link *l, flight_place *p) {
+    p->inside = false;
+    p->since = clock_seconds();
+    flight_note(l->flight, p, true);
+    if (p->op != WEFT_OP_send)
+        atomic_store_explicit(&l->flight->left[p->group], p->sequence + 1, memory_order_relaxed);
+}
+
+/* What a stream's exchanges do besides moving is the stream's too. */
+static const comm_stream_ops *stream_ops(const comm *c, const weft_stream *s) {
+    return s ? c->link->transport->on_stream : NULL;
+}
+
+static void copy_in_order(const comm *c, weft_stream *s, const weft_tensor *dst,
+                          const weft_tensor *src) {
+    const comm_stream_ops *o = stream_ops(c, s);
+    if (o)
+        o->copy(c->link, s, dst, src);
+    else
+        comm_copy(dst, src);
+}
+
 /* One exchange with its place in the flight record around it; *sequence counts those before. */
 static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
-                           const comm_part *send, int nsend, const comm_part *recv, int nrecv) {
+                           weft_stream *stream, const comm_part *send, int nsend,
+                           const comm_part *recv, int nrecv) {
     comm_link *l = c->link;
     double now = clock_seconds();
+    bool enqueued = stream_ops(c, stream) != NULL;
     comm_call call = {.send = send, .recv = recv, .nsend = nsend, .nrecv = nrecv};
+    call.stream = enqueued ? stream : NULL;
     call.head = (comm_head){.op = op, .group = c->group, .sequence = *sequence};
     snprintf(call.head.tag, sizeof call.head.tag, "%s", tag);
     call.deadline = now + l->timeout + l->expected;
@@ -185,7 +234,9 @@ static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
     c->sent += p.bytes;
     for (int i = 0; i < nrecv; i++)
         p.bytes += comm_part_bytes(&recv[i]);
-    flight_note(l->flight, &p, false);
+    call.place = p;
+    if (!enqueued)
+        comm_enter(l, &p);
     comm_part struck[COMM_MAX_RANKS];
     if (comm_fault_wanted()) {
         for (int i = 0; i < nsend; i++)
@@ -196,19 +247,14 @@ static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
     l->calls++;
     weft_status s = l->transport->exchange(l, &call);
     ++*sequence;
-    p.inside = false;
-    p.since = clock_seconds();
-    if (s != WEFT_OK)
-        return s; /* a failed rank stays where it failed, for who reads the record */
-    flight_note(l->flight, &p, true);
-    if (op != WEFT_OP_send)
-        atomic_store_explicit(&l->flight->left[c->group], *sequence, memory_order_relaxed);
+    if (s == WEFT_OK && !enqueued) /* a failed rank stays where it failed, for who reads it */
+        comm_leave(l, &p);
     return s;
 }
 
-static weft_status exchange(comm *c, int op, const char *tag, const comm_part *send, int nsend,
-                            const comm_part *recv, int nrecv) {
-    return counted(c, op, &c->sequence, tag, send, nsend, recv, nrecv);
+static weft_status exchange(comm *c, int op, const char *tag, weft_stream *stream,
+                            const comm_part *send, int nsend, const comm_part *recv, int nrecv) {
+    return counted(c, op, &c->sequence, tag, stream, send, nsend, recv, nrecv);
 }
 
 static comm_part part_for(const comm *c, int rank, weft_tensor t) {
@@ -223,8 +269,8 @@ weft_status comm_broadcast(comm *c, int root, void *data, uint64_t n, const char
         if (c->rank == root ? r != root : r == root && c->rank != r)
             parts[np++] = part_for(c, r, t);
     if (c->rank == root)
-        return exchange(c, WEFT_OP_broadcast, what, parts, np, NULL, 0);
-    return exchange(c, WEFT_OP_broadcast, what, NULL, 0, parts, np);
+        return exchange(c, WEFT_OP_broadcast, what, NULL, parts, np, NULL, 0);
+    return exchange(c, WEFT_OP_broadcast, what, NULL, NULL, 0, parts, np);
 }
 
 weft_status comm_collect(comm *c, void *mine, void *all, uint64_t n, const char *what) {
@@ -239,7 +285,7 @@ weft_status comm_collect(comm *c, void *mine, void *all, uint64_t n, const char 
             recv[np++] = part_for(c, r, bytes_at(to, n));
         }
     }
-    return exchange(c, WEFT_OP_all_gather, what, send, np, recv, np);
+    return exchange(c, WEFT_OP_all_gather, what, NULL, send, np, recv, np);
 }
 
 weft_status comm_pass(comm *c, int from, int to, void *data, uint64_t n, const char *what) {
@@ -262,7 +308,6 @@ static comm *end_of(const weft_step *s) {
 }
 
 static void all_gather_run(const weft_step *s, weft_stream *stream) {
-    (void)stream;
     const weft_all_gather_args *a = &s->args.all_gather;
     comm *c = end_of(s);
     comm_part send[COMM_MAX_RANKS], recv[COMM_MAX_RANKS];
@@ -271,18 +316,33 @@ static void all_gather_run(const weft_step *s, weft_stream *stream) {
     for (int r = 0; r < c->ranks; r++) {
         weft_tensor to = part_of(&a->y, a->axis, r * part, part);
         if (r == c->rank) {
-            comm_copy(&to, &a->x);
+            copy_in_order(c, stream, &to, &a->x);
         } else {
             send[n] = part_for(c, r, a->x);
             recv[n++] = part_for(c, r, to);
         }
     }
-    exchange(c, WEFT_OP_all_gather, s->tag, send, n, recv, n);
+    exchange(c, WEFT_OP_all_gather, s->tag, stream, send, n, recv, n);
 }
 
-/* The others' parts come into scratch, so that the sum is in rank order whoever is first. */
+/* In rank order, whoever was first. */
+static void sum_in_order(const comm *c, weft_stream *s, const weft_tensor *y,
+                         const weft_tensor *from, const void *planes) {
+    const comm_stream_ops *o = stream_ops(c, s);
+    if (o) {
+        weft_tensor own = weft_tensor_make(WEFT_F32, y->ndim, y->shape);
+        own.data = (char *)planes + c->rank * ops_bytes(y);
+        o->copy(c->link, s, &own, &from[c->rank]);
+        o->sum(c->link, s, y, planes, c->ranks);
+        return;
+    }
+    comm_copy(y, &from[0]);
+    for (int r = 1; r < c->ranks; r++)
+        add_into(y, &from[r]);
+}
+
+/* The others' parts come into scratch, a plane each. */
 static void reduce_scatter_run(const weft_step *s, weft_stream *stream) {
-    (void)stream;
     const weft_reduce_scatter_args *a = &s->args.reduce_scatter;
     comm *c = end_of(s);
     comm_part send[COMM_MAX_RANKS], recv[COMM_MAX_RANKS];
@@ -300,11 +360,8 @@ static void reduce_scatter_run(const weft_step *s, weft_stream *stream) {
             recv[n++] = part_for(c, r, from[r]);
         }
     }
-    if (exchange(c, WEFT_OP_reduce_scatter, s->tag, send, n, recv, n) != WEFT_OK)
-        return;
-    comm_copy(&a->y, &from[0]);
-    for (int r = 1; r < c->ranks; r++)
-        add_into(&a->y, &from[r]);
+    if (exchange(c, WEFT_OP_reduce_scatter, s->tag, stream, send, n, recv, n) == WEFT_OK)
+        sum_in_order(c, stream, &a->y, from, s->scratch);
 }
 
 static size_t reduce_scatter_scratch(const weft_args *a) {
@@ -312,7 +369,6 @@ static size_t reduce_scatter_scratch(const weft_args *a) {
 }
 
 static void all_to_all_run(const weft_step *s, weft_stream *stream) {
-    (void)stream;
     const weft_all_to_all_args *a = &s->args.all_to_all;
     comm *c = end_of(s);
     comm_part send[COMM_MAX_RANKS], recv[COMM_MAX_RANKS];
@@ -322,45 +378,42 @@ static void all_to_all_run(const weft_step *s, weft_stream *stream) {
         weft_tensor from = part_of(&a->x, 0, r * part, part);
         weft_tensor to = part_of(&a->y, 0, r * part, part);
         if (r == c->rank) {
-            comm_copy(&to, &from);
+            copy_in_order(c, stream, &to, &from);
         } else {
             send[n] = part_for(c, r, from);
             recv[n++] = part_for(c, r, to);
         }
     }
-    exchange(c, WEFT_OP_all_to_all, s->tag, send, n, recv, n);
+    exchange(c, WEFT_OP_all_to_all, s->tag, stream, send, n, recv, n);
 }
 
 static void broadcast_run(const weft_step *s, weft_stream *stream) {
-    (void)stream;
     const weft_broadcast_args *a = &s->args.broadcast;
     comm *c = end_of(s);
     comm_part parts[COMM_MAX_RANKS];
     int n = 0;
     if (c->rank != a->peer) {
         parts[0] = part_for(c, a->peer, a->x);
-        exchange(c, WEFT_OP_broadcast, s->tag, NULL, 0, parts, 1);
+        exchange(c, WEFT_OP_broadcast, s->tag, stream, NULL, 0, parts, 1);
         return;
     }
     for (int r = 0; r < c->ranks; r++)
         if (r != c->rank)
             parts[n++] = part_for(c, r, a->x);
-    exchange(c, WEFT_OP_broadcast, s->tag, parts, n, NULL, 0);
+    exchange(c, WEFT_OP_broadcast, s->tag, stream, parts, n, NULL, 0);
 }
 
 static void send_run(const weft_step *s, weft_stream *stream) {
-    (void)stream;
     comm *c = end_of(s);
     comm_part p = part_for(c, s->args.send.peer, s->args.send.x);
-    counted(c, WEFT_OP_send, &c->moved[0][s->args.send.peer], s->tag, &p, 1, NULL, 0);
+    counted(c, WEFT_OP_send, &c->moved[0][s->args.send.peer], s->tag, stream, &p, 1, NULL, 0);
 }
 
 /* The message carries the sender's op. */
 static void recv_run(const weft_step *s, weft_stream *stream) {
-    (void)stream;
     comm *c = end_of(s);
     comm_part p = part_for(c, s->args.recv.peer, s->args.recv.y);
-    counted(c, WEFT_OP_send, &c->moved[1][s->args.recv.peer], s->tag, NULL, 0, &p, 1);
+    counted(c, WEFT_OP_send, &c->moved[1][s->args.recv.peer], s->tag, stream, NULL, 0, &p, 1);
 }
 
 static int all_gather_ok(const weft_args *a) {

@@ -5,7 +5,10 @@
  * Everything is one primitive, the exchange: tensors to some ranks, tensors from some, done when
  * all have arrived. A transport is that primitive and nothing more (comm_local.c: threads of one
  * process). No exchange waits for ever: past its deadline, or once any rank has failed, it fails,
- * and so does every later one of the job (comm_status). */
+ * and so does every later one of the job (comm_status).
+ *
+ * Most transports move memory of the host and are done on return. NCCL (comm_nccl.c) moves memory
+ * of GPUs in the order of a stream: exchanges of a stream are enqueued, comm_finish waits. */
 #pragma once
 #include "host/run/flight.h"
 #include "host/run/shard.h"
@@ -44,7 +47,10 @@ typedef struct {
     comm_head head; /* bytes are each part's own */
     const comm_part *send, *recv;
     int nsend, nrecv;
-    double deadline; /* clock_seconds() */
+    double deadline;     /* clock_seconds() */
+    weft_stream *stream; /* of the parts' device, whose order the exchange keeps; NULL: the parts
+                            are memory of the host */
+    flight_place place;
 } comm_call;
 
 typedef struct comm_transport {
@@ -58,8 +64,27 @@ typedef struct comm_transport {
     weft_status (*status)(comm_link *l);
     /* comm_blamed; NULL: never anybody */
     int (*blamed)(comm_link *l);
+    /* This rank has waited past its deadline: fails the job, naming who is to blame. */
+    weft_status (*late)(comm_link *l);
     void (*close)(comm_link *l);
+    /* Of a transport that works on a device's streams; else NULL. */
+    const struct comm_stream_ops *on_stream;
 } comm_transport;
+
+/* Each enqueues only. */
+typedef struct comm_stream_ops {
+    /* As comm_copy. */
+    void (*copy)(comm_link *l, weft_stream *s, const weft_tensor *dst, const weft_tensor *src);
+    /* y = x[0] + x[1] + ... x[n-1] in this order, fp32, of y's shape; x in one piece behind each
+     * other. */
+    void (*sum)(comm_link *l, weft_stream *s, const weft_tensor *y, const void *x, int n);
+    /* What NCCL itself calls an all-reduce, whose order of sums is its own: for comparisons. */
+    weft_status (*all_reduce)(comm_link *l, weft_stream *s, const void *x, void *y, uint64_t n);
+    weft_status (*finish)(comm_link *l); /* comm_finish */
+    weft_status (*attend)(comm_link *l); /* comm_attend */
+    /* comm_memory */
+    weft_status (*memory)(comm_link *l, void *p, uint64_t bytes);
+} comm_stream_ops;
 
 /* A rank's connection to every other. Transports begin theirs with this. */
 struct comm_link {
@@ -89,6 +114,15 @@ weft_status comm_status(comm_link *l);
 int comm_blamed(comm_link *l);
 /* This rank cannot go on (`code`, err_message): nobody waits for it. */
 void comm_abort(comm_link *l, weft_status code);
+/* Returns when all that was enqueued has arrived, or the job has failed; before a device's sync,
+ * which would wait for ever. */
+weft_status comm_finish(comm_link *l);
+/* The calling thread does this rank's work from now on: its device's calls are for the rank's
+ * GPU. NULL: nothing. */
+weft_status comm_attend(comm_link *l);
+/* [p, p + bytes) of the rank's device will hold parts until the link is closed: a transport may
+ * reach it directly. NULL: nothing. */
+weft_status comm_memory(comm_link *l, void *p, uint64_t bytes);
 /* Begins step `step`, whose longest stretch between two collectives should take `seconds`. */
 void comm_step(comm_link *l, int64_t step, double seconds);
 /* Waits until every rank of the group is here; `what` goes into a report. */
@@ -115,8 +149,15 @@ int64_t comm_sent_bytes(weft_op op, const weft_args *a, int ranks);
 
 /* ---- For transports ---- */
 
+/* Notes in the flight record that a rank is inside a collective; that it has left it. */
+void comm_enter(comm_link *l, const flight_place *p);
+void comm_leave(comm_link *l, flight_place *p);
 /* dst = src element by element; equal shapes and types, any strides. */
 void comm_copy(const weft_tensor *dst, const weft_tensor *src);
+/* Elements of the longest runs that both have in one piece, and the axis outside of them, or -1. */
+int64_t comm_run(const weft_tensor *a, const weft_tensor *b, int *axis);
+char *comm_element(const weft_tensor *t, const int64_t *index);
+bool comm_in_one_piece(const weft_tensor *t);
 uint64_t comm_part_bytes(const comm_part *p);
 /* WEFT_PEER naming both sides unless a message that came from `peer` is the one expected. */
 weft_status comm_check(const comm_link *l, int peer, const comm_head *want, const comm_head *got);

@@ -142,7 +142,8 @@ static void local_abort(comm_link *l, weft_status code) {
     fail_world(own(l)->world, code, -1, err_message());
 }
 
-static weft_status too_late(local_link *l) {
+static weft_status local_late(comm_link *link) {
+    local_link *l = own(link);
     local_world *w = l->world;
     char where[160] = "before its first collective", mine[160];
     double now = clock_seconds();
@@ -155,7 +156,7 @@ static weft_status too_late(local_link *l) {
     weft_status s = weft_fail(WEFT_PEER, "rank %d is late: %s; rank %d waits %s (--timeout %g)", r,
                               where, l->link.rank, mine, l->link.timeout);
     fail_world(w, s, r, err_message());
-    return local_status(&l->link);
+    return local_status(link);
 }
 
 /* ---- The exchange ---- */
@@ -239,7 +240,7 @@ static weft_status local_exchange(comm_link *link, const comm_call *c) {
         if (clock_seconds() < deadline && !flight_standstill(l->world->flight, link->ranks, &bytes))
             continue;
         if (graced)
-            return too_late(l);
+            return local_late(link);
         graced = true; /* the whole process may have been stopped: the others too run again now */
         deadline = clock_seconds() + GRACE_SECONDS;
     }
@@ -275,6 +276,7 @@ static const comm_transport local_transport = {
     .abort = local_abort,
     .status = local_status,
     .blamed = local_blamed,
+    .late = local_late,
     .close = local_close,
 };
 

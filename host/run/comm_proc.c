@@ -5,6 +5,7 @@
 #include "host/base/clock.h"
 #include "host/base/err.h"
 #include "host/base/mem.h"
+#include "host/run/device_gpu.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -30,14 +31,8 @@ static void proc_abort(comm_link *l, weft_status code) {
     boot_fail(own(l)->boot, code);
 }
 
-static bool in_one_piece(const weft_tensor *t) {
-    int64_t run = 1;
-    for (int i = WEFT_DIMS - 1; i >= 0; i--) {
-        if (t->shape[i] != 1 && t->stride[i] != run)
-            return false;
-        run *= t->shape[i];
-    }
-    return true;
+static weft_status proc_late(comm_link *l) {
+    return boot_late(own(l)->boot);
 }
 
 static weft_tensor packed(const weft_tensor *t, void *at) {
@@ -49,7 +44,7 @@ static weft_tensor packed(const weft_tensor *t, void *at) {
 static uint64_t stage_bytes(const comm_part *p, int n) {
     uint64_t need = 0;
     for (int i = 0; i < n; i++)
-        need += in_one_piece(&p[i].t) ? 0 : (comm_part_bytes(&p[i]) + 63) / 64 * 64;
+        need += comm_in_one_piece(&p[i].t) ? 0 : (comm_part_bytes(&p[i]) + 63) / 64 * 64;
     return need;
 }
 
@@ -67,7 +62,7 @@ static wire_part message(const comm_call *c, const comm_part *p, bool out, char 
         w.head = c->head;
         w.head.bytes = w.bytes;
     }
-    if (in_one_piece(&p->t))
+    if (comm_in_one_piece(&p->t))
         return w;
     w.data = *stage;
     *stage += (w.bytes + 63) / 64 * 64;
@@ -170,6 +165,7 @@ static const comm_transport tcp_transport = {
     .abort = proc_abort,
     .status = proc_status,
     .blamed = proc_blamed,
+    .late = proc_late,
     .close = proc_close,
 };
 static const comm_transport mpi_transport = {
@@ -178,6 +174,7 @@ static const comm_transport mpi_transport = {
     .abort = proc_abort,
     .status = proc_status,
     .blamed = proc_blamed,
+    .late = proc_late,
     .close = proc_close,
 };
 
@@ -236,17 +233,19 @@ weft_status comm_proc_regroup(comm_link **link, const boot_rules *rules, int *ra
     return WEFT_OK;
 }
 
-weft_status comm_open(const char *kind, const char *flags, int ranks, double timeout,
-                      comm_link **link, int *self) {
-    launch l;
-    kind = kind ? kind : "auto";
+static bool is_kind(const char *kind, const char *what) {
+    return strcmp(kind, what) == 0;
+}
+
+/* Links over memory of the host. */
+static weft_status open_host(const launch *l, const char *kind, const char *flags, int ranks,
+                             double timeout, comm_link **link, int *self) {
     *self = -1;
-    WEFT_TRY(launch_read(&l));
-    if (strcmp(kind, "auto") == 0)
-        kind = l.ranks == 1 ? "local" : strcmp(l.by, "mpirun") == 0 ? "mpi" : "tcp";
-    if (strcmp(kind, "local") == 0)
+    if (is_kind(kind, "auto"))
+        kind = l->ranks == 1 ? "local" : is_kind(l->by, "mpirun") ? "mpi" : "tcp";
+    if (is_kind(kind, "local"))
         return comm_local_open(ranks, timeout, link);
-    if (!l.by)
+    if (!l->by)
         return weft_fail(WEFT_USAGE,
                          "--comm %s: this process was not started by mpirun, srun or "
                          "torchrun, and RANK and WORLD_SIZE are not set",
@@ -256,9 +255,61 @@ weft_status comm_open(const char *kind, const char *flags, int ranks, double tim
                          "weft %s: its ranks are threads of one process; start it once, or give "
                          "--comm local",
                          launch_refused());
-    if (l.ranks != ranks)
+    if (l->ranks != ranks)
         return weft_fail(WEFT_USAGE, "%s: %d ranks, but %s started %d processes", flags, ranks,
-                         l.by, l.ranks);
-    *self = l.rank;
-    return comm_proc_open(&l, kind, timeout, &link[l.rank]);
+                         l->by, l->ranks);
+    *self = l->rank;
+    return comm_proc_open(l, kind, timeout, &link[l->rank]);
+}
+
+/* A process of a rank takes the GPU of its place on its host, or the only one it is shown. */
+static weft_status open_nccl(device *d, const launch *l, const char *flags, int ranks,
+                             double timeout, comm_link **link, int *self) {
+    comm_link *base[COMM_MAX_RANKS] = {NULL};
+    int gpu[COMM_MAX_RANKS];
+    if (l->ranks == 1 && ranks > d->gpus)
+        return weft_fail(WEFT_USAGE, "%s: %d ranks, but %d GPU%s here; a rank needs its own", flags,
+                         ranks, d->gpus, d->gpus == 1 ? "" : "s");
+    WEFT_TRY(open_host(l, "auto", flags, ranks, timeout, base, self));
+    for (int r = 0; r < ranks; r++)
+        gpu[r] = *self < 0 ? r : d->gpus == 1 ? 0 : l->local_rank;
+    if (*self >= 0) {
+        weft_status s = d->use(d, gpu[*self], true);
+        if (s != WEFT_OK) {
+            comm_abort(base[*self], s);
+            comm_close(base[*self]);
+            return s;
+        }
+    }
+    return is_kind(d->backend, "emu") ? device_emu_nccl(d, base, ranks, gpu, link)
+                                      : device_cuda_nccl(d, base, ranks, gpu, link);
+}
+
+static weft_status check_kind(const device *d, const char *kind) {
+    bool gpu = d && d->gpus > 0, nccl = is_kind(kind, "nccl");
+    if (nccl && !gpu)
+        return weft_fail(WEFT_USAGE,
+                         "--comm nccl: moves memory of GPUs, and this is the %s's; "
+                         "--comm local, tcp or mpi does that",
+                         d ? d->backend : "host");
+    if (!nccl && !is_kind(kind, "auto") && gpu && is_kind(d->backend, "cuda"))
+        return weft_fail(WEFT_USAGE,
+                         "--comm %s: moves memory of the host; ranks on GPUs take "
+                         "--comm nccl",
+                         kind);
+    return WEFT_OK;
+}
+
+weft_status comm_open(device *d, const char *kind, const char *flags, int ranks, double timeout,
+                      comm_link **link, int *self) {
+    launch l;
+    kind = kind ? kind : "auto";
+    WEFT_TRY(launch_read(&l));
+    bool alone = ranks == 1 && (l.ranks == 1 || is_kind(kind, "local"));
+    if (!alone)
+        WEFT_TRY(check_kind(d, kind));
+    if (!alone && (is_kind(kind, "nccl") || (d && is_kind(d->backend, "cuda"))))
+        return open_nccl(d, &l, flags, ranks, timeout, link, self);
+    return open_host(&l, alone && is_kind(kind, "nccl") ? "local" : kind, flags, ranks, timeout,
+                     link, self);
 }

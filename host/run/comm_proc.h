@@ -3,6 +3,7 @@
  * the data goes over a wire: sockets (comm_tcp.c) or MPI (comm_wire_mpi.c). */
 #pragma once
 #include "host/run/comm_boot.h"
+#include "host/run/device.h"
 
 /* One message under way: a head, then its bytes. */
 typedef struct {
@@ -29,9 +30,10 @@ struct comm_wire {
 };
 
 /* The links of a job of `ranks` ranks: link[r] for each rank of this process, *self its only one or
- * -1: all are. kind: "local", "tcp", "mpi", or "auto" (NULL): as this process was started. flags,
- * for a message: what asked for so many ranks. */
-weft_status comm_open(const char *kind, const char *flags, int ranks, double timeout,
+ * -1: all are. kind: "local", "tcp", "mpi", "nccl", or "auto" (NULL): nccl on GPUs, else as this
+ * process was started. d: whose memory exchanges move, the one of this process; NULL: the host's.
+ * flags, for a message: what asked for so many ranks. Links are closed before d. */
+weft_status comm_open(device *d, const char *kind, const char *flags, int ranks, double timeout,
                       comm_link **link, int *self);
 /* This process's link to the job that `l` tells of, over `comm`: "tcp" or "mpi". *name_of_job
  * (optional) lives as long as the link. */

@@ -23,6 +23,7 @@ struct device {
     bool kv_transposed;  /* K pages are kept [D, page_size] for this device's attention */
     /* What measures a GPU's ceilings, NULL-terminated; NULL: those of the host are meant. */
     const struct weft_gpu_loop *const *loops;
+    int gpus;           /* that it can work on; 0: it is none */
     uint64_t allocated; /* bytes held now, exactly as asked for */
     uint64_t peak;
     /* 64-byte aligned; contents are unspecified. `what` names it in WEFT_NO_MEMORY's message. */
@@ -46,6 +47,10 @@ struct device {
     weft_status (*capture_end)(device *d, weft_stream *s, void **graph);
     weft_status (*launch)(device *d, weft_stream *s, void *graph);
     void (*graph_close)(device *d, void *graph);
+    /* The GPU that this thread's, or with `all` every thread's, next calls are for; NULL where
+     * `gpus` is 0. WEFT_USAGE: there is no such GPU. Memory and streams are of the GPU that they
+     * were opened for; a stream is used and launched on by threads that have chosen it. */
+    weft_status (*use)(device *d, int gpu, bool all);
     void (*close)(device *d);
 };
 

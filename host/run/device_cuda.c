@@ -16,13 +16,15 @@
 #define TEXT_(x) TEXT__(x)
 #define BACKEND TEXT_(DEVICE_GPU)
 
-enum { LEAST_SM = 80, PLANNED_SM = 90 };
+enum { LEAST_SM = 80, PLANNED_SM = 90, MOST_GPUS = 64 };
 
 typedef struct {
     device head;
     int ordinal;
-    cudaStream_t own; /* of copies without a stream */
+    cudaStream_t own[MOST_GPUS]; /* of copies without a stream; each GPU's once it is used */
 } gpu;
+
+static _Thread_local int chosen = -1; /* of device->use; -1: the one it was opened for */
 
 /* ---- Errors ---- */
 
@@ -97,19 +99,18 @@ static weft_status choose(int n, int *ordinal, int *sm) {
                      *sm, LEAST_SM);
 }
 
-static weft_status find(device_gpu *g, int *ordinal) {
-    int n = 0;
+static weft_status find(device_gpu *g, int *ordinal, int *gpus) {
     WEFT_TRY(check_driver(g));
-    WEFT_TRY(count_gpus(g, &n));
-    return choose(n, ordinal, &g->sm);
+    WEFT_TRY(count_gpus(g, gpus));
+    return choose(*gpus, ordinal, &g->sm);
 }
 
 weft_status DEVICE_GPU_NAME(find)(device_gpu *out) {
     struct cudaDeviceProp p;
     size_t left = 0, all = 0;
-    int ordinal;
+    int ordinal, gpus;
     *out = (device_gpu){.sm = 0};
-    WEFT_TRY(find(out, &ordinal));
+    WEFT_TRY(find(out, &ordinal, &gpus));
     GPU_TRY(cudaGetDeviceProperties(&p, ordinal), "properties");
     GPU_TRY(cudaSetDevice(ordinal), p.name);
     GPU_TRY(cudaMemGetInfo(&left, &all), p.name);
@@ -123,10 +124,32 @@ weft_status DEVICE_GPU_NAME(find)(device_gpu *out) {
 
 /* ---- Memory ---- */
 
-/* The current device belongs to a thread of the host, and ranks have threads of their own. */
-static weft_status enter(const device *d) {
-    GPU_TRY(cudaSetDevice(((const gpu *)d)->ordinal), "device");
+static int ordinal_of(const device *d) {
+    return chosen >= 0 ? chosen : ((const gpu *)d)->ordinal;
+}
+
+static weft_status open_own(gpu *g, int ordinal) {
+    if (!g->own[ordinal])
+        GPU_TRY(cudaStreamCreateWithFlags(&g->own[ordinal], cudaStreamNonBlocking), "opening");
     return WEFT_OK;
+}
+
+/* The current device belongs to a thread of the host, and ranks have threads of their own. */
+static weft_status enter(device *d) {
+    int ordinal = ordinal_of(d);
+    GPU_TRY(cudaSetDevice(ordinal), "device");
+    return open_own((gpu *)d, ordinal);
+}
+
+static weft_status gpu_use(device *d, int ordinal, bool all) {
+    gpu *g = (gpu *)d;
+    if (ordinal < 0 || ordinal >= d->gpus || ordinal >= MOST_GPUS)
+        return weft_fail(WEFT_USAGE, BACKEND ": no GPU %d here, %d in all; a rank needs its own",
+                         ordinal, d->gpus);
+    if (all)
+        g->ordinal = ordinal;
+    chosen = all ? -1 : ordinal;
+    return enter(d);
 }
 
 static weft_status gpu_no_memory(uint64_t bytes, const char *what) {
@@ -187,7 +210,8 @@ static void gpu_host_release(device *d, void *p) {
 /* ---- Streams ---- */
 
 static cudaStream_t queue_of(const device *d, const weft_stream *s) {
-    return s ? (cudaStream_t)((const weft_cuda_stream *)s)->stream : ((const gpu *)d)->own;
+    return s ? (cudaStream_t)((const weft_cuda_stream *)s)->stream
+             : ((const gpu *)d)->own[ordinal_of(d)];
 }
 
 /* What the stream has met first; later it says the same again. */
@@ -211,10 +235,10 @@ static weft_status gpu_copy(device *d, weft_stream *s, void *dst, const void *sr
                                                 [DEVICE_FROM] = cudaMemcpyDeviceToHost,
                                                 [DEVICE_WITHIN] = cudaMemcpyDeviceToDevice,
                                                 [DEVICE_FETCH] = cudaMemcpyDeviceToHost};
-    cudaStream_t queue = queue_of(d, s);
     if (bytes == 0)
         return WEFT_OK;
     WEFT_TRY(enter(d));
+    cudaStream_t queue = queue_of(d, s);
     GPU_TRY(cudaMemcpyAsync(dst, src, bytes, kinds[kind], queue), "copy");
     if (!s || kind == DEVICE_FROM)
         GPU_TRY(cudaStreamSynchronize(queue), "copy");
@@ -294,8 +318,10 @@ static void gpu_graph_close(device *d, void *graph) {
 
 static void gpu_close(device *d) {
     gpu *g = (gpu *)d;
-    if (g->own && cudaStreamDestroy(g->own) != cudaSuccess)
-        cudaGetLastError();
+    for (int i = 0; i < MOST_GPUS; i++)
+        if (g->own[i] && cudaStreamDestroy(g->own[i]) != cudaSuccess)
+            cudaGetLastError();
+    chosen = -1;
     mem_free(g);
 }
 
@@ -323,25 +349,29 @@ static gpu *gpu_new(int ordinal, int sm) {
                        .capture_end = gpu_capture_end,
                        .launch = gpu_launch,
                        .graph_close = gpu_graph_close,
+                       .use = gpu_use,
                        .close = gpu_close};
     return g;
 }
 
 weft_status DEVICE_GPU_NAME(open)(bool dry, device **out) {
     device_gpu info;
-    int ordinal;
+    int ordinal, gpus;
     if (dry) {
         gpu *g = gpu_new(0, PLANNED_SM);
         g->head.alloc = gpu_dry_alloc;
         *out = &g->head;
         return WEFT_OK;
     }
-    WEFT_TRY(find(&info, &ordinal));
+    WEFT_TRY(find(&info, &ordinal, &gpus));
     GPU_TRY(cudaSetDevice(ordinal), "opening");
-    cudaStream_t own;
-    GPU_TRY(cudaStreamCreateWithFlags(&own, cudaStreamNonBlocking), "opening");
     gpu *g = gpu_new(ordinal, info.sm);
-    g->own = own;
+    g->head.gpus = gpus;
+    weft_status s = open_own(g, ordinal);
+    if (s != WEFT_OK) {
+        mem_free(g);
+        return s;
+    }
     *out = &g->head;
     return WEFT_OK;
 }

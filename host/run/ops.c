@@ -98,6 +98,11 @@ static void cost_leaf_sum(const weft_args *a, int64_t *bytes, int64_t *flops) {
     *flops = weft_tensor_count(&l->x);
 }
 
+static void cost_rank_sum(const weft_args *a, int64_t *bytes, int64_t *flops) {
+    *bytes = operand_bytes(WEFT_OP_rank_sum, a);
+    *flops = weft_tensor_count(&a->rank_sum.x);
+}
+
 static void cost_sample(const weft_args *a, int64_t *bytes, int64_t *flops) {
     const weft_sample_args *s = &a->sample;
     *bytes = ops_bytes(&s->logits) + ops_bytes(&s->params) + ops_bytes(&s->id) +

@@ -56,8 +56,8 @@ static weft_status read_forced(const char *op, forced_row *f) {
 
 static bool serves(const weft_kernel *k, const device *d, const forced_row *f) {
     bool own = strcmp(k->backend, d->backend) == 0;
-    bool host = strcmp(k->backend, "ref") == 0 || strcmp(k->backend, "comm") == 0;
-    if (!own && !(host && (d->host_memory || strcmp(d->backend, "emu") == 0)))
+    bool host = strcmp(k->backend, "ref") == 0, moves = strcmp(k->backend, "comm") == 0;
+    if (!own && !moves && !(host && (d->host_memory || strcmp(d->backend, "emu") == 0)))
         return false;
     if (f->row[0] && strcmp(f->row, k->backend) != 0 && strcmp(f->row, k->name) != 0)
         return false;

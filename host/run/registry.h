@@ -5,11 +5,11 @@
 #include "host/run/device.h"
 #include "weft/gpu.h"
 
-/* The highest-ranked row of the device's backend (then, where the memory is the host's as on CPU
- * backends and the emulator, of ref and, for collectives, comm's) whose level the
- * device has and whose ok() agrees. The environment's WEFT_KERNEL='matmul=ref,attention=avx2'
- * restricts an op to rows of that backend or row name. WEFT_UNSUPPORTED names op and operands if no
- * row is left, WEFT_USAGE a bad WEFT_KERNEL. */
+/* The highest-ranked row of the device's backend (for collectives, of comm; where the memory is the
+ * host's as on CPU backends and the emulator, then of ref) whose level the device has and whose
+ * ok() agrees. The environment's WEFT_KERNEL='matmul=ref,attention=avx2' restricts an op to rows of
+ * that backend or row name. WEFT_UNSUPPORTED names op and operands if no row is left, WEFT_USAGE a
+ * bad WEFT_KERNEL. */
 weft_status registry_find(const device *d, weft_op op, const weft_args *a, const weft_kernel **out);
 
 /* All tables of rows, NULL-terminated: for checkkernels and `weft doctor`. With and without a GPU's

@@ -109,7 +109,7 @@ weft_status loop_run(const loop_options *o, loop_result *out) {
     if (n > COMM_MAX_RANKS)
         return weft_fail(WEFT_USAGE, "%s: %d ranks (at most %d)", flags, n, COMM_MAX_RANKS);
     WEFT_TRY(elastic_check(o));
-    WEFT_TRY(comm_open(o->train.comm, flags, n, o->train.timeout, link, &self));
+    WEFT_TRY(comm_open(NULL, o->train.comm, flags, n, o->train.timeout, link, &self));
     weft_status s = elastic_begin(&e, o, link, self, n);
     if (s != WEFT_OK) /* the others wait for this one */
         comm_abort(link[self < 0 ? 0 : self], s);

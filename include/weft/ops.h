@@ -78,6 +78,10 @@ enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
  * 8. */
 #define WEFT_LEAF_SUM(I, Q, O, A, S) I(x) Q(bias) Q(res) Q(rows) O(y)
 
+/* y = x[0] + x[1] + ... + x[n-1] in this order: a sum over ranks, whoever computes it.
+ * x f32[n,T,N], y f32[T,N]. */
+#define WEFT_RANK_SUM(I, Q, O, A, S) I(x) O(y)
+
 /* Writes k[T,Hkv,D], v[T,Hkv,Dv] into pages, rounding to the cache's type. slot i32[T] = page *
  * page_size + place; a negative slot is skipped. kcache [pages,Hkv,page_size,D], any strides. */
 #define WEFT_KV_APPEND(I, Q, O, A, S) I(k) I(v) I(slot) Q(rows) A(kcache) A(vcache)
@@ -196,6 +200,7 @@ enum {
     X(layernorm, WEFT_LAYERNORM, 4e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL) \
     X(matmul, WEFT_MATMUL, 1e-5f, 2e-3f, 1e-2f, 8e-2f, 0, WEFT_BWD | WEFT_ROWLOCAL) \
     X(leaf_sum, WEFT_LEAF_SUM, 1e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_ROWLOCAL) \
+    X(rank_sum, WEFT_RANK_SUM, 0, 0, 0, 0, 0, WEFT_EXACT) \
     X(kv_append, WEFT_KV_APPEND, 0, 0, 0, 0, 0, WEFT_EXACT) \
     X(attention, WEFT_ATTENTION, 1e-5f, 2e-3f, 1e-2f, 8e-2f, 0, WEFT_BWD) \
     X(glu, WEFT_GLU, 2e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_BWD | WEFT_ROWLOCAL) \

@@ -19,6 +19,9 @@ extern "C" {
     X(cudaErrorInvalidDevice, 101, "invalid device ordinal") \
     X(cudaErrorNoKernelImageForDevice, 209, "no kernel image is available for execution") \
     X(cudaErrorECCUncorrectable, 214, "uncorrectable ECC error encountered") \
+    X(cudaErrorInvalidResourceHandle, 400, "invalid resource handle") \
+    X(cudaErrorNotReady, 600, "device not ready") \
+    X(cudaErrorPeerAccessAlreadyEnabled, 704, "peer access is already enabled") \
     X(cudaErrorIllegalAddress, 700, "an illegal memory access was encountered") \
     X(cudaErrorLaunchFailure, 719, "unspecified launch failure") \
     X(cudaErrorStreamCaptureUnsupported, 900, "operation not permitted when stream is capturing") \
@@ -39,9 +42,10 @@ enum cudaDeviceAttr {
     cudaDevAttrComputeCapabilityMinor = 76
 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal };
-enum { cudaStreamNonBlocking = 1, cudaHostAllocDefault = 0 };
+enum { cudaStreamNonBlocking = 1, cudaHostAllocDefault = 0, cudaEventDisableTiming = 2 };
 
 typedef struct emu_queue *cudaStream_t;
+typedef struct emu_event *cudaEvent_t;
 typedef struct emu_graph *cudaGraph_t, *cudaGraphExec_t;
 
 struct cudaDeviceProp {
@@ -65,10 +69,15 @@ struct cudaDeviceProp {
 #define cudaHostAlloc emu_cuda_host_alloc
 #define cudaFreeHost emu_cuda_free_host
 #define cudaMemcpyAsync emu_cuda_memcpy_async
+#define cudaMemcpy2DAsync emu_cuda_memcpy_2d_async
 #define cudaMemsetAsync emu_cuda_memset_async
 #define cudaStreamCreateWithFlags emu_cuda_stream_create_with_flags
 #define cudaStreamDestroy emu_cuda_stream_destroy
 #define cudaStreamSynchronize emu_cuda_stream_synchronize
+#define cudaEventCreateWithFlags emu_cuda_event_create_with_flags
+#define cudaEventRecord emu_cuda_event_record
+#define cudaEventQuery emu_cuda_event_query
+#define cudaEventDestroy emu_cuda_event_destroy
 #define cudaStreamBeginCapture emu_cuda_stream_begin_capture
 #define cudaStreamEndCapture emu_cuda_stream_end_capture
 #define cudaGraphInstantiate emu_cuda_graph_instantiate
@@ -92,10 +101,17 @@ cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned flags);
 cudaError_t cudaFreeHost(void *p);
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcpyKind kind,
                             cudaStream_t s);
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                              size_t width, size_t height, enum cudaMemcpyKind kind,
+                              cudaStream_t s);
 cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t s);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t s);
 cudaError_t cudaStreamSynchronize(cudaStream_t s);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags);
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
+cudaError_t cudaEventQuery(cudaEvent_t e);
+cudaError_t cudaEventDestroy(cudaEvent_t e);
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned long long flags);

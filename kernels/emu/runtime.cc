@@ -8,8 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-enum { ALIGNMENT = 256, STEPS_MAX = 65536 };
+enum { ALIGNMENT = 256, STEPS_MAX = 65536, MOST_DEVICES = 64 };
 
 struct emu_graph {
     const weft_step **step;
@@ -25,9 +26,16 @@ struct late_copy {
 };
 
 struct emu_queue {
+    emu_outside outside;     /* first: who posts finds it by the stream's address */
     weft_emu_stream *stream; /* once a kernel was launched */
     emu_graph *recording;
     late_copy *first, **last;
+};
+
+/* Done once so much of the stream's outside work is. */
+struct emu_event {
+    emu_queue *queue;
+    uint64_t posted;
 };
 
 /* What was allocated, to know its size and its kind. */
@@ -39,7 +47,7 @@ struct emu_block {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static emu_machine machine = {1, 90, 13000, 0, 0};
+static emu_machine machine = {MOST_DEVICES, 90, 13000, 0, 0};
 static emu_fault fault;
 static int64_t calls, live;
 static cudaError_t pending, sticky; /* pending: what the next sync says */
@@ -47,6 +55,7 @@ static emu_block *blocks;
 static uint64_t held;
 static const char *struck;
 static thread_local cudaError_t last;
+static thread_local int current;
 static thread_local char detail[WEFT_EMU_ERROR_BYTES];
 
 /* ---- Faults ---- */
@@ -216,7 +225,10 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device) {
 
 cudaError_t cudaSetDevice(int device) {
     ENTER();
-    return fail(device >= 0 && device < machine.devices ? cudaSuccess : cudaErrorInvalidDevice);
+    if (device < 0 || device >= machine.devices)
+        return fail(cudaErrorInvalidDevice);
+    current = device;
+    return cudaSuccess;
 }
 
 /* ---- Memory ---- */
@@ -315,6 +327,15 @@ static void finish_copies(emu_queue *q) {
     q->last = &q->first;
 }
 
+static bool is_done(emu_queue *q, uint64_t posted) {
+    return !posted || q->outside.progress(&q->outside) >= posted;
+}
+
+static void await_outside(emu_queue *q) {
+    while (!is_done(q, q->outside.posted))
+        usleep(20);
+}
+
 /* As late as the stream's order allows. */
 static void copy_late(emu_queue *q, void *dst, const void *src, size_t n) {
     late_copy *c = (late_copy *)calloc(1, sizeof *c);
@@ -330,6 +351,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcp
     ENTER();
     if (q->recording)
         return fail(cudaErrorStreamCaptureUnsupported);
+    await_outside(q);
     if (machine.late && is_pinned(kind == cudaMemcpyDeviceToHost ? dst : src)) {
         copy_late(q, dst, src, n);
         return cudaSuccess;
@@ -339,10 +361,27 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcp
     return cudaSuccess;
 }
 
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                              size_t width, size_t height, enum cudaMemcpyKind kind,
+                              cudaStream_t q) {
+    (void)kind;
+    ENTER();
+    if (q->recording)
+        return fail(cudaErrorStreamCaptureUnsupported);
+    if (width > dst_pitch || width > src_pitch)
+        return fail(cudaErrorInvalidValue);
+    await_outside(q);
+    finish_copies(q);
+    for (size_t i = 0; i < height; i++)
+        memcpy((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
+    return cudaSuccess;
+}
+
 cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t q) {
     ENTER();
     if (q->recording)
         return fail(cudaErrorStreamCaptureUnsupported);
+    await_outside(q);
     finish_copies(q);
     memset(p, value, n);
     return cudaSuccess;
@@ -355,6 +394,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags) {
     if (!q)
         return fail(cudaErrorMemoryAllocation);
     q->last = &q->first;
+    q->outside.device = current;
     count_live(1);
     *out = q;
     return cudaSuccess;
@@ -379,6 +419,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t q) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t q) {
     ENTER();
+    await_outside(q);
     finish_copies(q);
     cudaError_t e = late_error();
     if (e == cudaSuccess && q->stream && q->stream->failed) {
@@ -386,6 +427,39 @@ cudaError_t cudaStreamSynchronize(cudaStream_t q) {
         e = cudaErrorLaunchFailure;
     }
     return fail(e);
+}
+
+/* ---- Events ---- */
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags) {
+    (void)flags;
+    ENTER();
+    emu_event *e = (emu_event *)calloc(1, sizeof *e);
+    if (!e)
+        return fail(cudaErrorMemoryAllocation);
+    count_live(1);
+    *out = e;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t q) {
+    ENTER();
+    if (q->recording)
+        return fail(cudaErrorStreamCaptureUnsupported);
+    *e = {q, q->outside.posted};
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t e) {
+    ENTER();
+    return !e->queue || is_done(e->queue, e->posted) ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+    cudaError_t entered = enter(__func__);
+    free(e);
+    count_live(-1);
+    return entered;
 }
 
 /* ---- Graphs ---- */
@@ -471,9 +545,14 @@ int emu_queue_runs(weft_emu_stream *s, const weft_step *step) {
         s->cuda.error = e;
         s->cuda.failed = step;
     }
+    if (current != q->outside.device && !s->cuda.error) {
+        s->cuda.error = cudaErrorInvalidResourceHandle; /* a stream of another device */
+        s->cuda.failed = step;
+    }
     if (s->cuda.error)
         return 0;
     if (!q->recording) {
+        await_outside(q);
         finish_copies(q);
         return 1;
     }

@@ -25,6 +25,16 @@ const char *emu_fault_struck(void); /* the call that it hit, "emu_cuda_malloc"; 
 int64_t emu_calls(void);            /* since emu_fault_set */
 int64_t emu_live(void);             /* allocations, streams and graphs that are not yet released */
 
+/* Work on a stream that is not the emulator's, as NCCL's kernels are: a cudaStream_t points to
+ * this. Whoever adds a piece counts it in `posted`; progress moves what can be moved and returns
+ * how many pieces are done. Everything later in the stream's order waits for them. */
+typedef struct emu_outside {
+    uint64_t posted;
+    uint64_t (*progress)(struct emu_outside *);
+    void *own;  /* of who posts */
+    int device; /* of the stream */
+} emu_outside;
+
 /* Of emu.cc: whether a launch is to run now. If not, it was recorded for a graph. */
 int emu_queue_runs(weft_emu_stream *s, const weft_step *step);
 

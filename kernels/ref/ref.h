@@ -17,6 +17,7 @@ enum { REF_BLOCK = 256 }; /* elements converted at a time, on the stack */
     X(layernorm, REF, NULL) \
     X(matmul, REF, NULL) \
     X(leaf_sum, REF, NULL) \
+    X(rank_sum, REF, NULL) \
     X(kv_append, NONE, NULL) \
     X(attention, REF, NULL) \
     X(glu, REF, NULL) \

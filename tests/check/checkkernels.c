@@ -12,8 +12,9 @@
 
 /* clang-format off */
 #define CHECK_OPS(X) \
-    X(embed) X(rope_table) X(rope) X(rmsnorm) X(layernorm) X(matmul) X(leaf_sum) X(kv_append) \
-    X(attention) X(glu) X(activation) X(add_) X(softmax) X(argmax) X(token_logprob) X(gather) \
+    X(embed) X(rope_table) X(rope) X(rmsnorm) X(layernorm) X(matmul) X(leaf_sum) X(rank_sum) \
+    X(kv_append) X(attention) X(glu) X(activation) X(add_) X(softmax) X(argmax) \
+    X(token_logprob) X(gather) \
     X(cast) X(quantize) X(sample) X(matmul_dx) X(matmul_dw) X(bias_db) X(rmsnorm_dx) \
     X(rmsnorm_dg) X(layernorm_dx) X(layernorm_dg) X(rope_dx) X(glu_dx) X(activation_dx) \
     X(attention_dx) X(embed_dw) X(cross_entropy) X(dropout) X(scale) X(fill_) X(accumulate) \

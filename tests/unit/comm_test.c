@@ -1,19 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The local transport: every collective against what its definition says, from 1 to 8 ranks, many
- * times over so that a missing barrier shows; and ranks that are late, wrong or gone, each of which
- * ends the job with its name. */
+ * Ranks that are threads, over memory of the host and over a fake NCCL on the emulated GPU: every
+ * collective against what its definition says, from 1 to 8 ranks, many times over so that a missing
+ * barrier shows; and ranks that are late, wrong or gone, each of which ends the job with its
+ * name. */
 #include "host/base/clock.h"
 #include "host/base/err.h"
-#include "host/run/comm.h"
+#include "host/run/comm_proc.h"
 #include "host/run/sched.h"
 #include "tests/unit/unit.h"
 #include "weft/step.h"
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { ROWS = 3, COLS = 8, ROUNDS = 200 };
+enum { ROWS = 3, COLS = 8 };
+
+static const char *kind = "local"; /* the transport of the cases under way */
+static int rounds = 200;
 
 typedef struct {
+    device *dev; /* NULL: the host */
+    weft_stream *stream[8];
     comm_link *link[8];
     comm end[8];
     weft_op op;
@@ -40,8 +48,13 @@ static const weft_kernel *host_row(weft_op op) {
     return NULL;
 }
 
+static void run(world *w, int rank, weft_step *s) {
+    s->kernel->run(s, w->stream[rank]);
+}
+
 static void collective(void *ctx, int rank) {
     world *w = ctx;
+    comm_attend(w->link[rank]);
     int x_rows = w->op == WEFT_OP_all_gather ? ROWS : ROWS * w->ranks;
     for (int i = 0; i < x_rows; i++)
         for (int j = 0; j < COLS; j++)
@@ -60,7 +73,8 @@ static void collective(void *ctx, int rank) {
     else
         s.args.broadcast = (weft_broadcast_args){.x = x, .peer = w->ranks - 1};
     WEFT_ASSERT(s.kernel);
-    s.kernel->run(&s, NULL);
+    run(w, rank, &s);
+    comm_finish(w->link[rank]);
 }
 
 static void expect_gathered(const world *w, int rank) {
@@ -99,8 +113,16 @@ static void expect_broadcast(const world *w, int rank) {
 static world *open_world(int ranks, double timeout) {
     static const int all[8] = {0, 1, 2, 3, 4, 5, 6, 7};
     world *w = calloc(1, sizeof *w);
+    int self;
     w->ranks = ranks;
-    assert_int_equal(comm_local_open(ranks, timeout, w->link), WEFT_OK);
+    if (strcmp(kind, "nccl") == 0)
+        assert_int_equal(device_open("emu", NULL, &w->dev), WEFT_OK);
+    assert_int_equal(comm_open(w->dev, kind, "--tp", ranks, timeout, w->link, &self), WEFT_OK);
+    for (int r = 0; r < ranks && w->dev; r++) {
+        assert_int_equal(comm_attend(w->link[r]), WEFT_OK);
+        assert_int_equal(w->dev->stream_open(w->dev, 1, &w->stream[r]), WEFT_OK);
+        assert_int_equal(comm_memory(w->link[r], w->x[r], sizeof w->x[r]), WEFT_OK);
+    }
     for (int r = 0; r < ranks; r++)
         w->end[r] = comm_group(w->link[r], WEFT_GROUP_WORLD, ranks, all);
     return w;
@@ -109,6 +131,9 @@ static world *open_world(int ranks, double timeout) {
 static void close_world(world *w) {
     for (int r = 0; r < w->ranks; r++)
         comm_close(w->link[r]);
+    for (int r = 0; r < w->ranks && w->dev; r++)
+        w->dev->stream_close(w->dev, w->stream[r]);
+    device_close(w->dev);
     free(w);
 }
 
@@ -119,12 +144,12 @@ static void run_world(weft_op op, int axis, void (*expect)(const world *, int)) 
         w->op = op;
         w->axis = axis;
         assert_int_equal(sched_team_open(ranks, &team), WEFT_OK);
-        for (w->round = 0; w->round < ROUNDS; w->round++) {
+        for (w->round = 0; w->round < rounds; w->round++) {
             sched_team_run(team, collective, w);
             for (int r = 0; r < ranks; r++)
                 expect(w, r);
         }
-        assert_int_equal(w->end[0].sequence, ROUNDS);
+        assert_int_equal(w->end[0].sequence, rounds);
         sched_team_close(team);
         close_world(w);
     }
@@ -173,11 +198,14 @@ CASE(sent_bytes_are_the_formulas) {
 static void pass_on(void *ctx, int rank) {
     world *w = ctx;
     weft_tensor x = view(w->x[rank], ROWS, COLS, COLS);
-    for (int m = 0; m < ROUNDS; m++) {
+    comm_attend(w->link[rank]);
+    for (int m = 0; m < rounds; m++) {
         weft_step s = {.state = &w->end[rank], .tag = "stage"};
         if (rank > 0) {
             s.args.recv = (weft_recv_args){.y = x, .peer = rank - 1};
-            host_row(WEFT_OP_recv)->run(&s, NULL);
+            s.kernel = host_row(WEFT_OP_recv);
+            run(w, rank, &s);
+            comm_finish(w->link[rank]);
         } else {
             for (int i = 0; i < ROWS * COLS; i++)
                 w->x[0][i / COLS][i % COLS] = (float)(m * 100 + i);
@@ -187,8 +215,9 @@ static void pass_on(void *ctx, int rank) {
             w->x[rank][i / COLS][i % COLS] += 1;
         }
         s.args.send = (weft_send_args){.x = x, .peer = rank + 1};
+        s.kernel = host_row(WEFT_OP_send);
         if (rank < w->ranks - 1)
-            host_row(WEFT_OP_send)->run(&s, NULL);
+            run(w, rank, &s);
     }
 }
 
@@ -198,7 +227,7 @@ CASE(a_chain_of_sends) {
     assert_int_equal(sched_team_open(5, &team), WEFT_OK);
     sched_team_run(team, pass_on, w);
     assert_int_equal(comm_status(w->link[0]), WEFT_OK);
-    assert_int_equal(w->end[0].sent, ROUNDS * ROWS * COLS * 4);
+    assert_int_equal(w->end[0].sent, rounds * ROWS * COLS * 4);
     assert_int_equal(w->end[4].sent, 0);
     sched_team_close(team);
     close_world(w);
@@ -211,7 +240,10 @@ static void gather(world *w, int rank, const char *tag, int64_t rows) {
     memcpy(s.tag, tag, strlen(tag) + 1);
     s.args.all_gather = (weft_all_gather_args){.x = view(w->x[rank], rows, COLS, COLS),
                                                .y = view(w->y[rank], rows * w->ranks, COLS, COLS)};
-    host_row(WEFT_OP_all_gather)->run(&s, NULL);
+    s.kernel = host_row(WEFT_OP_all_gather);
+    comm_attend(w->link[rank]);
+    run(w, rank, &s);
+    comm_finish(w->link[rank]);
 }
 
 /* Runs fn on every rank; the job has to fail, everywhere, and its message to name each word. */
@@ -254,12 +286,16 @@ static void first_stage_sleeps(void *ctx, int rank) {
     weft_tensor x = view(w->x[rank], ROWS, COLS, COLS);
     if (rank == 0)
         usleep(1500000);
+    comm_attend(w->link[rank]);
     s.args.recv = (weft_recv_args){.y = x, .peer = rank - 1};
+    s.kernel = host_row(WEFT_OP_recv);
     if (rank > 0)
-        host_row(WEFT_OP_recv)->run(&s, NULL);
+        run(w, rank, &s);
     s.args.send = (weft_send_args){.x = x, .peer = rank + 1};
+    s.kernel = host_row(WEFT_OP_send);
     if (rank < w->ranks - 1)
-        host_row(WEFT_OP_send)->run(&s, NULL);
+        run(w, rank, &s);
+    comm_finish(w->link[rank]);
 }
 
 CASE(who_keeps_a_chain_waiting_is_named) {
@@ -344,22 +380,165 @@ CASE(nobody_waits_for_a_rank_that_gave_up) {
     expect_failure(8, 30, rank_one_gives_up, words, 2);
 }
 
+/* ---- NCCL alone ---- */
+
+/* Strided parts both ways: they are packed on the stream. */
+static void strided(void *ctx, int rank) {
+    world *w = ctx;
+    weft_tensor x = view(w->x[rank], ROWS * w->ranks, COLS / 2, COLS),
+                y = view(w->y[rank], ROWS * w->ranks, COLS / 2, COLS * 8);
+    weft_step s = {.kernel = host_row(WEFT_OP_all_to_all), .state = &w->end[rank]};
+    for (int i = 0; i < ROWS * w->ranks; i++)
+        for (int j = 0; j < COLS; j++)
+            w->x[rank][i][j] = element_of(w->round, rank, i, j);
+    comm_attend(w->link[rank]);
+    s.args.all_to_all = (weft_all_to_all_args){.x = x, .y = y};
+    run(w, rank, &s);
+    comm_finish(w->link[rank]);
+}
+
+CASE(strided_parts) {
+    world *w = open_world(4, 0);
+    sched_team *team;
+    assert_int_equal(sched_team_open(4, &team), WEFT_OK);
+    for (w->round = 0; w->round < 5; w->round++) {
+        sched_team_run(team, strided, w);
+        for (int rank = 0; rank < 4; rank++)
+            for (int i = 0; i < ROWS * 4; i++)
+                for (int j = 0; j < COLS / 2; j++)
+                    assert_true(w->y[rank][i][j] ==
+                                element_of(w->round, i / ROWS, rank * ROWS + i % ROWS, j));
+    }
+    sched_team_close(team);
+    close_world(w);
+}
+
+/* More than the window holds are on their way at once. */
+static void many_at_once(void *ctx, int rank) {
+    world *w = ctx;
+    comm_attend(w->link[rank]);
+    for (int m = 0; m < 150; m++) {
+        weft_tensor t = view(w->y[rank][m % (ROWS * 8)], 1, COLS, COLS);
+        weft_step s = {.state = &w->end[rank], .tag = "row"};
+        if (rank == 0)
+            for (int j = 0; j < COLS && m < ROWS * 8; j++)
+                w->y[0][m][j] = (float)(10 * m + j);
+        s.args.broadcast = (weft_broadcast_args){.x = t};
+        s.kernel = host_row(WEFT_OP_broadcast);
+        run(w, rank, &s);
+    }
+    comm_finish(w->link[rank]);
+    for (int m = 0; m < ROWS * 8; m++)
+        for (int j = 0; j < COLS; j++)
+            assert_true(w->y[rank][m][j] == (float)(10 * m + j));
+}
+
+CASE(exchanges_that_are_not_waited_for) {
+    setenv("WEFT_NCCL_SYNC", "0", 1);
+    setenv("WEFT_COMM_CHECK", "0", 1);
+    world *w = open_world(3, 0);
+    sched_team *team;
+    assert_int_equal(sched_team_open(3, &team), WEFT_OK);
+    sched_team_run(team, many_at_once, w);
+    for (int r = 0; r < 3; r++) {
+        flight_place p;
+        assert_int_equal(comm_status(w->link[r]), WEFT_OK);
+        assert_true(flight_last(w->link[r]->flight, 0, &p));
+        assert_int_equal(p.sequence, 149);
+        assert_false(p.inside);
+    }
+    sched_team_close(team);
+    close_world(w);
+    unsetenv("WEFT_COMM_CHECK");
+    unsetenv("WEFT_NCCL_SYNC");
+}
+
+/* What NCCL itself is stuck in, and what it finds, when heads are not compared. */
+CASE(a_late_rank_is_named_without_heads) {
+    static const char *const words[] = {"rank 2 is late", "L0.attn.o", "step 17", NULL};
+    setenv("WEFT_COMM_CHECK", "0", 1);
+    expect_failure(4, 0.2, rank_two_sleeps, words, 4);
+    unsetenv("WEFT_COMM_CHECK");
+}
+
+CASE(nccl_finds_a_wrong_count) {
+    static const char *const words[] = {"invalid argument", "96 bytes", "32", NULL};
+    setenv("WEFT_COMM_CHECK", "0", 1);
+    expect_failure(4, 5, rank_one_counts_otherwise, words, 2);
+    unsetenv("WEFT_COMM_CHECK");
+}
+
+static void unordered(void *ctx, int rank) {
+    world *w = ctx;
+    const comm_stream_ops *o = w->link[rank]->transport->on_stream;
+    comm_attend(w->link[rank]);
+    for (int i = 0; i < ROWS * COLS; i++)
+        w->x[rank][i / COLS][i % COLS] = (float)(i + 100 * rank);
+    assert_int_equal(
+        o->all_reduce(w->link[rank], w->stream[rank], w->x[rank], w->y[rank], ROWS * COLS),
+        WEFT_OK);
+    comm_finish(w->link[rank]);
+    for (int i = 0; i < ROWS * COLS; i++)
+        assert_true(((float *)w->y[rank])[i] ==
+                    (float)(w->ranks * i + 50 * w->ranks * (w->ranks - 1)));
+}
+
+CASE(the_all_reduce_of_nccl) {
+    for (int ranks = 2; ranks <= 8; ranks += 3) {
+        world *w = open_world(ranks, 0);
+        sched_team *team;
+        assert_int_equal(sched_team_open(ranks, &team), WEFT_OK);
+        sched_team_run(team, unordered, w);
+        sched_team_close(team);
+        close_world(w);
+    }
+}
+
+CASE(what_nccl_is_not_for) {
+    comm_link *link[8];
+    device *d;
+    int self;
+    assert_int_equal(comm_open(NULL, "nccl", "--tp 2", 2, 0, link, &self), WEFT_USAGE);
+    assert_non_null(strstr(err_message(), "moves memory of GPUs"));
+    assert_int_equal(device_open("cpu", NULL, &d), WEFT_OK);
+    assert_int_equal(comm_open(d, "nccl", "--tp 2", 2, 0, link, &self), WEFT_USAGE);
+    device_close(d);
+}
+
+/* The library beside this program's folder. */
+static void find_fake(void) {
+    char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 64);
+    for (int up = 0; up < 2 && n > 0; up++)
+        while (n > 0 && path[--n] != '/')
+            ;
+    snprintf(path + n, 64, "/fake/libnccl.so.2");
+    setenv("WEFT_NCCL", path, 1);
+}
+
 int main(void) {
+#define BOTH(X) \
+    X(all_gather_rows) \
+    X(all_gather_columns) X(reduce_scatter_in_rank_order) X(all_to_all) X(broadcast) \
+        X(sent_bytes_are_the_formulas) X(a_chain_of_sends) X(a_late_rank_is_named) \
+            X(who_keeps_a_chain_waiting_is_named) X(a_wrong_count_names_both) \
+                X(a_wrong_order_names_both) X(nobody_waits_for_a_rank_that_gave_up)
+#define TEST_(name) cmocka_unit_test(name),
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_gather_rows),
-        cmocka_unit_test(all_gather_columns),
-        cmocka_unit_test(reduce_scatter_in_rank_order),
-        cmocka_unit_test(all_to_all),
-        cmocka_unit_test(broadcast),
-        cmocka_unit_test(sent_bytes_are_the_formulas),
-        cmocka_unit_test(a_chain_of_sends),
-        cmocka_unit_test(a_late_rank_is_named),
-        cmocka_unit_test(who_keeps_a_chain_waiting_is_named),
-        cmocka_unit_test(a_wrong_count_names_both),
-        cmocka_unit_test(a_wrong_order_names_both),
-        cmocka_unit_test(in_a_circle_who_sent_nothing_is_named),
+        BOTH(TEST_) cmocka_unit_test(in_a_circle_who_sent_nothing_is_named),
         cmocka_unit_test(who_went_on_without_sending_is_named),
-        cmocka_unit_test(nobody_waits_for_a_rank_that_gave_up),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest on_gpus[] = {
+        BOTH(TEST_) cmocka_unit_test(strided_parts),
+        cmocka_unit_test(exchanges_that_are_not_waited_for),
+        cmocka_unit_test(a_late_rank_is_named_without_heads),
+        cmocka_unit_test(nccl_finds_a_wrong_count),
+        cmocka_unit_test(the_all_reduce_of_nccl),
+        cmocka_unit_test(what_nccl_is_not_for),
+    };
+    int failed = cmocka_run_group_tests_name("local", tests, NULL, NULL);
+    find_fake();
+    kind = "nccl";
+    rounds = 20;
+    return failed + cmocka_run_group_tests_name("nccl", on_gpus, NULL, NULL);
 }
