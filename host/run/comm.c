@@ -292,8 +292,8 @@ weft_status comm_pass(comm *c, int from, int to, void *data, uint64_t n, const c
     weft_tensor t = bytes_at(data, n);
     comm_part p = part_for(c, c->rank == from ? to : from, t);
     if (c->rank == from)
-        return counted(c, WEFT_OP_send, &c->moved[0][to], what, &p, 1, NULL, 0);
-    return counted(c, WEFT_OP_send, &c->moved[1][from], what, NULL, 0, &p, 1);
+        return counted(c, WEFT_OP_send, &c->moved[0][to], what, NULL, &p, 1, NULL, 0);
+    return counted(c, WEFT_OP_send, &c->moved[1][from], what, NULL, NULL, 0, &p, 1);
 }
 
 weft_status comm_barrier(comm *c, const char *what) {

@@ -89,12 +89,13 @@ typedef struct comm_stream_ops {
 /* A rank's connection to every other. Transports begin theirs with this. */
 struct comm_link {
     const comm_transport *transport;
-    int rank, ranks;     /* of the world */
-    double timeout;      /* seconds a peer may be late beyond what is expected */
-    double expected;     /* seconds that the work between two collectives may take */
-    int64_t step, epoch; /* epoch: how often the job's ranks have met again */
-    uint64_t calls;      /* exchanges begun */
-    flight *flight;      /* what this rank is doing; the transport's */
+    struct comm_link *base; /* the one that this works over; NULL: none */
+    int rank, ranks;        /* of the world */
+    double timeout;         /* seconds a peer may be late beyond what is expected */
+    double expected;        /* seconds that the work between two collectives may take */
+    int64_t step, epoch;    /* epoch: how often the job's ranks have met again */
+    uint64_t calls;         /* exchanges begun */
+    flight *flight;         /* what this rank is doing; the transport's */
 };
 
 /* The links of `ranks` threads of this process, link[0..ranks). Close each one. */

@@ -49,7 +49,6 @@ typedef struct nccl_world nccl_world;
 
 typedef struct {
     comm_link link;
-    comm_link *base;
     nccl_world *world;
     nccl_comm *comm; /* NULL: none yet, or aborted */
     int gpu;
@@ -135,7 +134,7 @@ static void give_up(nccl_link *l) {
 }
 
 static weft_status base_status(const nccl_link *l) {
-    return l->base->transport->status(l->base);
+    return l->link.base->transport->status(l->link.base);
 }
 
 /* How the job failed, if it has. */
@@ -148,13 +147,13 @@ static weft_status alive(nccl_link *l) {
 
 /* This rank has failed with err_message(). */
 static weft_status fail_here(nccl_link *l, weft_status s) {
-    l->base->transport->abort(l->base, s);
+    l->link.base->transport->abort(l->link.base, s);
     return alive(l);
 }
 
 static weft_status late(nccl_link *l) {
-    l->base->step = l->link.step;
-    weft_status s = l->base->transport->late(l->base);
+    l->link.base->step = l->link.step;
+    weft_status s = l->link.base->transport->late(l->link.base);
     give_up(l);
     return s;
 }
@@ -163,7 +162,7 @@ static weft_status late(nccl_link *l) {
 static weft_status fail_as_rank(nccl_link *l, weft_status code, const char *what, const char *why,
                                 const char *more) {
     char who[32] = "";
-    if (!*comm_proc_job(l->base))
+    if (!*comm_proc_job(l->link.base))
         snprintf(who, sizeof who, "rank %d: ", l->link.rank);
     weft_fail(code, "%s%s: %s%s%.300s", who, what, why, *more ? "; " : "", more);
     return fail_here(l, code);
@@ -400,8 +399,8 @@ static weft_tensor packed(const comm_part *p, void *at) {
 /* ---- Heads ---- */
 
 static void to_base(nccl_link *l) {
-    l->base->step = l->link.step;
-    l->base->expected = l->link.expected;
+    l->link.base->step = l->link.step;
+    l->link.base->expected = l->link.expected;
 }
 
 static bool is_check_due(const nccl_link *l, const comm_call *c) {
@@ -431,7 +430,7 @@ static weft_status check_heads(nccl_link *l, const comm_call *c) {
     call.recv = recv;
     call.stream = NULL;
     to_base(l);
-    WEFT_TRY(l->base->transport->exchange(l->base, &call));
+    WEFT_TRY(l->link.base->transport->exchange(l->link.base, &call));
     for (int i = 0; i < c->nrecv; i++) {
         comm_head want = c->head, got = c->head;
         want.bytes = comm_part_bytes(&c->recv[i]);
@@ -543,7 +542,7 @@ static weft_status nccl_exchange(comm_link *link, const comm_call *c) {
     nccl_link *l = own(link);
     if (!c->stream) {
         to_base(l);
-        return l->base->transport->exchange(l->base, c);
+        return l->link.base->transport->exchange(l->link.base, c);
     }
     WEFT_TRY(alive(l));
     bool check = is_check_due(l, c);
@@ -613,7 +612,7 @@ static void close_link(nccl_link *l) {
         if (cudaEventDestroy(l->at[i].begun) != cudaSuccess ||
             cudaEventDestroy(l->at[i].done) != cudaSuccess)
             cudaGetLastError();
-    comm_close(l->base);
+    comm_close(l->link.base);
     mem_free(l);
 }
 
@@ -695,7 +694,7 @@ static weft_status deal_card(nccl_link *l, card *c) {
     int all[COMM_MAX_RANKS], ranks = l->link.ranks;
     for (int r = 0; r < ranks; r++)
         all[r] = r;
-    comm world = comm_group(l->base, WEFT_GROUP_WORLD, ranks, all);
+    comm world = comm_group(l->link.base, WEFT_GROUP_WORLD, ranks, all);
     weft_status s = comm_broadcast(&world, 0, c, sizeof *c, "nccl.id");
     if (s != WEFT_OK || c->version == l->world->nccl->version)
         return s;
@@ -749,11 +748,11 @@ static weft_status open_all(nccl_world *w, bool threads) {
 static nccl_link *link_over(nccl_world *w, comm_link *base, int gpu) {
     nccl_link *l = mem_alloc(sizeof *l);
     l->link = (comm_link){.transport = &nccl_transport,
+                          .base = base,
                           .rank = base->rank,
                           .ranks = base->ranks,
                           .timeout = base->timeout,
                           .flight = base->flight};
-    l->base = base;
     l->world = w;
     l->gpu = gpu;
     return l;

@@ -179,6 +179,7 @@ static const comm_transport mpi_transport = {
 };
 
 boot *comm_proc_boot(const comm_link *l) {
+    l = l->base ? l->base : l;
     bool ours = l->transport->exchange == proc_exchange;
     return ours ? ((const proc_link *)(const void *)l)->boot : NULL;
 }
