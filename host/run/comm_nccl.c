@@ -579,6 +579,10 @@ static weft_status nccl_status(comm_link *link) {
     return alive(own(link));
 }
 
+static int nccl_blamed(comm_link *link) {
+    return comm_blamed(own(link)->link.base);
+}
+
 static void nccl_abort(comm_link *link, weft_status code) {
     fail_here(own(link), code);
 }
@@ -670,6 +674,7 @@ static const comm_transport nccl_transport = {
     .exchange = nccl_exchange,
     .abort = nccl_abort,
     .status = nccl_status,
+    .blamed = nccl_blamed,
     .late = nccl_late,
     .close = nccl_close,
     .on_stream = &stream_ops,
