@@ -2,6 +2,7 @@
  * One builder of the decoder block. What differs between families is read from the config; what
  * differs between ranks is which slices the weights hold. */
 #include "host/model/decoder.h"
+#include "host/run/rank_sum.h"
 #include <stdio.h>
 
 enum { PLACE_ALIGN = 64 }; /* a cache line */
@@ -145,15 +146,19 @@ static weft_tensor linear(forward *f, const char *what, operand in, int w_slot, 
     return f->train && act ? activated(f, what, y, act) : y;
 }
 
-/* Every rank's sum in order, then the rest of the tree over leaves: what one rank computes inside
- * its matmul. part [1, T, d_model]. */
+/* What ranks have of a sum over their leaves, f32[T, d_model], becomes the whole. */
 static weft_tensor sum_over_ranks(forward *f, const char *what, weft_tensor part,
                                   weft_tensor bias) {
-    int64_t n = part.shape[1], h = part.shape[2];
-    weft_tensor all = plan_new(f->b, part.dtype, 3, (int64_t[]){f->d->part.tp, n, h});
-    weft_tensor y = fresh(f, f->d->dtype, n, h);
-    PUSH(f, all_gather, what, .x = part, .y = all, .axis = 0);
-    PUSH(f, leaf_sum, what, .x = all, .bias = bias, .rows = f->rows, .y = y);
+    weft_tensor y = fresh(f, f->d->dtype, part.shape[0], part.shape[1]);
+    rank_sum_push(f->b, &(rank_sum){.part = part,
+                                    .bias = bias,
+                                    .rows = f->rows,
+                                    .y = y,
+                                    .ranks = f->d->part.tp,
+                                    .rank = f->d->part.slice,
+                                    .in_halves = f->train,
+                                    .layer = f->layer < 0 ? 0 : f->layer,
+                                    .tag = step_tag(f, what)});
     return y;
 }
 
@@ -169,9 +174,9 @@ static weft_tensor linear_split(forward *f, const char *what, weft_tensor x, int
              .rows = f->rows, .y = y, .leaves = leaves);
         return dropped(f, what, adapted(f, what, in.x, y, w_slot));
     }
-    weft_tensor part = plan_new(f->b, WEFT_F32, 3, (int64_t[]){1, x.shape[0], w.shape[0]});
+    weft_tensor part = fresh(f, WEFT_F32, x.shape[0], w.shape[0]);
     PUSH(f, matmul, what, .x = in.x, .w = w, .xscale = in.scale, .wscale = scale, .rows = f->rows,
-         .y = tensor_reshape(part, 2, part.shape + 1), .leaves = leaves);
+         .y = part, .leaves = leaves);
     return dropped(f, what, sum_over_ranks(f, what, part, bias));
 }
 
@@ -312,9 +317,8 @@ static weft_tensor embed(forward *f) {
         x = fresh(f, f->d->dtype, f->T, f->c->d_model);
         PUSH(f, embed, "embed", .ids = ids, .w = w, .last = last, .rows = f->rows, .y = x);
     } else {
-        weft_tensor part = plan_new(f->b, WEFT_F32, 3, (int64_t[]){1, f->T, f->c->d_model});
-        weft_tensor y = tensor_reshape(part, 2, (int64_t[]){f->T, f->c->d_model});
-        PUSH(f, embed, "embed", .ids = ids, .w = w, .last = last, .rows = f->rows, .y = y,
+        weft_tensor part = fresh(f, WEFT_F32, f->T, f->c->d_model);
+        PUSH(f, embed, "embed", .ids = ids, .w = w, .last = last, .rows = f->rows, .y = part,
              .row0 = row0);
         x = sum_over_ranks(f, "embed", part, (weft_tensor){0});
     }

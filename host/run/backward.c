@@ -4,7 +4,9 @@
 #include "host/run/backward.h"
 #include "host/base/err.h"
 #include "host/run/ops.h"
+#include "host/run/rank_sum.h"
 #include "host/run/shard.h"
+#include <stdio.h>
 #include <string.h>
 
 struct backward {
@@ -49,6 +51,8 @@ static void mark_needed(backward *w) {
         const weft_op_info *info = &weft_op_table[s->kernel->op];
         if (s->kernel->op == WEFT_OP_all_gather)
             w->partial[s->args.all_gather.x.id] = true;
+        if (s->kernel->op == WEFT_OP_all_to_all)
+            w->partial[s->args.all_to_all.x.id] = true;
         if (s->kernel->op == WEFT_OP_recv)
             w->needs[s->args.recv.y.id] = true; /* the stage before may want it */
         if (!reads_needed(w, s))
@@ -103,7 +107,7 @@ static void put(backward *w, const weft_tensor *t, weft_tensor g) {
         w->grad[t->id] = g;
 }
 
-/* The gradient of a partial sum that ranks exchange is that of the whole, of another shape. */
+/* The gradient of what ranks exchange is that of the whole, perhaps of another shape. */
 static void pass(backward *w, const weft_tensor *from, const weft_tensor *to) {
     put(w, to, w->grad[from->id]);
 }
@@ -214,16 +218,22 @@ static void layernorm_rule(backward *w, const weft_args *args) {
     pass_sum(w, &a->x, &a->res, sum, dx);
 }
 
-/* dx of a matrix split by outputs: every rank's sum over its leaves, then the rest of the tree. */
+/* dx of a matrix split by outputs: a sum over the leaves of all ranks. */
 static void dx_over_ranks(backward *w, weft_tensor dy, weft_tensor m, weft_tensor res,
                           weft_tensor dx) {
-    int64_t tp = w->o.tp, shape[3] = {1, dx.shape[0], dx.shape[1]};
-    weft_tensor part = plan_new(w->b, WEFT_F32, 3, shape);
-    weft_tensor all = plan_new(w->b, WEFT_F32, 3, (int64_t[]){tp, shape[1], shape[2]});
-    PUSH(w, matmul_dx, .dy = dy, .w = m, .dx = tensor_reshape(part, 2, part.shape + 1),
-         .leaves = shard_leaves(m.shape[0] * tp) / (int32_t)tp);
-    PUSH(w, all_gather, .x = part, .y = all);
-    PUSH(w, leaf_sum, .x = all, .res = res, .y = dx);
+    char tag[WEFT_TAG_BYTES + 1];
+    weft_tensor part = plan_new(w->b, WEFT_F32, 2, dx.shape);
+    PUSH(w, matmul_dx, .dy = dy, .w = m, .dx = part,
+         .leaves = shard_leaves(m.shape[0] * w->o.tp) / w->o.tp);
+    snprintf(tag, sizeof tag, "%s'", w->at.tag);
+    rank_sum_push(w->b, &(rank_sum){.part = part,
+                                    .res = res,
+                                    .y = dx,
+                                    .ranks = w->o.tp,
+                                    .rank = w->o.slice,
+                                    .in_halves = true,
+                                    .layer = w->at.layer,
+                                    .tag = tag});
 }
 
 /* Matrices with one chain in the forward are those that ranks split by outputs: their dx has the
@@ -249,13 +259,18 @@ static void matmul_rule(backward *w, const weft_args *args) {
     put(w, &a->x, dx);
 }
 
+/* Of a sum over ranks: perhaps of some rows here, but the gradient of all of them is. */
 static void leaf_sum_rule(backward *w, const weft_args *args) {
     const weft_leaf_sum_args *a = &args->leaf_sum;
-    weft_tensor grad, dy = reached(w, &a->y);
+    weft_tensor grad, dy = w->grad[a->y.id];
+    WEFT_ASSERT(!weft_has(&a->res));
     if (gradient_of(w, &a->bias, &grad))
         PUSH(w, bias_db, .dy = dy, .db = grad, .shards = w->o.shards);
-    add(w, &a->res, dy);
     pass(w, &a->y, &a->x);
+}
+
+static void all_to_all_rule(backward *w, const weft_args *args) {
+    pass(w, &args->all_to_all.y, &args->all_to_all.x);
 }
 
 static void recv_rule(backward *w, const weft_args *args) {
@@ -330,6 +345,7 @@ static const rule rules[WEFT_OP_COUNT] = {
     [WEFT_OP_layernorm] = {layernorm_rule, {"mean", "inv"}, "y"},
     [WEFT_OP_matmul] = {matmul_rule, {"x"}, "y"},
     [WEFT_OP_leaf_sum] = {leaf_sum_rule, {NULL}, "y"},
+    [WEFT_OP_all_to_all] = {all_to_all_rule, {NULL}, "y"},
     [WEFT_OP_recv] = {recv_rule, {NULL}, "y"},
     [WEFT_OP_all_gather] = {all_gather_rule, {NULL}, "y"},
     [WEFT_OP_attention] = {attention_rule, {"q", "k", "v", "y", "lse"}, "y"},

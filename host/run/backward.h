@@ -20,8 +20,8 @@ typedef struct {
      * Optional. */
     weft_tensor (*fetch)(void *user, plan_builder *b, weft_tensor w);
     recompute_mode recompute;
-    int tp;               /* ranks that share matrices: outputs of those with one chain, inputs of
-                             those whose partial sums all_gather and leaf_sum join */
+    int tp, slice;        /* ranks that share matrices, this one: outputs of those with one chain,
+                             inputs of those whose sums over ranks rank_sum.h joins */
     int shards;           /* the rows of the plan are so many virtual shards (ops_train.h) */
     weft_tensor order;    /* i32[T]: rows by ascending value of the ids fed as `ids` */
     weft_tensor by_place; /* the same for the ids fed as `pos` */

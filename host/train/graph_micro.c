@@ -2,6 +2,7 @@
  * The plan of a micro-batch: forward, loss, backward, and where ranks meet in it. */
 #include "host/base/err.h"
 #include "host/run/comm.h"
+#include "host/run/rank_sum.h"
 #include "host/train/graph_build.h"
 #include <string.h>
 
@@ -204,18 +205,20 @@ static weft_tensor push_logits(graph_builder *u, weft_tensor x, weft_tensor w) {
 }
 
 static void push_head_dx(graph_builder *u, weft_tensor dlogits, weft_tensor w, weft_tensor dx) {
-    int64_t tp = u->g->mesh->size.tp, rows = dx.shape[0], n = dx.shape[1];
+    int64_t tp = u->g->mesh->size.tp;
     int leaves = shard_leaves(w.shape[0] * tp) / (int)tp;
     if (tp == 1) {
         PUSH(u, matmul_dx, "head'", .dy = dlogits, .w = w, .dx = dx, .leaves = leaves);
         return;
     }
-    weft_tensor part = plan_new(&u->b, WEFT_F32, 3, (int64_t[]){1, rows, n});
-    weft_tensor all = plan_new(&u->b, WEFT_F32, 3, (int64_t[]){tp, rows, n});
-    PUSH(u, matmul_dx, "head'", .dy = dlogits, .w = w,
-         .dx = tensor_reshape(part, 2, part.shape + 1), .leaves = leaves);
-    PUSH(u, all_gather, "head'", .x = part, .y = all);
-    PUSH(u, leaf_sum, "head'", .x = all, .y = dx);
+    weft_tensor part = plan_new(&u->b, WEFT_F32, 2, dx.shape);
+    PUSH(u, matmul_dx, "head'", .dy = dlogits, .w = w, .dx = part, .leaves = leaves);
+    rank_sum_push(&u->b, &(rank_sum){.part = part,
+                                     .y = dx,
+                                     .ranks = (int)tp,
+                                     .rank = u->g->mesh->place.tp,
+                                     .in_halves = true,
+                                     .tag = "head'"});
 }
 
 /* This rank's columns. */
@@ -298,6 +301,7 @@ static backward_options backward_of(graph_builder *u) {
                               .fetch = g->params->share_weight ? fetch_again : NULL,
                               .recompute = g->o->recompute,
                               .tp = g->mesh->size.tp,
+                              .slice = g->mesh->place.tp,
                               .shards = g->shape.unit_shards,
                               .order = graph_fixed(u, &g->train.order),
                               .by_place = graph_fixed(u, &g->train.by_place)};

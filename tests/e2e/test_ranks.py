@@ -117,6 +117,16 @@ class Launch(unittest.TestCase):
                                and "ms" not in w]
             self.assertEqual(strip(got[0][1]), strip(want))
 
+    def test_long_sums_go_in_halves(self):
+        """Prompts whose sums over ranks are too long to go from everyone to everyone at once."""
+        demo = os.path.join(ROOT, "bench", "models", "demo")
+        ids = ",".join(str(7 * i * i % 2000) for i in range(600))
+        for device in ("cpu", "emu") if LONG else ("cpu",):
+            argv = ["run", demo, "--ids", ids, "-n", "4", "--temp", "0", "--ignore-eos",
+                    "--device", device]
+            self.assertIn("all_to_all", alone(["plan", demo, "--device", device, "--tp", "2"]))
+            self.assertEqual(alone([*argv, "--tp", "2", "--comm", "local"]), alone(argv))
+
     @unittest.skipUnless(shutil.which("mpirun") and
                          os.path.exists(os.path.join(BUILD, "libweft_mpi.so")),
                          "skipped: mpirun: no Open MPI here")
