@@ -1,21 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0
  * `weft plan`: what a run would do and take, without doing or taking it. */
 #include "host/cmd/cmd.h"
+#include "host/cmd/plan_gpu.h"
 #include "host/cmd/plan_train.h"
 #include "host/cmd/roofline.h"
 #include "host/model/engine.h"
+#include <string.h>
 
 typedef struct {
     cmd_engine_args engine;
     plan_train_args train;
+    const char *gpu;
     int64_t max_seqs;
-    bool json, predict;
+    bool json, predict, brief;
 } plan_args;
 
 #define AT(member) offsetof(plan_args, member)
 static const arg_spec specs[] = {
     {"predict", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
      "measure this machine and add the tokens/s that its memory and arithmetic allow", AT(predict)},
+    {"gpu", "", NULL, ARG_CHOICE, "none|h200", 0, 0, "none",
+     "add what as many of these GPUs would take at best, with the kernels of --device emu",
+     AT(gpu)},
+    {"brief", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "leave the steps out", AT(brief)},
     {"max-seqs", "", "max-num-seqs", ARG_INT, "N", 0, 4096, "0", "sequences open at once; 0: 1",
      AT(max_seqs)},
     {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print one JSON object", AT(json)},
@@ -68,6 +75,18 @@ static void predict_json(const prediction *p, buf *out) {
                p->decode_deep);
 }
 
+static const gpu_model *gpu_of(const plan_args *a) {
+    return plan_gpu_find(a->gpu);
+}
+
+static void add_gpu_json(const plan_args *a, const weft_engine *e, buf *out) {
+    if (!gpu_of(a) || out->len == 0 || out->data[out->len - 1] != '}')
+        return;
+    out->len--;
+    plan_gpu_json(e, gpu_of(a), out);
+    buf_putc(out, '}');
+}
+
 /* ---- The command ---- */
 
 static weft_status print(const plan_args *a, const weft_engine *e) {
@@ -77,14 +96,17 @@ static weft_status print(const plan_args *a, const weft_engine *e) {
         WEFT_TRY(predict(e, &p));
     buf_init(&out, SIZE_MAX);
     if (a->json) {
-        engine_plan_json(e, &out);
+        engine_plan_json(e, !a->brief, &out);
         if (a->predict)
             predict_json(&p, &out);
+        add_gpu_json(a, e, &out);
         buf_putc(&out, '\n');
     } else {
-        engine_plan_text(e, &out);
+        engine_plan_text(e, !a->brief, &out);
         if (a->predict)
             predict_text(&p, &out);
+        if (gpu_of(a))
+            plan_gpu_text(e, gpu_of(a), &out);
     }
     weft_status s = cmd_flush(&out);
     buf_fini(&out);
@@ -97,6 +119,8 @@ static weft_status open_and_print(const plan_args *a, const char *model) {
         return plan_train(&a->train, &a->engine, model, a->json);
     weft_engine_options opt = cmd_engine_options(&a->engine);
     opt.max_seqs = (int)a->max_seqs;
+    if (gpu_of(a) && strcmp(opt.device, "auto") == 0)
+        opt.device = "emu";
     WEFT_TRY(engine_open_dry(model, &opt, &e));
     weft_status s = print(a, e);
     weft_engine_close(e);
@@ -119,6 +143,7 @@ const cmd_row cmd_plan = {
         "Reads config.json only: no weights, and no memory is taken for them. The run uses exactly "
         "the bytes shown. Name a --cpu-level and the text is the same on every machine.\n\n"
         "  weft plan MODEL --tp 4 --dtype bf16\n"
+        "  weft plan MODEL --tp 8 --gpu h200 --max-seqs 64 -c 4096 --brief\n"
         "  weft plan MODEL --cpu-level avx2 > plan.txt\n"
         "  weft plan --train --from-scratch config.json --batch-size 32 --seq-len 1024",
     .specs = specs,

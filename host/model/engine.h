@@ -117,9 +117,10 @@ weft_status engine_agree(const weft_engine *e, comm *world);
 /* Replaces v by rank 0's where ranks are processes, so that all replicas go on alike. */
 weft_status engine_share(const weft_engine *e, uint64_t *v);
 
-/* engine_plan.c. Memory by arena and rank, then the plans of one token and of a full chunk. */
-void engine_plan_text(const weft_engine *e, buf *out);
-void engine_plan_json(const weft_engine *e, buf *out);
+/* engine_plan.c. Memory by arena and rank; then, where `steps`, the plans of one token and of a
+ * full chunk. */
+void engine_plan_text(const weft_engine *e, bool steps, buf *out);
+void engine_plan_json(const weft_engine *e, bool steps, buf *out);
 /* Cost of rank 0's plan for a step of up to `tokens` tokens. */
 plan_cost engine_plan_cost(const weft_engine *e, int tokens);
 bool engine_samples(const weft_engine *e, const engine_rank *r); /* is of the last stage */

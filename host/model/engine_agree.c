@@ -28,7 +28,7 @@ static void say_model(char text[TEXT_BYTES], const weft_engine *e) {
 static void say_plan(char text[TEXT_BYTES], const weft_engine *e) {
     buf plan;
     buf_init(&plan, SIZE_MAX);
-    engine_plan_text(e, &plan);
+    engine_plan_text(e, true, &plan);
     snprintf(text, TEXT_BYTES, "%016" PRIx64, hash_xxh3(plan.data, plan.len));
     buf_fini(&plan);
 }

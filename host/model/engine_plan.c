@@ -120,7 +120,7 @@ static const char *quant_words(const model_config *c) {
                                 : "";
 }
 
-void engine_plan_text(const weft_engine *e, buf *out) {
+void engine_plan_text(const weft_engine *e, bool steps, buf *out) {
     const model_config *c = &e->config;
     const engine_shape *s = &e->shape;
     buf_printf(
@@ -138,6 +138,8 @@ void engine_plan_text(const weft_engine *e, buf *out) {
                s->slots == 1 ? "" : "s", s->pages, KV_PAGE);
     print_memory(e, out);
     print_traffic(e, out);
+    if (!steps)
+        return;
     if (s->mesh.tp > 1)
         buf_printf(out, "steps of slice 0; the other ranks run the same over their slices\n");
     print_plans(e, 0, out);
@@ -145,7 +147,7 @@ void engine_plan_text(const weft_engine *e, buf *out) {
         print_plans(e, e->nbucket - 1, out);
 }
 
-void engine_plan_json(const weft_engine *e, buf *out) {
+void engine_plan_json(const weft_engine *e, bool steps, buf *out) {
     buf_printf(out, "{\"backend\":\"%s\",\"dtype\":\"%s\",\"weights\":\"%s\",\"ranks\":[",
                e->dev->backend, weft_dtype_name(e->shape.dtype),
                weft_dtype_name(e->config.quant.weights ? WEFT_I8 : e->shape.dtype));
@@ -163,7 +165,7 @@ void engine_plan_json(const weft_engine *e, buf *out) {
                    engine_bubble(e, r->place.pp, false), engine_bubble(e, r->place.pp, true));
     }
     buf_puts(out, "],\"steps\":[");
-    for (int i = 0; i < e->shape.ranks; i++) {
+    for (int i = 0; steps && i < e->shape.ranks; i++) {
         if (i)
             buf_putc(out, ',');
         plan_print_json(e->rank[i].generate[0], out);

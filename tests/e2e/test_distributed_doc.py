@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Every command of docs/DISTRIBUTED.md runs and ends as the page says."""
+"""Every command of docs/DISTRIBUTED.md runs and ends as the page says; every figure of
+docs/SCALING.md is what its command prints, and its constants are those of their sources."""
 
+import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import tempfile
 import unittest
@@ -73,6 +76,123 @@ class Page(unittest.TestCase):
             for name in os.listdir("/dev/shm"):
                 if name.startswith("weft-") and name.endswith(f"--1-{job.pid}"):
                     os.unlink(os.path.join("/dev/shm", name))
+
+
+def scaling():
+    with open(os.path.join(ROOT, "docs", "SCALING.md"), encoding="utf-8") as f:
+        return f.read()
+
+
+class Scaling(unittest.TestCase):
+    """Plans are the same on every machine: kernels of GPUs, nothing measured here."""
+
+    def plan(self, words, *more):
+        argv = [os.path.join(BUILD, "weft"), *words.split()[1:], *more]
+        r = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        self.assertEqual(r.returncode, 0, f"{argv}: {r.stderr}")
+        return r.stdout
+
+    def inference_row(self, d):
+        g = d["gpu"]
+        decode, sent = g["decode"], max(r["sent_bytes_per_token"] for r in d["ranks"])
+        self.assertEqual(g["gpus"], len(d["ranks"]))
+        self.assertEqual(g["fits"], g["memory_bytes"] <= 141e9)
+        return [f"{g['memory_bytes'] / 1e9:.1f}", f"{sent / 1e3:.1f}",
+                f"{decode['seconds'] * 1e3:.1f}", f"{decode['tok_s']:.0f}",
+                f"{1 / decode['seconds']:.1f}", f"{100 * decode['comm']:.0f} %",
+                f"{100 * decode['idle']:.0f} %", f"{g['prefill']['tok_s']:.0f}"]
+
+    def training_row(self, d):
+        sent = d["sent_bytes"]
+        return [str(d["ranks"]), f"{d['memory']['total'] / 1e9:.1f}", f"{sent / 1e9:.1f}",
+                f"{sent / 450e9:.2f}", f"{sent / 50e9:.2f}"]
+
+    def test_every_figure(self):
+        rows = 0
+        for command, table in re.findall(r"```\n(weft plan [^\n]*\$MESH)\n```\n+((?:\|[^\n]*\n)+)",
+                                         scaling()):
+            for line in table.splitlines()[2:]:
+                mesh, *cells = [c.strip() for c in line.strip("|").split("|")]
+                words = command.replace("$MESH", mesh.strip("`"))
+                with self.subTest(words):
+                    d = json.loads(self.plan(words, "--json"))
+                    row = self.training_row(d) if "--train" in words else self.inference_row(d)
+                    self.assertEqual(cells, row)
+                    rows += 1
+        self.assertGreater(rows, 15)
+
+    def test_figures_beside_measured_ones(self):
+        model = os.path.join("bench", "models", "shapes", "llama-8b")
+        rows = re.findall(r"\| `([^`]*)` \| (decode|prefill) \| (\d+) \| (\d+) \|", scaling())
+        self.assertEqual(len(rows), 3)
+        for args, step, measured, predicted in rows:
+            d = json.loads(self.plan(f"weft plan {model} --gpu h200 --brief --json {args}"))
+            self.assertEqual(f"{d['gpu'][step]['tok_s']:.0f}", predicted)
+            self.assertLess(int(measured), int(predicted))  # a bound
+
+    def test_other_commands(self):
+        words = re.findall(r"```\n(weft plan [^\n$]*)\n```", scaling())
+        self.assertTrue(words)
+        for w in words:
+            self.assertRegex(self.plan(w), r"on 8 h200, 8 to a node, at best")
+
+    def constant(self, name):
+        with open(os.path.join(ROOT, "host", "cmd", "plan_gpu.c"), encoding="utf-8") as f:
+            return float(re.search(rf"\.{name} = ([\d.]+)", f.read()).group(1))
+
+    def test_constants_that_were_measured(self):
+        with open(os.path.join(ROOT, "bench", "results", "gpu-h200-bench.json")) as f:
+            rows = json.load(f)["rows"]
+        reads = [r["read_gb_s"] for op in ("rope", "kv_append") for r in rows[op]
+                 if r["op"] == "ceilings"]
+        self.assertAlmostEqual(self.constant("read_gb_s"), statistics.median(reads), delta=20)
+        one = [r["us"] for r in rows["rope"] if r.get("shape", "").startswith("T=1,")]
+        self.assertAlmostEqual(self.constant("op_us"), one[0], delta=0.05)
+        large = [r["tflop_s"] for r in rows["matmul"]
+                 if r.get("shape") == "T=4096,N=4096,K=4096" and r["row"] == "wgmma"]
+        self.assertAlmostEqual(self.constant("tflop_s"), max(large), delta=1)
+        prompt = [r["tflop_s"] for r in rows["attention"]
+                  if r.get("shape", "").startswith("S=1,") and "keys=8192" in r["shape"]
+                  and r["row"] == "mma"]
+        self.assertAlmostEqual(self.constant("attention_tflop_s"), max(prompt), delta=1)
+        beyond = [r["us"] - r["us"] * r["gb_s"] / 4500 for r in rows["matmul"]
+                  if r.get("shape", "").startswith("T=1,") and r["row"] == "wgmma"
+                  and r["dtype"] == "bf16"]
+        self.assertAlmostEqual(self.constant("matmul_us"), statistics.median(beyond), delta=0.5)
+
+    def test_prediction_follows_from_the_plan(self):
+        """One token of one sequence on 1 and on 8 GPUs, from the steps alone."""
+        model = os.path.join("bench", "models", "shapes", "llama-8b")
+        for tp in (1, 8):
+            d = json.loads(self.plan(f"weft plan {model} --gpu h200 -c 128 --json --tp {tp}"))
+            plan, seconds, talk = [], 0, 0
+            for s in d["steps"]:
+                if s["tokens"] != 1 or (plan and s["tag"] == plan[0]["tag"] == "embed"
+                                        and len(plan) > 3 and s["op"] == "embed"):
+                    break
+                plan.append(s)
+            for s in plan:
+                if s["op"] == "all_gather":
+                    continue
+                peak = {"matmul": 622e12, "attention": 119e12}.get(s["op"])
+                seconds += (6.1e-6 if s["op"] == "matmul" else 1.8e-6) + max(
+                    s["bytes"] / 4.5e12, s["flops"] / peak if peak else 0)
+            gathers = [(tp - 1) * 4 * 4096] * (2 * 32 + 1) + [(tp - 1) * 4 * 128256 // tp]
+            for sent in gathers if tp > 1 else []:
+                talk += min((6.6 + 7 * 0.6) * 1e-6 + sent / 141e9,
+                            (8.4 + 7 * 3.4) * 1e-6 + sent / 450e9)
+            got = d["gpu"]["decode"]
+            self.assertAlmostEqual(got["seconds"], seconds + talk, delta=1e-3 * got["seconds"])
+            self.assertAlmostEqual(got["comm"], talk / (seconds + talk), delta=2e-3)
+
+    def test_a_pipeline_fills_and_drains(self):
+        model = os.path.join("bench", "models", "shapes", "llama-70b")
+        words = f"weft plan {model} --gpu h200 -c 4096 --max-seqs 64 --brief --json --pp 8"
+        one = json.loads(self.plan(words))["gpu"]["decode"]
+        many = json.loads(self.plan(words + " --pp-tokens 8"))["gpu"]["decode"]
+        self.assertEqual((one["micro_batches"], many["micro_batches"]), (1, 8))
+        self.assertGreater(one["idle"], 0.85)  # 7 of 8 stages wait
+        self.assertAlmostEqual(many["idle"], 1 - 8 / 15, delta=0.05)  # of 8 + 7 beats, 7
 
 
 if __name__ == "__main__":
