@@ -15,19 +15,27 @@ enum { PLACES_SHOWN = 3 };
 typedef struct {
     flight_record *record[FLIGHT_MAX_RANKS]; /* by file */
     int n, ranks;
+    int64_t epoch;                      /* the last in which its ranks met */
     const flight *of[FLIGHT_MAX_RANKS]; /* by rank: its own, or what others have heard */
     const flight_record *owner[FLIGHT_MAX_RANKS];
     char job[FLIGHT_JOB_BYTES];
 } job_view;
 
-static void add_record(job_view *v, flight_record *r) {
-    v->record[v->n++] = r;
-    v->ranks = r->ranks > v->ranks ? r->ranks : v->ranks;
-    for (int i = 0; i < r->ranks; i++)
-        if (r->rank < 0 || r->rank == i) {
-            v->of[i] = &r->flight[i];
-            v->owner[i] = r;
-        }
+/* A rank that the others have left behind is not one of the job's any more. */
+static void place_records(job_view *v) {
+    for (int n = 0; n < v->n; n++)
+        v->epoch = v->record[n]->epoch > v->epoch ? v->record[n]->epoch : v->epoch;
+    for (int n = 0; n < v->n; n++) {
+        flight_record *r = v->record[n];
+        if (r->epoch != v->epoch)
+            continue;
+        v->ranks = r->ranks > v->ranks ? r->ranks : v->ranks;
+        for (int i = 0; i < r->ranks; i++)
+            if (r->rank < 0 || r->rank == i) {
+                v->of[i] = &r->flight[i];
+                v->owner[i] = r;
+            }
+    }
 }
 
 /* The records of `job`, or of whichever job is found first ("any"). */
@@ -42,12 +50,13 @@ static void gather(job_view *v, const char *job) {
         if (!v->job[0])
             snprintf(v->job, sizeof v->job, "%s", r->job);
         if (strcmp(r->job, v->job) == 0)
-            add_record(v, r);
+            v->record[v->n++] = r;
         else
             flight_record_forget(r);
     }
     if (d)
         closedir(d);
+    place_records(v);
 }
 
 static const char *state_words(const flight_record *r) {
@@ -66,6 +75,15 @@ static void print_rank(const job_view *v, int rank, buf *out) {
             break;
         flight_text(&p, clock_seconds(), text, sizeof text);
         buf_printf(out, "  %s\n", text);
+    }
+}
+
+static void print_left_behind(const job_view *v, buf *out) {
+    for (int i = 0; i < v->n; i++) {
+        const flight_record *r = v->record[i];
+        if (r->epoch < v->epoch)
+            buf_printf(out, "left behind: rank %d of %d  host %s  pid %d  %s\n", r->rank, r->ranks,
+                       r->host, r->pid, state_words(r));
     }
 }
 
@@ -99,9 +117,13 @@ weft_status doctor_job(const char *job) {
                          "no record",
                          job);
     buf_init(&out, SIZE_MAX);
-    buf_printf(&out, "job %s\n", v.job);
+    buf_printf(&out, "job %s", v.job);
+    if (v.epoch > 0)
+        buf_printf(&out, ", restarted %lld times", (long long)v.epoch);
+    buf_puts(&out, "\n");
     for (int r = 0; r < v.ranks; r++)
         print_rank(&v, r, &out);
+    print_left_behind(&v, &out);
     print_verdict(&v, &out);
     weft_status s = cmd_flush(&out);
     buf_fini(&out);

@@ -210,6 +210,81 @@ static void copy_in_order(const comm *c, weft_stream *s, const weft_tensor *dst,
         comm_copy(dst, src);
 }
 
+void comm_accuse(comm_link *l, int rank) {
+    if (l->transport->accuse)
+        l->transport->accuse(l, rank);
+    else
+        l->transport->abort(l, WEFT_PEER);
+}
+
+/* ---- NaN ---- */
+
+void comm_watch(comm_link *l) {
+    l->watched = true;
+    l->nan.from = -1;
+}
+
+void comm_head_text(const comm_head *h, char *out, size_t n) {
+    snprintf(out, n, "%s %llu of %s, %.*s", op_name(h->op), (unsigned long long)h->sequence,
+             comm_group_name(h->group), (int)sizeof h->tag - 1, h->tag);
+}
+
+static bool run_has_nan(const char *data, int dtype, int64_t n) {
+    bool found = false;
+    for (int64_t i = 0; dtype == WEFT_F32 && i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, data + 4 * i, 4);
+        found |= (bits & 0x7fffffffu) > 0x7f800000u;
+    }
+    for (int64_t i = 0; dtype == WEFT_BF16 && i < n; i++) {
+        uint16_t bits;
+        memcpy(&bits, data + 2 * i, 2);
+        found |= (bits & 0x7fffu) > 0x7f80u;
+    }
+    return found;
+}
+
+static bool has_nan(const weft_tensor *t) {
+    int axis;
+    int64_t run = comm_run(t, t, &axis), total = weft_tensor_count(t) / (run ? run : 1);
+    int64_t index[WEFT_DIMS] = {0};
+    for (int64_t k = 0; k < total; k++) {
+        if (run_has_nan(comm_element(t, index), t->dtype, run))
+            return true;
+        for (int i = axis; i >= 0; i--) {
+            if (++index[i] < t->shape[i])
+                break;
+            index[i] = 0;
+        }
+    }
+    return false;
+}
+
+static void count_sent(comm_link *l, const comm_call *c) {
+    const comm_head *h = &c->head;
+    if (l->nan.from >= 0)
+        return;
+    if (h->op != WEFT_OP_send)
+        l->nan.done[h->group] = h->sequence + 1;
+    else if (c->nsend)
+        l->nan.sent[h->group][c->send[0].peer] = h->sequence + 1;
+}
+
+static void look_through(comm_link *l, const comm_call *c) {
+    for (int i = 0; l->watched && l->nan.from < 0 && i < c->nrecv; i++)
+        if (has_nan(&c->recv[i].t)) {
+            l->nan.head = c->head;
+            l->nan.from = c->recv[i].peer;
+        }
+}
+
+bool comm_nan_was_first(const comm_nan *x, int sent_to, const comm_nan *sender) {
+    const comm_head *h = &x->head;
+    return sender->from < 0 ||
+           h->sequence <
+               (h->op == WEFT_OP_send ? sender->sent[h->group][sent_to] : sender->done[h->group]);
+}
+
 /* One exchange with its place in the flight record around it; *sequence counts those before. */
 static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
                            weft_stream *stream, const comm_part *send, int nsend,
@@ -242,13 +317,16 @@ static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
         for (int i = 0; i < nsend; i++)
             struck[i] = send[i];
         call.send = struck;
-        comm_fault_strike(l, &call.head, struck, &call.nsend);
+        comm_fault_strike(l, !enqueued, &call.head, struck, &call.nsend);
     }
     l->calls++;
+    count_sent(l, &call);
     weft_status s = l->transport->exchange(l, &call);
     ++*sequence;
-    if (s == WEFT_OK && !enqueued) /* a failed rank stays where it failed, for who reads it */
-        comm_leave(l, &p);
+    if (s != WEFT_OK || enqueued) /* a failed rank stays where it failed, for who reads it */
+        return s;
+    look_through(l, &call);
+    comm_leave(l, &p);
     return s;
 }
 
@@ -288,8 +366,9 @@ weft_status comm_collect(comm *c, void *mine, void *all, uint64_t n, const char 
     return exchange(c, WEFT_OP_all_gather, what, NULL, send, np, recv, np);
 }
 
-weft_status comm_pass(comm *c, int from, int to, void *data, uint64_t n, const char *what) {
-    weft_tensor t = bytes_at(data, n);
+weft_status comm_pass(comm *c, int from, int to, float *x, int64_t n, const char *what) {
+    weft_tensor t = weft_tensor_make(WEFT_F32, 1, &n);
+    t.data = x;
     comm_part p = part_for(c, c->rank == from ? to : from, t);
     if (c->rank == from)
         return counted(c, WEFT_OP_send, &c->moved[0][to], what, NULL, &p, 1, NULL, 0);

@@ -62,10 +62,11 @@ typedef struct comm_transport {
     void (*abort)(comm_link *l, weft_status code);
     /* WEFT_OK, or the failure of any rank with its message set. */
     weft_status (*status)(comm_link *l);
-    /* comm_blamed; NULL: never anybody */
+    /* comm_blamed and comm_accuse; NULL: it is always the whole job that has failed */
     int (*blamed)(comm_link *l);
     /* This rank has waited past its deadline: fails the job, naming who is to blame. */
     weft_status (*late)(comm_link *l);
+    void (*accuse)(comm_link *l, int rank);
     void (*close)(comm_link *l);
     /* Of a transport that works on a device's streams; else NULL. */
     const struct comm_stream_ops *on_stream;
@@ -86,6 +87,14 @@ typedef struct comm_stream_ops {
     weft_status (*memory)(comm_link *l, void *p, uint64_t bytes);
 } comm_stream_ops;
 
+/* The first message with a NaN in it. */
+typedef struct {
+    comm_head head;
+    int from;                                   /* the rank of the world; -1: there was none */
+    uint64_t done[WEFT_GROUPS];                 /* what this rank had sent by then: collectives, */
+    uint64_t sent[WEFT_GROUPS][COMM_MAX_RANKS]; /* and sends to each */
+} comm_nan;
+
 /* A rank's connection to every other. Transports begin theirs with this. */
 struct comm_link {
     const comm_transport *transport;
@@ -96,6 +105,8 @@ struct comm_link {
     int64_t step, epoch;    /* epoch: how often the job's ranks have met again */
     uint64_t calls;         /* exchanges begun */
     flight *flight;         /* what this rank is doing; the transport's */
+    bool watched;           /* for NaN */
+    comm_nan nan;           /* its counts of what is sent go on until there is one */
 };
 
 /* The links of `ranks` threads of this process, link[0..ranks). Close each one. */
@@ -124,14 +135,23 @@ weft_status comm_attend(comm_link *l);
 /* [p, p + bytes) of the rank's device will hold parts until the link is closed: a transport may
  * reach it directly. NULL: nothing. */
 weft_status comm_memory(comm_link *l, void *p, uint64_t bytes);
+/* Rank `rank` has done wrong (err_message): the job fails, and blames it. */
+void comm_accuse(comm_link *l, int rank);
+/* From now on numbers of f32 and bf16 that others send are looked through; what was found before is
+ * forgotten. */
+void comm_watch(comm_link *l);
+/* Whether `sender` sent x, which rank sent_to was sent, before it was sent a NaN itself. */
+bool comm_nan_was_first(const comm_nan *x, int sent_to, const comm_nan *sender);
+/* "all_to_all 95 of dp, parts": a message, for a report. */
+void comm_head_text(const comm_head *h, char *out, size_t n);
 /* Begins step `step`, whose longest stretch between two collectives should take `seconds`. */
 void comm_step(comm_link *l, int64_t step, double seconds);
 /* Waits until every rank of the group is here; `what` goes into a report. */
 weft_status comm_barrier(comm *c, const char *what);
 /* Every rank's n bytes at `mine`, in rank order, to all[ranks * n]. */
 weft_status comm_collect(comm *c, void *mine, void *all, uint64_t n, const char *what);
-/* n bytes at `data` of rank `from` of the group go to rank `to`; called by these two. */
-weft_status comm_pass(comm *c, int from, int to, void *data, uint64_t n, const char *what);
+/* n numbers at `x` of rank `from` of the group go to rank `to`; called by these two. */
+weft_status comm_pass(comm *c, int from, int to, float *x, int64_t n, const char *what);
 /* Copies n bytes at `data` from rank `root` of the group to all of it. */
 weft_status comm_broadcast(comm *c, int root, void *data, uint64_t n, const char *what);
 /* Rows that work in memory of the host over any transport; a step's state is the rank's comm. */

@@ -502,6 +502,12 @@ weft_status boot_late(boot *b) {
     return await_verdict(b, 0, "does not answer");
 }
 
+void boot_accuse(boot *b, int rank) {
+    char text[BOOT_MESSAGE_BYTES];
+    snprintf(text, sizeof text, "rank %d (%s) %.900s", rank, host_of(b, rank), err_message());
+    set_failed(b, WEFT_PEER, rank, true, text);
+}
+
 int boot_blamed(boot *b) {
     pthread_mutex_lock(&b->lock);
     int rank = b->code == WEFT_PEER && b->blamed ? b->about : -1;

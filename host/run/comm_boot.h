@@ -35,6 +35,8 @@ flight *boot_flight(boot *b);               /* this rank's */
 
 /* WEFT_OK, or how the job failed. */
 weft_status boot_status(boot *b);
+/* Rank `rank` did wrong (err_message); everybody hears of it. */
+void boot_accuse(boot *b, int rank);
 /* The rank that the failure blames; -1: none did wrong alone, or there is no failure. */
 int boot_blamed(boot *b);
 /* This rank's work may keep it from its next exchange for so many seconds. */
@@ -65,7 +67,7 @@ typedef struct {
 
 /* After a failure: whoever is left meets at the door of the lowest rank that is. In the new epoch
  * ranks are numbered anew in their old order; as many as fit stay. *b is the new boot, or NULL:
- * this rank is left over, or alone. *ranks: of the new epoch, *rank: this one's, or -1. WEFT_PEER:
+ * this rank is left over. *ranks: of the new epoch, *rank: this one's, or -1. WEFT_PEER:
  * the others have gone on without it. port: of this rank's data. */
 weft_status boot_regroup(boot **b, uint16_t port, const boot_rules *rules, int *rank, int *ranks);
 

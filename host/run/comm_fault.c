@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "host/run/comm_fault.h"
+#include "host/base/mem.h"
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -56,6 +57,25 @@ static void send_too_little(comm_part *send, int nsend) {
             send[i].t.shape[d] = 1;
 }
 
+/* Copies, so that the rank's own numbers stay; they are never freed, since receivers read them. */
+static void *spoilt[COMM_MAX_RANKS];
+
+static bool has_numbers(const comm_part *send, int nsend) {
+    return nsend > 0 && (send->t.dtype == WEFT_F32 || send->t.dtype == WEFT_BF16) &&
+           weft_tensor_count(&send->t) > 0;
+}
+
+static void spoil(comm_part *send, int nsend) {
+    for (int i = 0; i < nsend; i++) {
+        weft_tensor t = weft_tensor_make(send[i].t.dtype, send[i].t.ndim, send[i].t.shape);
+        size_t bytes = (size_t)comm_part_bytes(&send[i]), one = t.dtype == WEFT_F32 ? 4 : 2;
+        t.data = spoilt[i] = mem_alloc(bytes);
+        comm_copy(&t, &send[i].t);
+        memset((char *)t.data + bytes - one, 0xff, one);
+        send[i].t = t;
+    }
+}
+
 static void strike(const fault *f, comm_head *head, comm_part *send, int *nsend) {
     if (strcmp(f->what, "kill") == 0)
         raise(SIGKILL);
@@ -69,11 +89,16 @@ static void strike(const fault *f, comm_head *head, comm_part *send, int *nsend)
         snprintf(head->tag, sizeof head->tag, "elsewhere");
     else if (strcmp(f->what, "drop") == 0)
         *nsend = 0;
+    else if (strcmp(f->what, "nan") == 0)
+        spoil(send, *nsend);
 }
 
-void comm_fault_strike(const comm_link *l, comm_head *head, comm_part *send, int *nsend) {
+void comm_fault_strike(const comm_link *l, bool in_host_memory, comm_head *head, comm_part *send,
+                       int *nsend) {
     for (int i = 0; i<nfaults && * nsend> 0; i++) {
         fault *f = &faults[i];
+        if (strcmp(f->what, "nan") == 0 && !(in_host_memory && has_numbers(send, *nsend)))
+            continue;
         if (l->rank == f->rank && l->epoch == f->epoch && l->calls >= (uint64_t)f->at &&
             !atomic_exchange(&f->over, true))
             strike(f, head, send, nsend);

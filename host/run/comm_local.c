@@ -138,6 +138,12 @@ static int local_blamed(comm_link *l) {
     return r;
 }
 
+static void local_accuse(comm_link *l, int rank) {
+    char text[MESSAGE_BYTES];
+    snprintf(text, sizeof text, "rank %d %.900s", rank, err_message());
+    fail_world(own(l)->world, WEFT_PEER, rank, text);
+}
+
 static void local_abort(comm_link *l, weft_status code) {
     fail_world(own(l)->world, code, -1, err_message());
 }
@@ -277,6 +283,7 @@ static const comm_transport local_transport = {
     .status = local_status,
     .blamed = local_blamed,
     .late = local_late,
+    .accuse = local_accuse,
     .close = local_close,
 };
 

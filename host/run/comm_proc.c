@@ -149,6 +149,10 @@ static int proc_blamed(comm_link *link) {
     return boot_blamed(own(link)->boot);
 }
 
+static void proc_accuse(comm_link *link, int rank) {
+    boot_accuse(own(link)->boot, rank);
+}
+
 static void proc_close(comm_link *link) {
     proc_link *l = own(link);
     bool failed = boot_status(l->boot) != WEFT_OK;
@@ -166,6 +170,7 @@ static const comm_transport tcp_transport = {
     .status = proc_status,
     .blamed = proc_blamed,
     .late = proc_late,
+    .accuse = proc_accuse,
     .close = proc_close,
 };
 static const comm_transport mpi_transport = {
@@ -175,6 +180,7 @@ static const comm_transport mpi_transport = {
     .status = proc_status,
     .blamed = proc_blamed,
     .late = proc_late,
+    .accuse = proc_accuse,
     .close = proc_close,
 };
 

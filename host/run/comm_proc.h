@@ -40,8 +40,8 @@ weft_status comm_open(device *d, const char *kind, const char *flags, int ranks,
 weft_status comm_proc_open(const launch *l, const char *kind, double timeout, comm_link **out);
 boot *comm_proc_boot(const comm_link *l); /* NULL for other transports */
 /* After a failure, where the job outlives its ranks: *link is the link of the next epoch, or NULL
- * where this process is alone or left over. As boot_regroup; a rank lost meanwhile is a failure of
- * the new link. */
+ * where this process is left over. As boot_regroup; a rank lost meanwhile is a failure of the new
+ * link. */
 weft_status comm_proc_regroup(comm_link **link, const boot_rules *rules, int *rank, int *ranks);
 const uint8_t *comm_proc_cookie(const comm_link *l); /* NULL for other transports */
 const char *comm_proc_job(const comm_link *l);       /* "" for other transports */

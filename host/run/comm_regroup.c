@@ -314,7 +314,7 @@ weft_status boot_regroup(boot **b, uint16_t port, const boot_rules *rules, int *
     if (lost >= 0)
         m.lost[lost] = true;
     weft_status s = find_place(&m);
-    bool stays = s == WEFT_OK && m.in.rank >= 0 && m.in.ranks > 1;
+    bool stays = s == WEFT_OK && m.in.rank >= 0;
     *rank = m.in.rank;
     *ranks = m.in.ranks;
     *b = NULL;

@@ -5,6 +5,7 @@
 #include "host/base/hash.h"
 #include "host/train/checkpoint_files.h"
 #include "host/train/export.h"
+#include "host/train/suspect.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -382,6 +383,7 @@ weft_status checkpoint_save(checkpointer *c, const train_progress *p, bool wait)
     c->copied = !wait || trainer_spread(c->t);
     if (c->copied)
         WEFT_TRY(take_copy(c));
+    WEFT_TRY(suspect_none(c->t->link));
     c->progress = *p;
     if (c->t->o.rank > 0)
         return WEFT_OK;

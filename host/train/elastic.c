@@ -81,7 +81,11 @@ static weft_status take_folder(elastic *e) {
 /* A name that only this job's processes know: all of them, or this one's threads. */
 static weft_status name_job(elastic *e) {
     uint8_t drawn[BOOT_COOKIE_BYTES];
-    const uint8_t *secret = comm_proc_cookie(e->link[e->self < 0 ? 0 : e->self]);
+    const comm_link *link = e->link[e->self < 0 ? 0 : e->self];
+    const uint8_t *secret = comm_proc_cookie(link);
+    if (e->self >= 0 && !secret)
+        return weft_fail(WEFT_USAGE, "--elastic: ranks cannot meet again over %s; give --comm tcp",
+                         link->transport->name);
     if (!secret && getrandom(drawn, sizeof drawn, 0) != sizeof drawn)
         return weft_fail(WEFT_IO, "the system's random numbers cannot be read: %m");
     for (int i = 0; i < BOOT_COOKIE_BYTES; i++)
@@ -132,6 +136,7 @@ static void describe(elastic *e) {
     e->now.train.tp = m.tp;
     e->now.train.pp = m.pp;
     e->now.train.dp = m.dp;
+    e->now.train.interleave = m.pp > 1 ? e->now.train.interleave : 0;
     e->now.resume = true;
     buf_putc(&e->lost, '\0');
     e->now.restart = e->lost.data;

@@ -12,6 +12,7 @@
 #include "host/train/lora.h"
 #include "host/train/metrics.h"
 #include "host/train/nonfinite.h"
+#include "host/train/suspect.h"
 #include "weft.h"
 #include <inttypes.h>
 #include <math.h>
@@ -25,6 +26,7 @@ typedef struct {
     comm_link *link; /* to the other ranks; NULL: alone */
     dataset *data;
     trainer t;
+    comm world; /* for what is said of a step, not what is computed */
     checkpointer *save;
     metrics *log;
     train_progress at;
@@ -148,6 +150,25 @@ static weft_status validate(run *r, double *loss) {
     return WEFT_OK;
 }
 
+/* A loss that is none may be the model's, but not if it is one the second time. */
+static weft_status validate_twice(run *r, double *loss) {
+    suspect s, again;
+    double second;
+    comm_watch(r->link);
+    WEFT_TRY(validate(r, loss));
+    WEFT_TRY(suspect_ask(&r->world, isfinite(*loss), &s));
+    if (!s.finite) {
+        comm_watch(r->link);
+        WEFT_TRY(validate(r, &second));
+        WEFT_TRY(suspect_ask(&r->world, isfinite(second), &again));
+        if (again.finite && s.first.from >= 0)
+            return suspect_accuse(r->link, &s.first, "; computed again it is finite");
+        *loss = again.finite ? second : (double)NAN;
+    }
+    comm_watch(r->link);
+    return WEFT_OK;
+}
+
 static bool is_due(int64_t every, int64_t step, int64_t last) {
     return step == last || (every > 0 && step % every == 0);
 }
@@ -160,7 +181,7 @@ static weft_status look(run *r, bool *is_best) {
     if (data_val_rows(r->data) == 0 || r->validated == step ||
         !is_due(r->o->val_every, step, r->o->train.steps))
         return WEFT_OK;
-    WEFT_TRY(validate(r, &loss));
+    WEFT_TRY(r->link ? validate_twice(r, &loss) : validate(r, &loss));
     r->validated = step;
     r->line.val_loss = loss;
     *is_best = isfinite(loss) && !(loss >= r->at.best_val);
@@ -255,7 +276,30 @@ static bool is_spike(const run *r, double loss) {
     return loss > mean + r->o->spike * sqrt(var > 1e-12 ? var : 1e-12);
 }
 
-static weft_status refuse(run *r, const train_result *x, bool spike) {
+/* Whether all ranks have the numbers; *first: who sent others than that. */
+static weft_status compare(run *r, train_result *x, comm_nan *first) {
+    suspect s;
+    *first = (comm_nan){.from = -1};
+    if (!r->link)
+        return WEFT_OK;
+    WEFT_TRY(suspect_ask(&r->world, x->finite, &s));
+    x->finite = s.finite;
+    *first = s.first;
+    return WEFT_OK;
+}
+
+static weft_status accuse(const run *r, const comm_nan *first, const char *report) {
+    if (leads(r))
+        remove(report); /* the rows are not to blame */
+    if (first->from < 0)
+        return weft_fail(WEFT_PEER,
+                         "a rank sent NaN in step %lld, which one is not known; computed "
+                         "again it is finite",
+                         (long long)r->t.done);
+    return suspect_accuse(r->link, first, "; computed again it is finite");
+}
+
+static weft_status refuse(run *r, const train_result *x, bool spike, const comm_nan *first) {
     char path[4096], where[64] = "";
     int64_t step = r->t.done + 1;
     loop_policy policy = spike ? r->o->on_spike : r->o->on_nan;
@@ -266,6 +310,8 @@ static weft_status refuse(run *r, const train_result *x, bool spike) {
         WEFT_TRY(bear(r, nonfinite_report(&r->t, step, x->loss, x->grad_norm,
                                           leads(r) ? path : NULL, where, sizeof where)));
     WEFT_TRY(follow(r, where, sizeof where, "report"));
+    if (!spike && !*where && r->link)
+        return accuse(r, first, path);
     if (policy == LOOP_SKIP) {
         char message[4400];
         snprintf(message, sizeof message,
@@ -312,20 +358,32 @@ static weft_status log_line(run *r, const train_result *x, double seconds) {
     return bear(r, metrics_timing(r->log, l->step, seconds, l->tokens_per_s, l->pct_ceiling));
 }
 
+/* Of finite gradients come finite weights: from here on, whatever is none is a rank's fault. */
+static weft_status update(run *r, const train_result *x) {
+    if (r->link)
+        comm_watch(r->link);
+    WEFT_TRY(trainer_update(&r->t, x->lr, x->grad_norm));
+    return suspect_none(r->link);
+}
+
 static weft_status step(run *r) {
     train_result x;
+    comm_nan first;
     double began = clock_seconds();
     expect(r, r->expected);
     uint64_t sent = trainer_sent(&r->t);
     take_rows(r, false, r->t.done);
+    if (r->link)
+        comm_watch(r->link);
     WEFT_TRY(trainer_gradients(&r->t, &x));
+    WEFT_TRY(compare(r, &x, &first));
     WEFT_TRY(dump_gradients(r));
     x.lr = schedule_lr(&r->t.o, r->t.done);
     bool spike = x.finite && is_spike(r, x.loss);
     if (!x.finite || spike)
-        WEFT_TRY(refuse(r, &x, spike));
+        WEFT_TRY(refuse(r, &x, spike, &first));
     else
-        WEFT_TRY(trainer_update(&r->t, x.lr, x.grad_norm));
+        WEFT_TRY(update(r, &x));
     r->out->sent = trainer_sent(&r->t) - sent;
     r->at.tokens += x.targets;
     r->out->loss = x.loss;
@@ -433,6 +491,7 @@ static weft_status open_run(run *r) {
     r->saved = r->validated = -1;
     expect(r, ALONE_SECONDS);
     trainer_join(&r->t, &o->train, r->link);
+    r->world = r->t.end[WEFT_GROUP_WORLD];
     WEFT_TRY(open_data_in_turn(r));
     WEFT_TRY(begin_alike(r));
     WEFT_TRY(trainer_open(&o->train, data_seq_len(r->data), false, r->link, &r->t));

@@ -98,6 +98,8 @@ static weft_status find_in(trainer *t, int row, finding *f) {
 /* The gradients this leaves are of one micro-batch: whoever asks has given the step up. */
 static weft_status find(trainer *t, char *where, size_t n) {
     finding own = {.when = INT64_MAX}, all[COMM_MAX_RANKS], *best = &own;
+    WEFT_TRY(t->dev->zero(t->dev, t->stream, t->base[WEFT_SPACE_GRAD],
+                          t->g.bytes[WEFT_SPACE_GRAD])); /* of the step as it was */
     for (int row = 0; row < t->o.batch; row += t->g.shape.rows)
         WEFT_TRY(find_in(t, row, &own));
     if (trainer_spread(t))

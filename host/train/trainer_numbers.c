@@ -111,7 +111,8 @@ static weft_status move_piece(trainer *t, const param *p, char what, const piece
         WEFT_TRY(t->dev->copy(t->dev, t->stream, buffer, place_of(t, p, what, &x->at), bytes,
                               DEVICE_FROM));
     if (x->rank != 0 && (self == 0 || x->rank == self))
-        WEFT_TRY(comm_pass(&t->end[WEFT_GROUP_WORLD], x->rank, 0, buffer, bytes, p->name));
+        WEFT_TRY(comm_pass(&t->end[WEFT_GROUP_WORLD], x->rank, 0, buffer, x->at.rows * x->at.cols,
+                           p->name));
     if (self == 0)
         put_piece(p, &x->at, buffer, whole);
     return WEFT_OK;

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import threading
 import time
+import unittest
 
 import test_ranks
 from test_train import TINY, Folder, digest, random_rows, run
@@ -149,9 +150,15 @@ class Losses(Elastic):
         while max(glob.glob(self.path("wake", "checkpoints", "step-*")), default="") <= saved:
             self.assertIsNone(job.proc[1].poll(), "still at it")
             time.sleep(0.01)
+        doctor = subprocess.run([test_ranks.WEFT, "doctor", "--job", self.name],
+                                capture_output=True, text=True).stdout
         job.proc[0].send_signal(signal.SIGCONT)
         out = job.finish(60)
         self.assertEqual((out[0][0], out[1][0]), (7, 0), out)
+        self.assertIn(f"job {self.name}, restarted 1 times\n", doctor)
+        self.assertRegex(doctor, rf"rank 0 of 1 .* pid {job.proc[1].pid}  running\n")
+        self.assertRegex(doctor, rf"left behind: rank 0 of 2 .* pid {job.proc[0].pid}  stopped\n")
+        self.assertIn("no rank waits for another", doctor)
         self.assertNotEqual(self.line(out)["step"], None)
         self.expect_whole("wake", base)
 
@@ -186,6 +193,21 @@ class Losses(Elastic):
                 self.assertRegex(r.stderr, rf"with {left} ranks \(restart 1 of 8\)")
                 self.assertIn("rank 2 ", r.stderr)
                 self.expect_whole(f"t{n}", base)
+
+    @unittest.skipUnless(shutil.which("mpirun"), "skipped: mpirun: no Open MPI here")
+    def test_mpirun_may_be_told_to_let_others_live(self):
+        base = self.base()
+        self.name = f"el{os.getpid()}m"
+        env = {**test_ranks.clean_env(), "OMPI_ALLOW_RUN_AS_ROOT": "1", "WEFT_JOB": self.name,
+               "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "MASTER_ADDR": "127.0.0.1",
+               "MASTER_PORT": str(test_ranks.free_port()), "WEFT_FAULT": "rank=1,at=60,do=kill"}
+        argv = self.args("mpi", *STEPS, "--dp", "4", "--zero", "1", *ELASTIC, "--comm", "tcp")
+        r = subprocess.run(["mpirun", "--oversubscribe", "--enable-recovery", "-n", "4",
+                            test_ranks.WEFT, *argv], env=env, capture_output=True, text=True,
+                           timeout=60)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertEqual(int(LINE.search(r.stderr)["ranks"]), 2)
+        self.expect_whole("mpi", base)
 
     def test_losses_after_each_other_and_at_once(self):
         base = self.base()
@@ -306,5 +328,4 @@ def safe_link(path):
 
 
 if __name__ == "__main__":
-    import unittest
     unittest.main()
