@@ -47,17 +47,6 @@ static int score_rows(const weft_engine *e, const engine_shape *s) {
     return !e->score ? 0 : (int)smaller(s->T, fit < 1 ? 1 : fit);
 }
 
-/* What a layer, the embedding and the head cost: the weights a token reads of them. */
-static weft_status set_stages(weft_engine *e, int pp) {
-    const model_config *c = &e->config;
-    int64_t *cost = ARENA_NEW(&e->mem, int64_t, c->n_layers), head = c->vocab * c->d_model;
-    int64_t layers = config_parameters(c) - head * (c->tied ? 1 : 2);
-    for (int64_t i = 0; i < c->n_layers; i++)
-        cost[i] = layers / c->n_layers;
-    e->first = ARENA_NEW(&e->mem, int64_t, (pp > 0 ? pp : 0) + 1);
-    return shard_stages(c->n_layers, cost, c->d_model, head, pp, e->first);
-}
-
 static weft_status set_shape(weft_engine *e, const weft_engine_options *o) {
     const model_config *c = &e->config;
     engine_shape *s = &e->shape;
@@ -76,7 +65,7 @@ static weft_status set_shape(weft_engine *e, const weft_engine_options *o) {
     WEFT_TRY(check_range("--tp times --pp", tp * pp, 1, SHARD_MAX_RANKS));
     WEFT_TRY(check_range("--dp times --tp times --pp", dp * tp * pp, 1, SHARD_MAX_RANKS));
     WEFT_TRY(shard_check(&dims, (int)tp));
-    WEFT_TRY(set_stages(e, (int)pp));
+    WEFT_TRY(weights_stages(c, (int)pp, &e->mem, &e->first));
     int64_t P = (ctx + KV_PAGE - 1) / KV_PAGE,
             tokens = or_default(o->kv_tokens, slots * P * KV_PAGE);
     WEFT_TRY(check_range("kv_tokens", tokens, KV_PAGE, slots * P * KV_PAGE));
@@ -221,19 +210,6 @@ static void open_sequences(weft_engine *e, bool share) {
     }
 }
 
-/* The ranks of the replica that differ from r in the coordinate of the group alone. */
-static comm group_of(const weft_engine *e, const engine_rank *r, int group) {
-    int member[SHARD_MAX_RANKS], n = 0;
-    for (int i = 0; i < e->shape.ranks; i++) {
-        shard_mesh p = shard_place(&e->shape.mesh, i);
-        bool tp = p.tp == r->place.tp, pp = p.pp == r->place.pp;
-        if (group == WEFT_GROUP_WORLD || (group == WEFT_GROUP_TP && pp) ||
-            (group == WEFT_GROUP_PP && tp) || (group == WEFT_GROUP_DP && tp && pp))
-            member[n++] = e->replica * e->shape.ranks + i;
-    }
-    return comm_group(r->link, group, n, member);
-}
-
 static comm everybody(const engine_rank *r) {
     int member[SHARD_MAX_RANKS];
     for (int i = 0; i < r->link->ranks; i++)
@@ -252,10 +228,11 @@ static void join(weft_engine *e, engine_rank *r, int rank, comm_link *link) {
                            .layers = e->config.n_layers};
     r->link = link;
     r->io.mscale = e->mscale;
-    for (int g = 0; link && g < WEFT_GROUPS; g++)
-        r->end[g] = group_of(e, r, g);
-    if (link)
-        r->all = everybody(r);
+    if (!link)
+        return;
+    const shard_mesh replica = {.tp = s->mesh.tp, .pp = s->mesh.pp, .dp = 1};
+    comm_join(link, &replica, e->replica * s->ranks, r->end);
+    r->all = everybody(r);
 }
 
 /* Seconds that a micro-batch takes on a slow machine of its kind: deadlines begin behind it. Ranks

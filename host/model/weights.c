@@ -93,6 +93,15 @@ static bool is_owned(const model_config *c, const shard_part *p, int slot, int64
     return slot == WEIGHT_POSITION ? is_first : is_last;
 }
 
+weft_status weights_stages(const model_config *c, int pp, arena *a, int64_t **first) {
+    int64_t *cost = ARENA_NEW(a, int64_t, c->n_layers), head = c->vocab * c->d_model;
+    int64_t layers = config_parameters(c) - head * (c->tied ? 1 : 2);
+    for (int64_t i = 0; i < c->n_layers; i++)
+        cost[i] = layers / c->n_layers;
+    *first = ARENA_NEW(a, int64_t, (pp > 0 ? pp : 0) + 1);
+    return shard_stages(c->n_layers, cost, c->d_model, head, pp, *first);
+}
+
 /* ---- Where a slice comes from ---- */
 
 /* A slice that must be written into the block, and where. `whole`: the same rows with all their

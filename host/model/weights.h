@@ -92,6 +92,10 @@ typedef struct {
 bool weights_window(const model_config *c, const shard_part *part, int slot, int layer,
                     weight_window *out);
 
+/* Where `pp` stages of layers begin, first[pp + 1], by what a token reads of the weights: of each
+ * layer, the embedding's row and the head (shard_stages). In the arena. */
+weft_status weights_stages(const model_config *c, int pp, arena *a, int64_t **first);
+
 /* part NULL: all of it. Tensors of other ranks stay absent (ndim 0). Where rows are dealt out to
  * keepers, each has room for as many as the first one. Shapes and sizes only: the tensors have NULL
  * data, nothing is read. For plans. */

@@ -122,10 +122,12 @@ static int members(const shard_mesh *mesh, int self, int group, int *member) {
     return n;
 }
 
-void comm_join(comm_link *l, const shard_mesh *mesh, comm *end) {
+void comm_join(comm_link *l, const shard_mesh *mesh, int first, comm *end) {
     int member[SHARD_MAX_RANKS];
     for (int g = 0; g < WEFT_GROUPS; g++) {
-        int n = members(mesh, l->rank, g, member);
+        int n = members(mesh, l->rank - first, g, member);
+        for (int i = 0; i < n; i++)
+            member[i] += first;
         end[g] = comm_group(l, g, n, member);
     }
 }

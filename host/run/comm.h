@@ -117,8 +117,9 @@ weft_status comm_local_again(int ranks, comm_link **link);
 
 /* The group of `ranks` ranks of the world `member`, one of which is the link's. */
 comm comm_group(comm_link *l, int group, int ranks, const int *member);
-/* The link's ends of all groups of a mesh: end[WEFT_GROUPS]. */
-void comm_join(comm_link *l, const shard_mesh *mesh, comm *end);
+/* The link's ends of all groups of the mesh that the ranks of the world from `first` on are:
+ * end[WEFT_GROUPS]. */
+void comm_join(comm_link *l, const shard_mesh *mesh, int first, comm *end);
 void comm_close(comm_link *l); /* NULL: nothing */
 /* WEFT_OK, or how the job failed: the same on every rank, naming who failed where. */
 weft_status comm_status(comm_link *l);

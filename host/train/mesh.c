@@ -63,18 +63,12 @@ static weft_status check_slices(const train_options *o, const model_config *c, i
     return WEFT_OK;
 }
 
-/* What a token reads of the weights: of each layer, the embedding's row and the head. */
 static weft_status cut_stages(const model_config *c, arena *a, train_mesh *m) {
-    int64_t *cost = ARENA_NEW(a, int64_t, c->n_layers), head = c->vocab * c->d_model;
-    int64_t layers = config_parameters(c) - head * (c->tied ? 1 : 2);
     int pp = m->size.pp, stages = mesh_stages(m);
-    for (int64_t i = 0; i < c->n_layers; i++)
-        cost[i] = layers / c->n_layers;
     if (pp <= c->n_layers && stages > c->n_layers)
         return weft_fail(WEFT_USAGE, "--interleave: %d stages, the model has %lld layers", stages,
                          (long long)c->n_layers);
-    m->first = ARENA_NEW(a, int64_t, stages + 1);
-    WEFT_TRY(shard_stages(c->n_layers, cost, c->d_model, head, stages, m->first));
+    WEFT_TRY(weights_stages(c, stages, a, &m->first));
     m->runs = ARENA_NEW(a, int64_t, 2 * stages);
     for (int s = 0; s < stages; s++)
         for (int k = 0; k < 2; k++)

@@ -302,7 +302,7 @@ void trainer_join(trainer *t, const train_options *o, comm_link *link) {
     shard_mesh size = mesh_size(o);
     t->link = link;
     if (link)
-        comm_join(link, &size, t->end);
+        comm_join(link, &size, 0, t->end);
 }
 
 uint64_t trainer_sent(const trainer *t) {

@@ -5,13 +5,14 @@ optimizer's state and whatever mesh a run goes on from; what it takes and sends 
 import glob
 import json
 import os
+import random
 import signal
 import subprocess
 import time
 import unittest
 
 import test_ranks
-from test_train import GOLDEN, TINY, WEFT, Folder, digest, random_rows, run, weft
+from test_train import GOLDEN, LONG, TINY, WEFT, Folder, digest, random_rows, run, weft
 
 MESHES = (
     ("--dp", "2"),
@@ -47,6 +48,18 @@ WIDE_MESHES = (
     ("--pp", "3", "--dp", "2", "--zero", "3", "--micro-batch", "2"),
     ("--tp", "2", "--pp", "2", "--dp", "2", "--recompute", "attn"),
 )
+
+# Of a model all that its heads, leaves and layers allow, by ways and mixed, on 1, 2, 4 and 8 ranks.
+ANY = ("", "--dp 2", "--dp 4", "--dp 8", "--dp 2 --zero 1", "--dp 4 --zero 2", "--dp 8 --zero 3")
+ANY += ("--pp 2", "--pp 3", "--pp 2 --dp 2", "--pp 2 --dp 4 --zero 1", "--pp 3 --dp 2 --zero 3")
+TP = ("--tp 2", "--tp 2 --pp 2", "--tp 2 --dp 4 --zero 2", "--tp 2 --pp 2 --dp 2 --zero 3")
+FIFTY = {
+    "llama-tp8": ANY + TP + ("--tp 4", "--tp 8", "--tp 4 --pp 2", "--pp 4 --dp 2", "--tp 2 --pp 4",
+                             "--pp 2 --interleave 2 --micro-batch 1"),
+    "llama-gqa": ANY + TP,
+    "qwen3": ANY,
+    "gpt2": ANY,
+}
 
 
 class Ranks(Folder):
@@ -141,6 +154,32 @@ class Ranks(Folder):
                 )
                 got.append(digest(out))
             self.assertEqual(got, [got[0]] * 3, name)
+
+    @unittest.skipUnless(os.path.isdir(GOLDEN), "fixtures/golden is not there")
+    def test_fifty_steps_on_every_mesh(self):
+        """All of them by WEFT_LONG, else one; half of the meshes stop in the middle, and another one
+        goes on from there."""
+        rng = random.Random(int(os.environ.get("WEFT_SEED", "1")))
+        cases = [
+            (name, device, dtype)
+            for name in FIFTY
+            for device, dtype in (("cpu", "fp32"), ("cpu", "bf16"), ("ref", "fp32"))
+        ]
+        for name, device, dtype in cases if LONG else [("llama-tp8", "cpu", "bf16")]:
+            common = ("train", os.path.join(GOLDEN, name), "--data", self.path("rows.jsonl"))
+            common += ("--seq-len", "24", "--device", device, "--dtype", dtype, "--lr", "1e-3")
+            common += ("--schedule", "constant", "--resume", "auto", "--save-every", "25")
+            base, last = None, ""
+            meshes = FIFTY[name] if LONG else ("", rng.choice(FIFTY[name][1:]))
+            for i, mesh in enumerate(meshes):
+                out = self.path("-".join((name, device, dtype, str(i))))
+                if i % 2 and LONG:
+                    weft(*common, "-o", out, "--steps", "25", *last.split())
+                weft(*common, "-o", out, "--steps", "50", *mesh.split())
+                got, last = digest(out), mesh
+                base = base or got
+                with self.subTest(name=name, device=device, dtype=dtype, mesh=mesh):
+                    self.assertEqual(got, base)
 
     def use(self, model):
         with open(self.path("config.json"), "w", encoding="utf-8") as f:
