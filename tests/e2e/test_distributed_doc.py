@@ -27,7 +27,8 @@ def blocks():
 class Page(unittest.TestCase):
     def run_block(self, text):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD_", "OMPI_"))}
-        env.update(IN=os.path.join(self.dir, "in.jsonl"), OUT=os.path.join(self.dir, "out.jsonl"),
+        env.update(RUN=tempfile.mkdtemp(dir=self.dir), TEXT=os.path.join(self.dir, "text.txt"),
+                   IN=os.path.join(self.dir, "in.jsonl"), OUT=os.path.join(self.dir, "out.jsonl"),
                    PATH=BUILD + os.pathsep + env["PATH"], MODEL=MODEL,
                    OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         want = re.search(r"# exit code (\d+)", text)
@@ -42,6 +43,8 @@ class Page(unittest.TestCase):
         self.dir = folder.name
         with open(os.path.join(self.dir, "in.jsonl"), "w") as f:
             f.write('{"prompt": "It was", "max_tokens": 4}\n' * 6)
+        with open(os.path.join(self.dir, "text.txt"), "w") as f:
+            f.write("It was a bright cold day, and the clocks were striking.\n" * 20)
 
     def test_commands(self):
         self.assertGreater(len(blocks()), 5)
@@ -54,6 +57,8 @@ class Page(unittest.TestCase):
                 continue
             with self.subTest(text):
                 out = self.run_block(text)
+                if "WEFT_FAULT" in text and "--elastic" in text:
+                    self.assertIn("done after 6 steps", out)
                 if " -n 4 " in text:
                     ids.add(out)
         self.assertEqual(len(ids), 1, "the same tokens however ranks are started")

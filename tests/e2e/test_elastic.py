@@ -289,6 +289,14 @@ class Losses(Elastic):
         self.assertEqual(told.count("weft: error: "), 1, told)
         self.assertEqual(test_ranks.segments(self.name), [])
 
+    def test_the_command_of_the_page(self):
+        with open(os.path.join(test_ranks.ROOT, "docs", "TRAINING.md"), encoding="utf-8") as f:
+            line = re.search(r"^    weft (train .*--elastic)$", f.read(), re.M)[1]
+        instead = {"MODEL": os.path.join(test_ranks.ROOT, "bench", "models", "demo"), "1000": "1",
+                   "shards/": self.path("rows.jsonl"), "run": self.path("page")}
+        r = run(*[instead.get(w, w) for w in line.split()], "--seq-len", "24")
+        self.assertEqual(r.returncode, 0, r.stderr)
+
     def test_what_cannot_be(self):
         r = run(*self.args("out", *STEPS, "--dp", "2", "--elastic", "--comm", "mpi"))
         self.assertEqual(r.returncode, 2, r.stderr)
