@@ -313,7 +313,7 @@ static weft_tensor embed(forward *f) {
     if (!f->train)
         last = place(f->b, &f->io->last);
     int32_t row0 = (int32_t)(rows.axis == 0 ? rows.begin : 0);
-    if (f->d->part.tp == 1) {
+    if (f->d->part.tp == 1 || f->d->part.whole_vocab) {
         x = fresh(f, f->d->dtype, f->T, f->c->d_model);
         PUSH(f, embed, "embed", .ids = ids, .w = w, .last = last, .rows = f->rows, .y = x);
     } else {

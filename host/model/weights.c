@@ -212,7 +212,8 @@ static weft_status check_shape(const loader *l, const st_tensor *t, const weight
 /* The part of the slot's [rows, cols] that the rank's slice is. */
 static weight_window window_of(const model_config *c, const shard_part *part, const slot_shape *s) {
     shard_dims d = config_shard_dims(c);
-    shard_slice cut = shard_of(&d, s->shard, part->tp, part->slice);
+    bool whole = s->shard == SHARD_VOCAB && part->whole_vocab;
+    shard_slice cut = shard_of(&d, whole ? SHARD_WHOLE : s->shard, part->tp, part->slice);
     weight_window v = {0, s->rows, 0, s->cols ? s->cols : 1};
     if (cut.axis == 0) {
         v.row = cut.begin;

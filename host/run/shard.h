@@ -38,13 +38,14 @@ int shard_rank(const shard_mesh *m, shard_mesh place);
  * embedding if first is 0, the final norm and the head if last is `layers`. Of a matrix's slice it
  * keeps the `keeper`-th of `keepers` runs of rows, each of ceil(rows / keepers); keepers 0 or 1:
  * all rows. It may own further layers, [more[2 i], more[2 i + 1]) for i < nmore, the last of which
- * may end at `layers`. */
+ * may end at `layers`. whole_vocab: embedding and head are not sliced. */
 typedef struct {
     int tp, slice;
     int64_t first, last, layers;
     int keepers, keeper;
     const int64_t *more;
     int nmore;
+    bool whole_vocab;
 } shard_part;
 /* The first of n rows that `keeper` keeps; it ends where the next one begins. */
 int64_t shard_first_row(int64_t n, int keepers, int keeper);

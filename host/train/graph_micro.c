@@ -192,9 +192,14 @@ typedef struct {
     bool backward;
 } loss_head;
 
+/* Ranks that have other rows of the vocabulary. */
+static int vocab_ranks(const graph *g) {
+    return g->mesh->whole_vocab ? 1 : g->mesh->size.tp;
+}
+
 /* f32 [rows, V]: ranks of tp compute a part of the vocabulary each, all read them whole. */
 static weft_tensor push_logits(graph_builder *u, weft_tensor x, weft_tensor w) {
-    int64_t tp = u->g->mesh->size.tp, rows = x.shape[0], n = w.shape[0];
+    int64_t tp = vocab_ranks(u->g), rows = x.shape[0], n = w.shape[0];
     weft_tensor part = plan_new(&u->b, WEFT_F32, 2, (int64_t[]){rows, n}), all;
     PUSH(u, matmul, "head", .x = x, .w = w, .y = part, .leaves = 1);
     if (tp == 1)
@@ -205,7 +210,7 @@ static weft_tensor push_logits(graph_builder *u, weft_tensor x, weft_tensor w) {
 }
 
 static void push_head_dx(graph_builder *u, weft_tensor dlogits, weft_tensor w, weft_tensor dx) {
-    int64_t tp = u->g->mesh->size.tp;
+    int64_t tp = vocab_ranks(u->g);
     int leaves = shard_leaves(w.shape[0] * tp) / (int)tp;
     if (tp == 1) {
         PUSH(u, matmul_dx, "head'", .dy = dlogits, .w = w, .dx = dx, .leaves = leaves);
@@ -223,7 +228,7 @@ static void push_head_dx(graph_builder *u, weft_tensor dlogits, weft_tensor w, w
 
 /* This rank's columns. */
 static weft_tensor own_logits(const graph_builder *u, weft_tensor t, int64_t n) {
-    int64_t first = u->g->mesh->place.tp * n;
+    int64_t first = vocab_ranks(u->g) > 1 ? u->g->mesh->place.tp * n : 0;
     return weft_has(&t) ? tensor_slice(t, 1, first, first + n) : t;
 }
 

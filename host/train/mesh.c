@@ -54,11 +54,8 @@ static weft_status check_slices(const train_options *o, const model_config *c, i
                          "--tp: %d ranks would share the gradients of %lld kv heads; it divides "
                          "their number",
                          tp, (long long)c->n_kv_heads);
-    if (!leaves_fit(c->vocab, tp) || !leaves_fit(c->n_kv_heads * c->head_dim, tp))
-        return weft_fail(WEFT_USAGE,
-                         "--tp: %d does not divide the vocabulary of %lld (%d leaves) or the kv "
-                         "heads (%d leaves); pad the vocabulary to a multiple of 128",
-                         tp, (long long)c->vocab, shard_leaves(c->vocab),
+    if (!leaves_fit(c->n_kv_heads * c->head_dim, tp))
+        return weft_fail(WEFT_USAGE, "--tp: %d does not divide the kv heads' %d leaves", tp,
                          shard_leaves(c->n_kv_heads * c->head_dim));
     return WEFT_OK;
 }
@@ -96,6 +93,7 @@ weft_status mesh_open(const train_options *o, const model_config *c, arena *a, t
     }
     m.place = shard_place(&m.size, o->rank);
     WEFT_TRY(check_slices(o, c, m.size.tp));
+    m.whole_vocab = !leaves_fit(c->vocab, m.size.tp);
     WEFT_TRY(check_chunks(o, &m));
     WEFT_TRY(cut_stages(c, a, &m));
     *out = m;
@@ -109,6 +107,7 @@ shard_part mesh_part(const train_mesh *m, int tp, int pp) {
                         .first = runs[0],
                         .last = runs[1],
                         .layers = m->first[mesh_stages(m)],
+                        .whole_vocab = m->whole_vocab,
                         .more = runs + 2,
                         .nmore = m->chunks - 1};
 }

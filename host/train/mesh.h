@@ -9,9 +9,10 @@
 typedef struct {
     shard_mesh size, place; /* ranks each way; this one's coordinates */
     int rank, ranks;
-    int chunks;     /* runs of layers a rank has; stage c * pp + p is chunk c of rank p */
-    int64_t *first; /* [pp * chunks + 1] stage s computes layers [first[s], first[s + 1]) */
-    int64_t *runs;  /* [pp][chunks][2] the same, rank by rank */
+    bool whole_vocab; /* every slice has all of the embedding and the head */
+    int chunks;       /* runs of layers a rank has; stage c * pp + p is chunk c of rank p */
+    int64_t *first;   /* [pp * chunks + 1] stage s computes layers [first[s], first[s + 1]) */
+    int64_t *runs;    /* [pp][chunks][2] the same, rank by rank */
 } train_mesh;
 
 /* How many ranks the options ask for, each way and in all. */

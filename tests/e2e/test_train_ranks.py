@@ -113,6 +113,15 @@ class Ranks(Folder):
                     with open(self.path("g"), "rb") as f:
                         self.assertEqual(grads[0], f.read())
 
+    def test_a_vocabulary_that_slices_do_not_divide(self):
+        for tied in (True, False):
+            self.use({**WIDE, "vocab_size": 251, "tie_word_embeddings": tied})
+            common = ("--steps", "2", "--dtype", "bf16")
+            base = self.train(f"one{tied}", *common)
+            for i, mesh in enumerate((("--tp", "4"), ("--tp", "2", "--pp", "2", "--zero", "3",
+                                                      "--dp", "2"))):
+                self.assertEqual(base, self.train(f"out{tied}{i}", *common, *mesh))
+
     def test_a_tied_embedding_and_a_frozen_layer(self):
         self.use({**TINY, "tie_word_embeddings": True})
         common = ("--steps", "2", "--freeze", "model.layers.0.*", "--dump-grads")
@@ -125,9 +134,13 @@ class Ranks(Folder):
 
     def test_on_the_emulated_gpu(self):
         common = ("--steps", "2", "--batch-size", "2", "--device", "emu")
-        self.assertEqual(
-            self.train("one", *common), self.train("two", *common, "--dp", "2", "--zero", "1")
-        )
+        base = self.train("one", *common)
+        self.assertEqual(base, self.train("two", *common, "--dp", "2", "--zero", "1"))
+        self.use(WIDE)
+        base = self.train("wide", *common)
+        meshes = [("--tp", "2"), ("--pp", "2", "--micro-batch", "1"), ("--dp", "2", "--zero", "3")]
+        for i, mesh in enumerate(meshes if LONG else meshes[:1]):
+            self.assertEqual(base, self.train(f"wide{i}", *common, *mesh), mesh)
 
     @unittest.skipUnless(os.path.isdir(GOLDEN), "fixtures/golden is not there")
     def test_adapters(self):
