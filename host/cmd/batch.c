@@ -312,7 +312,7 @@ static weft_status open_output(batch_run *r, int64_t lines) {
 /* Lines that are errors, of this run and of those before it. */
 static weft_status report_failed(const batch_run *r) {
     if (!batch_leads(r->self))
-        return r->failed ? weft_fail(WEFT_BAD_FILE, "lines failed; rank 0 says which") : WEFT_OK;
+        return r->failed ? batch_lines_failed() : WEFT_OK;
     int64_t failed = r->out.n_failed + r->sum.failed, all = r->out.n_done + r->sum.written;
     if (failed == 0)
         return WEFT_OK;

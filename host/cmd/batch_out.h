@@ -46,6 +46,7 @@ weft_status batch_out_close(batch_out *o); /* to the disk; WEFT_IO if that fails
 /* ---- Ranks in processes of their own: rank 0 alone reads and writes files ---- */
 
 bool batch_leads(const weft_engine *e); /* this process is rank 0, or the only one */
+weft_status batch_lines_failed(void);   /* of another process than rank 0's, which says so */
 /* How opening them went on rank 0: its failure, or the seed of lines that name none and the
  * signal that it was stopped by. */
 weft_status batch_share_opened(weft_engine *e, weft_status opened, uint64_t *seed, int *stop);

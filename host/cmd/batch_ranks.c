@@ -13,6 +13,11 @@ typedef struct {
     int32_t status, stop;
 } found;
 
+weft_status batch_lines_failed(void) {
+    launch_tell();
+    return weft_fail(WEFT_BAD_FILE, "lines failed; rank 0 says which");
+}
+
 bool batch_leads(const weft_engine *e) {
     return e->replica == 0 && e->self <= 0;
 }
@@ -26,7 +31,8 @@ weft_status batch_share_opened(weft_engine *e, weft_status opened, uint64_t *see
     WEFT_TRY(comm_broadcast(&r->all, 0, &f, sizeof f, "batch"));
     if (batch_leads(e))
         return opened;
-    launch_tell(); /* what is wrong with files and lines is rank 0's to say */
+    if (f.status != WEFT_OK)
+        launch_tell(); /* what is wrong with files is rank 0's to say */
     *seed = f.seed;
     *stop = f.stop;
     return (weft_status)f.status;

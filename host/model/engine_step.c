@@ -169,8 +169,9 @@ static weft_status run_micro(const job *j, engine_rank *r) {
     weft_engine *e = j->e;
     int bucket = engine_bucket(e, j->tokens);
     comm_step(r->link, e->step, j->target ? e->expected_score : e->expected[bucket]);
-    WEFT_TRY(send_feed(j, r));
     weft_plan *p = j->target ? r->score : r->generate[bucket];
+    comm_sound_rows(r->link, j->tokens, p->bucket_rows, j->target ? j->tokens : j->rows);
+    WEFT_TRY(send_feed(j, r));
     WEFT_TRY(sched_replay(e->dev, p, r->stream));
     if (r->kept)
         WEFT_TRY(keep_results(j, r));

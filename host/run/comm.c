@@ -403,7 +403,13 @@ static void all_gather_run(const weft_step *s, weft_stream *stream) {
             recv[n++] = part_for(c, r, to);
         }
     }
-    exchange(c, WEFT_OP_all_gather, s->tag, stream, send, n, recv, n);
+    if (exchange(c, WEFT_OP_all_gather, s->tag, stream, send, n, recv, n) != WEFT_OK ||
+        stream_ops(c, stream))
+        return;
+    weft_tensor from[COMM_MAX_RANKS];
+    for (int r = 0; r < c->ranks; r++)
+        from[r] = part_of(&a->y, a->axis, r * part, part);
+    comm_sound_parts(c, s, from, c->ranks, a->axis);
 }
 
 /* In rank order, whoever was first. */
@@ -441,8 +447,11 @@ static void reduce_scatter_run(const weft_step *s, weft_stream *stream) {
             recv[n++] = part_for(c, r, from[r]);
         }
     }
-    if (exchange(c, WEFT_OP_reduce_scatter, s->tag, stream, send, n, recv, n) == WEFT_OK)
-        sum_in_order(c, stream, &a->y, from, s->scratch);
+    if (exchange(c, WEFT_OP_reduce_scatter, s->tag, stream, send, n, recv, n) != WEFT_OK)
+        return;
+    if (!stream_ops(c, stream))
+        comm_sound_addends(c, s, from, c->ranks, a->axis);
+    sum_in_order(c, stream, &a->y, from, s->scratch);
 }
 
 static size_t reduce_scatter_scratch(const weft_args *a) {
@@ -494,7 +503,10 @@ static void send_run(const weft_step *s, weft_stream *stream) {
 static void recv_run(const weft_step *s, weft_stream *stream) {
     comm *c = end_of(s);
     comm_part p = part_for(c, s->args.recv.peer, s->args.recv.y);
-    counted(c, WEFT_OP_send, &c->moved[1][s->args.recv.peer], s->tag, stream, NULL, 0, &p, 1);
+    weft_status st = counted(c, WEFT_OP_send, &c->moved[1][s->args.recv.peer], s->tag, stream, NULL,
+                             0, &p, 1);
+    if (st == WEFT_OK && !stream_ops(c, stream))
+        comm_sound_from(c, s, &p.t, s->args.recv.peer);
 }
 
 static int all_gather_ok(const weft_args *a) {

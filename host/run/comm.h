@@ -95,6 +95,11 @@ typedef struct {
     uint64_t sent[WEFT_GROUPS][COMM_MAX_RANKS]; /* and sends to each */
 } comm_nan;
 
+/* Rows of a step that are true: tokens, and rows of logits where a tensor has bucket_rows. */
+typedef struct {
+    int64_t tokens, bucket_rows, rows;
+} comm_true_rows;
+
 /* A rank's connection to every other. Transports begin theirs with this. */
 struct comm_link {
     const comm_transport *transport;
@@ -107,6 +112,7 @@ struct comm_link {
     flight *flight;         /* what this rank is doing; the transport's */
     bool watched;           /* for NaN */
     comm_nan nan;           /* its counts of what is sent go on until there is one */
+    comm_true_rows rows;    /* of a step of inference; tokens 0: nothing is looked at */
 };
 
 /* The links of `ranks` threads of this process, link[0..ranks). Close each one. */
@@ -155,6 +161,14 @@ weft_status comm_collect(comm *c, void *mine, void *all, uint64_t n, const char 
 weft_status comm_pass(comm *c, int from, int to, float *x, int64_t n, const char *what);
 /* Copies n bytes at `data` from rank `root` of the group to all of it. */
 weft_status comm_broadcast(comm *c, int root, void *data, uint64_t n, const char *what);
+/* comm_sound.c. From now on a rank that sends NaN where others do not ends the job (WEFT_PEER, with
+ * its name): of a feed of so many true tokens, and rows of logits in tensors of bucket_rows. */
+void comm_sound_rows(comm_link *l, int64_t tokens, int64_t bucket_rows, int64_t rows);
+/* What came for a step: part[n] of each rank, which follow each other along `axis`; of each rank
+ * the part along it that this one adds up; a tensor of one rank alone. */
+void comm_sound_parts(comm *c, const weft_step *s, const weft_tensor *part, int n, int axis);
+void comm_sound_addends(comm *c, const weft_step *s, const weft_tensor *part, int n, int axis);
+void comm_sound_from(comm *c, const weft_step *s, const weft_tensor *t, int rank);
 /* Rows that work in memory of the host over any transport; a step's state is the rank's comm. */
 extern const weft_kernel comm_host_kernels[];
 /* comm_sample.c: the row of sample_sharded, in the table above, and what it sends if no row has to

@@ -71,7 +71,8 @@ static void spoil(comm_part *send, int nsend) {
         size_t bytes = (size_t)comm_part_bytes(&send[i]), one = t.dtype == WEFT_F32 ? 4 : 2;
         t.data = spoilt[i] = mem_alloc(bytes);
         comm_copy(&t, &send[i].t);
-        memset((char *)t.data + bytes - one, 0xff, one);
+        memset(t.data, 0xff, one);
+        memset((char *)t.data + bytes - one, 0xff, one); /* rows at the end may be padding */
         send[i].t = t;
     }
 }

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 
@@ -21,6 +22,7 @@ BUILD = os.path.abspath(os.environ.get("WEFT_BUILD", os.path.join(ROOT, "build")
 FIXTURES = os.environ.get("WEFT_FIXTURES", os.path.join(ROOT, "..", "shared", "fixtures"))
 MODEL = os.path.join(FIXTURES, "golden", "models", "llama-tp8")
 WEFT = os.path.join(BUILD, "weft")
+DEMO = os.path.join(ROOT, "bench", "models", "demo")
 LONG = bool(os.environ.get("WEFT_LONG"))
 IDS = ",".join(str(7 * i % 300) for i in range(40))
 RUN = ["run", MODEL, "--ids", IDS, "--temp", "0", "--ignore-eos"]
@@ -349,9 +351,22 @@ class Agreement(unittest.TestCase):
 class Faults(unittest.TestCase):
     """WEFT_FAULT strikes one rank at one exchange; the others have the timeout and 2 seconds."""
 
+    def endless_batch(self):
+        """Replicas over one queue, with more to do than there is time for."""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder, True)
+        with open(os.path.join(folder, "in.jsonl"), "w") as f:
+            for i in range(60):
+                json.dump({"prompt": [7 * i % 300, 5, 9], "max_tokens": 200, "temperature": 0,
+                           "ignore_eos": True}, f)
+                f.write("\n")
+        return ["batch", DEMO, "-i", os.path.join(folder, "in.jsonl"), "-o",
+                os.path.join(folder, "out.jsonl"), "-c", "256", "--timeout", "3", "--max-seqs", "4"]
+
     def strike(self, ranks, mesh, rank, at, what):
         begin, name = time.monotonic(), f"f{os.getpid()}x{at}"
-        job = Job(ranks, [*ENDLESS, *mesh],
+        argv = self.endless_batch() if "--dp" in mesh else ENDLESS
+        job = Job(ranks, [*argv, *mesh],
                   env={"WEFT_FAULT": f"rank={rank},at={at},do={what}", "WEFT_JOB": name})
         try:
             if what == "stop":  # it cannot report: it is ended once the others have
@@ -372,6 +387,9 @@ class Faults(unittest.TestCase):
             if r != rank or what not in ("kill", "stop"):
                 self.assertEqual(code, 7, f"{what} at {at}, rank {r}: {e}")
         self.assertIn(f"rank {rank} ", told, (what, at, out))
+        if what == "nan":
+            self.assertRegex(told, rf"rank {rank} sends NaN in (all_gather|reduce_scatter|send) \d+ "
+                                   r"of (tp|pp), step \d+, ")
         self.assertEqual(told.count("weft: error: "), told.count("\n"), told)
         self.assertLess(took, 3 + 2 + 5, what)  # to start and end takes some seconds too
         self.assertEqual(segments(name), [])
@@ -380,11 +398,15 @@ class Faults(unittest.TestCase):
 
     def test_each_fault_is_named(self):
         rng = random.Random(int(os.environ.get("WEFT_SEED", "7")))
-        kinds = ["kill", "stop", "delay:9", "count", "order", "drop"]
-        for n, what in enumerate(kinds * (50 if LONG else 2)):
+        kinds = ["kill", "stop", "delay:9", "count", "order", "drop", "nan"]
+        for n, what in enumerate(kinds * (43 if LONG else 2)):
             ranks, mesh = rng.choice([(2, ["--tp", "2"]), (2, ["--pp", "2"]),
-                                      (4, ["--tp", "2", "--pp", "2"])])
+                                      (4, ["--tp", "2", "--pp", "2"]),
+                                      (4, ["--dp", "2", "--tp", "2"]),
+                                      (4, ["--dp", "2", "--pp", "2"])])
             rank, at = rng.randrange(ranks), rng.randrange(3, 120)
+            if what == "nan" and "--tp" not in mesh:
+                rank &= ~1  # the last stage sends no numbers
             with self.subTest(n=n, what=what, mesh=mesh, rank=rank, at=at):
                 self.strike(ranks, mesh, rank, at, what)
 
@@ -441,7 +463,7 @@ class Faults(unittest.TestCase):
 
     def test_threads_are_named_too(self):
         for what, words in (("delay:5", "rank 1 is late"), ("count", "disagree"),
-                            ("order", "elsewhere")):
+                            ("order", "elsewhere"), ("nan", "rank 1 sends NaN in")):
             r = subprocess.run([WEFT, *RUN, "-n", "100", "-c", "256", "--timeout", "1", "--tp", "2",
                                 "--pp", "2"],
                                env={**clean_env(), "WEFT_FAULT": f"rank=1,at=40,do={what}"},
