@@ -388,8 +388,8 @@ class Faults(unittest.TestCase):
                 self.assertEqual(code, 7, f"{what} at {at}, rank {r}: {e}")
         self.assertIn(f"rank {rank} ", told, (what, at, out))
         if what == "nan":
-            self.assertRegex(told, rf"rank {rank} sends NaN in (all_gather|reduce_scatter|send) \d+ "
-                                   r"of (tp|pp), step \d+, ")
+            self.assertRegex(told, rf"rank {rank} sends NaN in "
+                             r"(all_gather|reduce_scatter|send) \d+ of (tp|pp), step \d+, ")
         self.assertEqual(told.count("weft: error: "), told.count("\n"), told)
         self.assertLess(took, 3 + 2 + 5, what)  # to start and end takes some seconds too
         self.assertEqual(segments(name), [])
