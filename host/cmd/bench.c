@@ -36,7 +36,9 @@ static const arg_spec specs[] = {
     {"json", "", NULL, ARG_FLAG, NULL, 0, 0, NULL, "print a JSON array, an object a test",
      AT(json)},
     {"collectives", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,
-     "instead of a model, how fast --tp ranks talk", AT(collectives)},
+     "instead of a model, how fast --tp ranks talk over --comm; `--comm` alone: over each "
+     "transport",
+     AT(collectives)},
     {"least-bytes", "", NULL, ARG_INT, "N", 1024, 1 << 30, "4096",
      "of a collective's smallest size", AT(least)},
     {"most-bytes", "", NULL, ARG_INT, "N", 1024, 1 << 30, "4194304",
@@ -328,27 +330,45 @@ static weft_status open_and_work(const bench_args *a, const char *model) {
     return s;
 }
 
-static weft_status run_collectives(int argc, char **argv) {
+static weft_status run_collectives(int argc, char **argv, bool all) {
     bench_args a = {.json = false};
     int n;
     WEFT_TRY(args_parse(specs, CMD_COUNT(specs), argc, argv, &a, NULL, 0, &n));
     if (a.engine.tp < 2)
-        return weft_fail(WEFT_USAGE, "--collectives: --tp %d; give the number of ranks, 2 or more",
+        return weft_fail(WEFT_USAGE, "--comm: --tp %d; give the number of ranks, 2 or more",
                          (int)a.engine.tp);
-    return bench_comm(&(bench_comm_args){.comm = a.engine.comm,
-                                         .ranks = (int)a.engine.tp,
-                                         .least = a.least,
-                                         .most = a.most,
-                                         .timeout = a.engine.timeout,
-                                         .json = a.json});
+    bench_comm_args b = {.comm = a.engine.comm,
+                         .device = a.engine.device,
+                         .ranks = (int)a.engine.tp,
+                         .least = a.least,
+                         .most = a.most,
+                         .timeout = a.engine.timeout,
+                         .json = a.json};
+    return all ? bench_comm_all(&b, argc, argv) : bench_comm(&b);
+}
+
+/* `--comm` that names no transport stands for all of them; takes it out of the words. */
+static bool takes_all(int *argc, char **argv) {
+    for (int i = 0; i < *argc; i++) {
+        bool bare = i + 1 == *argc || argv[i + 1][0] == '-';
+        if (strcmp(argv[i], "--comm") != 0 || (!bare && strcmp(argv[i + 1], "all") != 0))
+            continue;
+        int words = bare ? 1 : 2;
+        *argc -= words;
+        memmove(argv + i, argv + i + words, sizeof *argv * (size_t)(*argc - i));
+        return true;
+    }
+    return false;
 }
 
 static int run(int argc, char **argv) {
     bench_args a = {.json = false};
     const char *model;
+    if (takes_all(&argc, argv))
+        return cmd_fail(run_collectives(argc, argv, true));
     for (int i = 0; i < argc; i++)
         if (strcmp(argv[i], "--collectives") == 0)
-            return cmd_fail(run_collectives(argc, argv));
+            return cmd_fail(run_collectives(argc, argv, false));
     weft_status s = cmd_parse_model(&cmd_bench, argc, argv, &a, &model);
     return cmd_fail(s == WEFT_OK ? open_and_work(&a, model) : s);
 }
@@ -366,7 +386,8 @@ const cmd_row cmd_bench = {
         "the ceilings are measured in the same process after the tests, with as many threads.\n\n"
         "  weft bench MODEL\n"
         "  weft bench MODEL -p 0 -n 64 -d 1024 --batch 16 --json\n"
-        "  weft bench --collectives --tp 4",
+        "  weft bench --comm --tp 4\n"
+        "  weft bench --collectives --tp 4 --comm tcp",
     .specs = specs,
     .nspec = CMD_COUNT(specs),
     .run = run,

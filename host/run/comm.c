@@ -51,20 +51,52 @@ void comm_copy(const weft_tensor *dst, const weft_tensor *src) {
     }
 }
 
-static void add_into(const weft_tensor *y, const weft_tensor *x) {
-    int64_t n = weft_tensor_count(y), index[WEFT_DIMS] = {0};
-    int axis;
-    if (comm_run(y, x, &axis) == n) {
-        float *to = y->data;
-        const float *from = x->data;
-        for (int64_t i = 0; i < n; i++)
-            to[i] += from[i];
-        return;
+typedef float lanes __attribute__((vector_size(16), aligned(4), may_alias));
+enum { LANES = 4, SUM_BLOCK = 1024 };
+
+static const lanes *lanes_of(const float *p) {
+    return (const lanes *)(const void *)p;
+}
+
+static void add_run(float *y, const float *a, const float *b, int64_t count) {
+    int64_t i = 0;
+    for (; i + 4 * LANES <= count; i += 4 * LANES) {
+        const lanes *p = lanes_of(a + i), *q = lanes_of(b + i);
+        lanes s0 = p[0] + q[0], s1 = p[1] + q[1], s2 = p[2] + q[2], s3 = p[3] + q[3];
+        lanes *to = (lanes *)(void *)(y + i);
+        to[0] = s0, to[1] = s1, to[2] = s2, to[3] = s3;
     }
-    for (int64_t k = 0; k < n; k++) {
-        *(float *)(void *)comm_element(y, index) += *(const float *)(const void *)comm_element(
-            x, index);
-        for (int i = WEFT_DIMS - 1; i >= 0; i--) {
+    for (; i < count; i++)
+        y[i] = a[i] + b[i];
+}
+
+/* By blocks that stay in the nearest cache while rank after rank is added. */
+void comm_sum(float *y, const float *const *x, int n, int64_t count) {
+    float part[SUM_BLOCK]; /* y may be an x that is not read yet */
+    for (int64_t i = 0; i < count; i += SUM_BLOCK) {
+        int64_t k = count - i < SUM_BLOCK ? count - i : SUM_BLOCK;
+        if (n == 1)
+            memmove(y + i, x[0] + i, sizeof(float) * (size_t)k);
+        for (int r = 1; r < n; r++)
+            add_run(r == n - 1 ? y + i : part, r == 1 ? x[0] + i : part, x[r] + i, k);
+    }
+}
+
+/* In the longest runs that all have in one piece. */
+static void sum_tensors(const weft_tensor *y, const weft_tensor *x, int n) {
+    int64_t index[WEFT_DIMS] = {0}, run = weft_tensor_count(y);
+    const float *from[COMM_MAX_RANKS];
+    int axis = -1, at;
+    for (int r = 0; r < n; r++) {
+        int64_t both = comm_run(y, &x[r], &at);
+        run = both < run ? both : run;
+        axis = at > axis ? at : axis;
+    }
+    for (int64_t left = run ? weft_tensor_count(y) / run : 0; left > 0; left--) {
+        for (int r = 0; r < n; r++)
+            from[r] = (const float *)(const void *)comm_element(&x[r], index);
+        comm_sum((float *)(void *)comm_element(y, index), from, n, run);
+        for (int i = axis; i >= 0; i--) {
             if (++index[i] < y->shape[i])
                 break;
             index[i] = 0;
@@ -423,9 +455,7 @@ static void sum_in_order(const comm *c, weft_stream *s, const weft_tensor *y,
         o->sum(c->link, s, y, planes, c->ranks);
         return;
     }
-    comm_copy(y, &from[0]);
-    for (int r = 1; r < c->ranks; r++)
-        add_into(y, &from[r]);
+    sum_tensors(y, from, c->ranks);
 }
 
 /* The others' parts come into scratch, a plane each. */
@@ -452,6 +482,57 @@ static void reduce_scatter_run(const weft_step *s, weft_stream *stream) {
     if (!stream_ops(c, stream))
         comm_sound_addends(c, s, from, c->ranks, a->axis);
     sum_in_order(c, stream, &a->y, from, s->scratch);
+}
+
+static int64_t share_of(int64_t n, int ranks) {
+    return (n + ranks - 1) / ranks;
+}
+
+uint64_t comm_all_reduce_scratch(int64_t n, int ranks) {
+    return sizeof(float) * (uint64_t)(share_of(n, ranks) * ranks);
+}
+
+/* A rank's elements of x, the last ones perhaps fewer. */
+static weft_tensor share(float *x, int64_t n, int ranks, int rank) {
+    int64_t each = share_of(n, ranks), begin = each * rank, left = n - begin;
+    int64_t count = left < 0 ? 0 : left < each ? left : each;
+    weft_tensor t = weft_tensor_make(WEFT_F32, 1, &count);
+    t.data = x + (count ? begin : 0);
+    t.id = 1;
+    return t;
+}
+
+static weft_status gather_shares(comm *c, weft_stream *s, float *x, int64_t n, const char *what) {
+    comm_part send[COMM_MAX_RANKS], recv[COMM_MAX_RANKS];
+    int np = 0;
+    for (int r = 0; r < c->ranks; r++)
+        if (r != c->rank) {
+            send[np] = part_for(c, r, share(x, n, c->ranks, c->rank));
+            recv[np++] = part_for(c, r, share(x, n, c->ranks, r));
+        }
+    return exchange(c, WEFT_OP_all_gather, what, s, send, np, recv, np);
+}
+
+weft_status comm_all_reduce(comm *c, weft_stream *s, float *x, int64_t n, void *scratch,
+                            const char *what) {
+    comm_part send[COMM_MAX_RANKS], recv[COMM_MAX_RANKS];
+    weft_tensor from[COMM_MAX_RANKS], mine = share(x, n, c->ranks, c->rank);
+    int np = 0;
+    for (int r = 0; r < c->ranks; r++) {
+        from[r] = mine;
+        if (r == c->rank)
+            continue;
+        from[r].data = (float *)scratch + r * weft_tensor_count(&mine);
+        send[np] = part_for(c, r, share(x, n, c->ranks, r));
+        recv[np++] = part_for(c, r, from[r]);
+    }
+    WEFT_TRY(exchange(c, WEFT_OP_reduce_scatter, what, s, send, np, recv, np));
+    sum_in_order(c, s, &mine, from, scratch);
+    return gather_shares(c, s, x, n, what);
+}
+
+weft_status comm_shift(comm *c, const comm_part *send, const comm_part *recv, const char *what) {
+    return exchange(c, WEFT_OP_reduce_scatter, what, NULL, send, 1, recv, 1);
 }
 
 static size_t reduce_scatter_scratch(const weft_args *a) {
@@ -548,12 +629,13 @@ int comm_group_of(weft_op op, const weft_args *a) {
     return f ? ops_int(a, f) : WEFT_GROUP_TP;
 }
 
-int64_t comm_sent_bytes(weft_op op, const weft_args *a, int ranks) {
+int64_t comm_sent_bytes(weft_op op, const weft_args *a, int ranks, int rank) {
     switch (op) {
     case WEFT_OP_all_gather: return ops_bytes(&a->all_gather.x) * (ranks - 1);
     case WEFT_OP_reduce_scatter: return ops_bytes(&a->reduce_scatter.x) / ranks * (ranks - 1);
     case WEFT_OP_all_to_all: return ops_bytes(&a->all_to_all.x) / ranks * (ranks - 1);
-    case WEFT_OP_broadcast: return ops_bytes(&a->broadcast.x) * (ranks - 1);
+    case WEFT_OP_broadcast:
+        return rank == a->broadcast.peer ? ops_bytes(&a->broadcast.x) * (ranks - 1) : 0;
     case WEFT_OP_send: return ops_bytes(&a->send.x);
     case WEFT_OP_sample_sharded: return comm_sample_sent(a, ranks);
     default: return 0;

@@ -68,6 +68,9 @@ typedef struct comm_transport {
     weft_status (*late)(comm_link *l);
     void (*accuse)(comm_link *l, int rank);
     void (*close)(comm_link *l);
+    /* x[0..n) = a sum of all ranks' x in whatever order is the transport's own, of host memory: for
+     * comparisons. NULL: it has none. */
+    weft_status (*all_reduce)(comm_link *l, float *x, uint64_t n);
     /* Of a transport that works on a device's streams; else NULL. */
     const struct comm_stream_ops *on_stream;
 } comm_transport;
@@ -80,7 +83,7 @@ typedef struct comm_stream_ops {
      * other. */
     void (*sum)(comm_link *l, weft_stream *s, const weft_tensor *y, const void *x, int n);
     /* What NCCL itself calls an all-reduce, whose order of sums is its own: for comparisons. */
-    weft_status (*all_reduce)(comm_link *l, weft_stream *s, const void *x, void *y, uint64_t n);
+    weft_status (*all_reduce)(comm_link *l, weft_stream *s, float *x, uint64_t n);
     weft_status (*finish)(comm_link *l); /* comm_finish */
     weft_status (*attend)(comm_link *l); /* comm_attend */
     /* comm_memory */
@@ -169,6 +172,15 @@ void comm_sound_rows(comm_link *l, int64_t tokens, int64_t bucket_rows, int64_t 
 void comm_sound_parts(comm *c, const weft_step *s, const weft_tensor *part, int n, int axis);
 void comm_sound_addends(comm *c, const weft_step *s, const weft_tensor *part, int n, int axis);
 void comm_sound_from(comm *c, const weft_step *s, const weft_tensor *t, int rank);
+/* x[0..n) = the sum of all ranks' x in rank order, fp32: a reduce-scatter, then an all-gather, each
+ * of ceil(n / ranks) elements a rank. scratch: comm_all_reduce_scratch bytes. With a stream, x and
+ * scratch are of its device and it only enqueues. */
+weft_status comm_all_reduce(comm *c, weft_stream *s, float *x, int64_t n, void *scratch,
+                            const char *what);
+/* One part to a rank of the world and one from another, of host memory, counted as a
+ * reduce-scatter of the group. */
+weft_status comm_shift(comm *c, const comm_part *send, const comm_part *recv, const char *what);
+uint64_t comm_all_reduce_scratch(int64_t n, int ranks);
 /* Rows that work in memory of the host over any transport; a step's state is the rank's comm. */
 extern const weft_kernel comm_host_kernels[];
 /* comm_sample.c: the row of sample_sharded, in the table above, and what it sends if no row has to
@@ -180,8 +192,9 @@ int64_t comm_sample_sent(const weft_args *a, int ranks);
 const char *comm_group_name(int group); /* "tp" */
 /* The group a collective step runs over. */
 int comm_group_of(weft_op op, const weft_args *a);
-/* Bytes a rank sends for one run of a collective step among `ranks`; 0 for other ops. */
-int64_t comm_sent_bytes(weft_op op, const weft_args *a, int ranks);
+/* Bytes that `rank` of a group of `ranks` sends for one run of a collective step; 0 for other
+ * ops. */
+int64_t comm_sent_bytes(weft_op op, const weft_args *a, int ranks, int rank);
 
 /* ---- For transports ---- */
 
@@ -190,6 +203,8 @@ void comm_enter(comm_link *l, const flight_place *p);
 void comm_leave(comm_link *l, flight_place *p);
 /* dst = src element by element; equal shapes and types, any strides. */
 void comm_copy(const weft_tensor *dst, const weft_tensor *src);
+/* y[0..count) = x[0] + x[1] + ... x[n-1] in this order; y may be one of x. */
+void comm_sum(float *y, const float *const *x, int n, int64_t count);
 /* Elements of the longest runs that both have in one piece, and the axis outside of them, or -1. */
 int64_t comm_run(const weft_tensor *a, const weft_tensor *b, int *axis);
 char *comm_element(const weft_tensor *t, const int64_t *index);

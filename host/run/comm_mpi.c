@@ -46,6 +46,12 @@ static int mpi_test(void **request) {
     return done;
 }
 
+static int mpi_all_reduce(float *x, size_t n) {
+    return MPI_Allreduce(MPI_IN_PLACE, x, (int)n, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD) == MPI_SUCCESS
+               ? 0
+               : -1;
+}
+
 static void mpi_close(void) {
     MPI_Finalize();
 }
@@ -58,5 +64,6 @@ const comm_mpi_table weft_mpi = {
     .send = mpi_send,
     .recv = mpi_recv,
     .test = mpi_test,
+    .all_reduce = mpi_all_reduce,
     .close = mpi_close,
 };

@@ -5,7 +5,7 @@
 #pragma once
 #include <stddef.h>
 
-enum { COMM_MPI_ABI = 1 };
+enum { COMM_MPI_ABI = 2 };
 
 typedef struct {
     int abi;
@@ -15,6 +15,7 @@ typedef struct {
     void *(*send)(const void *p, size_t n, int peer, int tag);
     void *(*recv)(void *p, size_t n, int peer, int tag);
     int (*test)(void **request); /* 1: done (the request is given back), 0: not yet, -1: failed */
-    void (*close)(void);         /* every rank calls it, or none */
+    int (*all_reduce)(float *x, size_t n); /* of all ranks, in MPI's order; 0: done */
+    void (*close)(void);                   /* every rank calls it, or none */
 } comm_mpi_table;
 enum { COMM_MPI_PIECE = 1 << 30 };

@@ -554,8 +554,7 @@ static weft_status nccl_exchange(comm_link *link, const comm_call *c) {
     return move_parts(l, c, check);
 }
 
-static weft_status nccl_all_reduce(comm_link *link, weft_stream *s, const void *x, void *y,
-                                   uint64_t n) {
+static weft_status nccl_all_reduce(comm_link *link, weft_stream *s, float *x, uint64_t n) {
     nccl_link *l = own(link);
     cudaStream_t q = queue_of(s);
     pending *p;
@@ -568,7 +567,7 @@ static weft_status nccl_all_reduce(comm_link *link, weft_stream *s, const void *
                               .tag = "ncclAllReduce"};
     p->peers = 0;
     p->entered = false;
-    nccl_result r = l->world->nccl->all_reduce(x, y, n, NCCL_FLOAT32, NCCL_SUM, l->comm, q);
+    nccl_result r = l->world->nccl->all_reduce(x, x, n, NCCL_FLOAT32, NCCL_SUM, l->comm, q);
     WEFT_TRY(settle(l, r, "NCCL", clock_seconds() + link->timeout + link->expected));
     return end(l, q, p);
 }

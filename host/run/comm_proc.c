@@ -163,6 +163,11 @@ static void proc_close(comm_link *link) {
     mem_free(l);
 }
 
+static weft_status proc_all_reduce(comm_link *link, float *x, uint64_t n) {
+    proc_link *l = own(link);
+    return l->wire->kind->all_reduce(l->wire, x, n);
+}
+
 static const comm_transport tcp_transport = {
     .name = "tcp",
     .exchange = proc_exchange,
@@ -182,6 +187,7 @@ static const comm_transport mpi_transport = {
     .late = proc_late,
     .accuse = proc_accuse,
     .close = proc_close,
+    .all_reduce = proc_all_reduce,
 };
 
 boot *comm_proc_boot(const comm_link *l) {

@@ -23,6 +23,8 @@ typedef struct {
      * nothing can. A head is checked as soon as it is there, before its data. WEFT_PEER with
      * *lost, the rank whose connection broke, or -1. */
     weft_status (*move)(comm_wire *w, wire_part *part, int n, double seconds, int *lost);
+    /* comm_transport.all_reduce; NULL: none */
+    weft_status (*all_reduce)(comm_wire *w, float *x, uint64_t n);
     void (*close)(comm_wire *w, bool failed);
 } wire_kind;
 struct comm_wire {
@@ -50,6 +52,7 @@ weft_status comm_tcp_open(const launch *l, double timeout, boot **b, comm_wire *
 /* *out NULL: the new boot has failed already, or there is none. */
 weft_status comm_tcp_again(boot **b, double timeout, const boot_rules *rules, int *rank, int *ranks,
                            comm_wire **out);
+bool comm_mpi_found(void); /* libweft_mpi.so can be loaded */
 /* Fills in l's rank and ranks where MPI knows better. */
 weft_status comm_mpi_open(launch *l, double timeout, boot **b, comm_wire **out);
 /* WEFT_OK, or WEFT_PEER naming both sides. */

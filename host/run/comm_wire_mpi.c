@@ -21,35 +21,62 @@ typedef struct {
 
 /* ---- Messages ---- */
 
-/* Begins what comes next of a message; false: MPI refuses. */
+static void *begin(const comm_mpi_table *m, const wire_part *p, char *at, size_t n, int tag) {
+    return p->out ? m->send(at, n, p->peer, tag) : m->recv(at, n, p->peer, tag);
+}
+
+static size_t piece_of(const wire_part *p) {
+    uint64_t left = p->bytes - p->moved;
+    return left < COMM_MPI_PIECE ? (size_t)left : COMM_MPI_PIECE;
+}
+
+/* Data does not wait for its head, which MPI brings first all the same: where that is not the one
+ * expected, the job ends. False: MPI refuses. */
 static bool begin_next(const comm_mpi_table *m, wire_part *p) {
-    bool head = p->moved < sizeof p->head;
-    uint64_t at = head ? 0 : p->moved - sizeof p->head, left = p->bytes - at;
-    char *from = head ? (char *)&p->head : p->data + at;
-    size_t n = head ? sizeof p->head : left < COMM_MPI_PIECE ? (size_t)left : COMM_MPI_PIECE;
-    int tag = head ? TAG_HEAD : TAG_DATA;
-    p->request[0] = p->out ? m->send(from, n, p->peer, tag) : m->recv(from, n, p->peer, tag);
-    p->request[1] = p->request[0] ? (void *)(uintptr_t)n : NULL;
-    return p->request[0] != NULL;
+    if (!p->head_done && !p->request[0]) {
+        p->request[0] = begin(m, p, (char *)&p->head, sizeof p->head, TAG_HEAD);
+        if (!p->request[0])
+            return false;
+    }
+    if (p->moved < p->bytes && !p->request[1])
+        p->request[1] = begin(m, p, p->data + p->moved, piece_of(p), TAG_DATA);
+    return p->moved == p->bytes || p->request[1];
+}
+
+/* False: MPI reports an error. */
+static bool test_head(const comm_mpi_table *m, wire_part *p, bool *moved) {
+    int k = p->head_done ? 0 : m->test(&p->request[0]);
+    if (k > 0) {
+        p->head_done = *moved = true;
+        p->request[0] = NULL;
+    }
+    return k >= 0;
+}
+
+static bool is_strange(const wire_part *p) {
+    return !p->out && p->head_done && p->head.bytes != p->bytes;
 }
 
 /* False: MPI reports an error. */
 static bool advance(const comm_mpi_table *m, wire_part *p, bool *moved) {
     while (!p->done) {
-        if (!p->request[0] && !begin_next(m, p))
+        if (!begin_next(m, p) || !test_head(m, p, moved))
             return false;
-        int k = m->test(&p->request[0]);
-        if (k <= 0)
-            return k == 0;
-        *moved = true;
-        p->request[0] = NULL;
-        p->moved += (uint64_t)(uintptr_t)p->request[1];
-        if (!p->out && !p->head_done) {
-            p->head_done = true;
-            if (p->head.bytes != p->bytes)
-                return true; /* the caller looks at heads next */
+        if (is_strange(p)) {
+            *moved = true;
+            return true; /* the caller looks at heads next */
         }
-        p->done = p->moved == sizeof p->head + p->bytes;
+        int k = p->request[1] ? m->test(&p->request[1]) : 0;
+        if (k < 0) /* more than there was room for: the head has come by now and says so */
+            return test_head(m, p, moved) && is_strange(p);
+        if (k > 0) {
+            p->moved += piece_of(p);
+            p->request[1] = NULL;
+            *moved = true;
+        }
+        p->done = p->head_done && p->moved == p->bytes;
+        if (!p->done && k == 0)
+            return true;
     }
     return true;
 }
@@ -72,6 +99,11 @@ static weft_status mpi_move(comm_wire *wire, wire_part *part, int n, double seco
     return WEFT_OK;
 }
 
+static weft_status mpi_wire_all_reduce(comm_wire *wire, float *x, uint64_t n) {
+    const comm_mpi_table *m = ((mpi_wire *)wire)->mpi;
+    return m->all_reduce(x, n) ? weft_fail(WEFT_PEER, "MPI: cannot reduce") : WEFT_OK;
+}
+
 /* A job that failed leaves MPI alone: MPI_Finalize would wait for the lost. */
 static void mpi_wire_close(comm_wire *wire, bool failed) {
     mpi_wire *w = (mpi_wire *)wire;
@@ -80,7 +112,12 @@ static void mpi_wire_close(comm_wire *wire, bool failed) {
     mem_free(w);
 }
 
-static const wire_kind mpi_kind = {.name = "mpi", .move = mpi_move, .close = mpi_wire_close};
+static const wire_kind mpi_kind = {
+    .name = "mpi",
+    .move = mpi_move,
+    .all_reduce = mpi_wire_all_reduce,
+    .close = mpi_wire_close,
+};
 
 /* ---- Opening ---- */
 
@@ -112,6 +149,11 @@ static weft_status load(const comm_mpi_table **out) {
                          lib ? "another version" : dlerror());
     *out = m;
     return WEFT_OK;
+}
+
+bool comm_mpi_found(void) {
+    const comm_mpi_table *m;
+    return load(&m) == WEFT_OK;
 }
 
 typedef struct {

@@ -4,6 +4,7 @@
 #include "host/base/err.h"
 #include "host/run/ops.h"
 #include "host/run/registry.h"
+#include "host/run/shard.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -151,14 +152,23 @@ weft_status plan_bind(weft_plan *p, void *const base[WEFT_SPACES], comm *end, ar
     return WEFT_OK;
 }
 
+static int place_in(const weft_plan *p, int group) {
+    const int *n = p->group_ranks;
+    shard_mesh mesh = {n[WEFT_GROUP_TP], n[WEFT_GROUP_PP], n[WEFT_GROUP_DP]};
+    shard_mesh at = shard_place(&mesh, p->rank);
+    const int place[WEFT_GROUPS] = {at.tp, at.pp, at.dp, p->rank};
+    return place[group];
+}
+
 plan_cost plan_total(const weft_plan *p) {
     plan_cost c = {0, 0, 0};
     for (int i = 0; i < p->nstep; i++) {
         const weft_step *s = &p->step[i];
         c.bytes += s->bytes;
         c.flops += s->flops;
-        c.sent += comm_sent_bytes(s->kernel->op, &s->args,
-                                  p->group_ranks[comm_group_of(s->kernel->op, &s->args)]);
+        int group = comm_group_of(s->kernel->op, &s->args);
+        c.sent += comm_sent_bytes(s->kernel->op, &s->args, p->group_ranks[group],
+                                  place_in(p, group));
     }
     return c;
 }

@@ -237,9 +237,8 @@ static int64_t sent_by(const graph *g, const weft_plan *p) {
     for (int i = 0; i < p->nstep; i++) {
         const weft_step *s = &p->step[i];
         int group = comm_group_of(s->kernel->op, &s->args);
-        bool receives = s->kernel->op == WEFT_OP_broadcast &&
-                        s->args.broadcast.peer != place_in(&g->mesh->place, group);
-        sum += receives ? 0 : comm_sent_bytes(s->kernel->op, &s->args, p->group_ranks[group]);
+        sum += comm_sent_bytes(s->kernel->op, &s->args, p->group_ranks[group],
+                               place_in(&g->mesh->place, group));
     }
     return sum;
 }

@@ -271,15 +271,23 @@ class Collectives(unittest.TestCase):
     def check(self, text, over, ranks):
         rows = json.loads(text)
         self.assertEqual({r["op"] for r in rows},
-                         {"all_gather", "reduce_scatter", "all_to_all", "broadcast", "send"})
+                         {"all_gather", "reduce_scatter", "all_to_all", "broadcast", "send",
+                          "all_reduce", "all_reduce_own"})
+        own = {r["bytes"]: r["seconds"] for r in rows if r["op"] == "all_reduce_own"}
         for r in rows:
+            if r["op"] == "all_reduce":
+                self.assertAlmostEqual(r["ratio"], r["seconds"] / own[r["bytes"]], delta=1e-2)
             n, size = ranks, r["bytes"]
             sent = {"all_gather": size // n * (n - 1), "reduce_scatter": size // n * (n - 1),
                     "all_to_all": size // n * (n - 1), "broadcast": size * (n - 1),
-                    "send": size}[r["op"]]
-            self.assertEqual((r["sent_bytes"], r["planned_bytes"]), (sent, sent), r)
+                    "send": size, "all_reduce": size // n * (n - 1) * 2,
+                    "all_reduce_own": size // n * (n - 1) * 2}[r["op"]]
+            unseen = r["op"] == "all_reduce_own" and over in ("mpi", "nccl")  # the library's
+            seen = 0 if unseen else sent
+            self.assertEqual((r["sent_bytes"], r["planned_bytes"]), (seen, sent), r)
             self.assertEqual(r["transport"], over)
             share = 1 if r["op"] in ("broadcast", "send") else (n - 1) / n
+            share *= 2 if r["op"].startswith("all_reduce") else 1
             self.assertAlmostEqual(r["busbw_gb_s"], r["algbw_gb_s"] * share, delta=2e-4)
             self.assertAlmostEqual(r["algbw_gb_s"], size / r["seconds"] / 1e9,
                                    delta=1e-3 * r["algbw_gb_s"] + 1e-4)
@@ -292,6 +300,20 @@ class Collectives(unittest.TestCase):
         out = Job(3, [*argv, "3"]).finish()
         self.assertEqual([c for c, _, _ in out.values()], [0, 0, 0], out)
         self.check(out[0][1], "tcp", 3)
+
+    def test_every_transport(self):
+        """--comm without a value; NCCL is a fake one, on emulated GPUs."""
+        env = {**clean_env(), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+               "ASAN_OPTIONS": "detect_leaks=0",
+               "WEFT_NCCL": os.path.join(BUILD, "tests", "fake", "libnccl.so.2")}
+        argv = ["bench", "--json", "--most-bytes", "4096", "--device", "emu", "--tp", "2"]
+        r = subprocess.run([WEFT, *argv, "--comm"], env=env, capture_output=True, text=True)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        rows = json.loads(r.stdout)
+        over = {r["transport"] for r in rows}
+        self.assertLessEqual({"local", "tcp", "nccl"}, over)
+        for one in over:
+            self.check(json.dumps([r for r in rows if r["transport"] == one]), one, 2)
 
 
 @unittest.skipUnless(os.path.isdir(MODEL), f"skipped: test_ranks: no fixtures at {MODEL}")
