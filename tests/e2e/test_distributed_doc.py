@@ -29,7 +29,8 @@ class Page(unittest.TestCase):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("RANK", "WORLD_", "OMPI_"))}
         env.update(RUN=tempfile.mkdtemp(dir=self.dir), TEXT=os.path.join(self.dir, "text.txt"),
                    IN=os.path.join(self.dir, "in.jsonl"), OUT=os.path.join(self.dir, "out.jsonl"),
-                   PATH=BUILD + os.pathsep + env["PATH"], MODEL=MODEL,
+                   PATH=BUILD + os.pathsep + env["PATH"], MODEL=MODEL, DEVICE="emu",
+                   WEFT_NCCL=os.path.join(BUILD, "tests", "fake", "libnccl.so.2"),
                    OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         want = re.search(r"# exit code (\d+)", text)
         r = subprocess.run(["bash", "-c", text], env=env, capture_output=True, text=True,
