@@ -51,8 +51,11 @@ static bool holds_nan(const weft_tensor *t, int64_t rows) {
     return false;
 }
 
+/* What a stream moves is not there yet, and in memory that is not the host's. */
 static bool can_watch(const comm *c, const weft_tensor *t) {
-    return c->link->rows.tokens > 0 && t->ndim >= 2 && t->ndim <= 3 && t->stride[t->ndim - 1] == 1;
+    bool here = !c->link->transport->on_stream;
+    return here && c->link->rows.tokens > 0 && t->ndim >= 2 && t->ndim <= 3 &&
+           t->stride[t->ndim - 1] == 1;
 }
 
 static void blame(comm *c, const weft_step *s, uint64_t behind, int rank) {
