@@ -77,7 +77,7 @@ static double comm_seconds(const load *l, const engine_rank *r, const weft_step 
     int base = r->rank - r->place.tp, last = base + m->tp - 1;
     if (group == WEFT_GROUP_PP)
         last = s->kernel->op == WEFT_OP_send ? base + m->tp : base - m->tp;
-    double bytes = (double)comm_sent_bytes(s->kernel->op, &s->args, ranks);
+    double bytes = (double)comm_sent_bytes(s->kernel->op, &s->args, ranks, r->place.tp);
     const gpu_link *k = host_of(g, base) == host_of(g, last) ? &g->near : &g->far;
     return s->kernel->op == WEFT_OP_recv ? 0 : ring_seconds(g, k, ranks, bytes);
 }
