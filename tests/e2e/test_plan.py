@@ -17,6 +17,7 @@ GOLDEN = os.path.join(ROOT, "tests", "golden", "plan")
 CASES = [("llama", 1), ("llama", 8), ("mistral", 1), ("mistral", 2), ("qwen3", 1), ("gpt2", 1),
          ("gpt2", 4)]
 PIPELINES = [("llama", 1, 2), ("llama", 4, 2), ("gpt2", 4, 2)]  # tp, pp
+REPLICAS = [("llama", 4, 2, 2)]  # tp, pp, dp
 # What a row of slices is sampled by: 64 tokens of 16 bytes and three numbers, then three sums.
 SAMPLED = 64 * 16 + 3 * 8 + 3 * 8
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -28,8 +29,8 @@ def plan(model, tp, *more):
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
-def golden_path(model, tp, pp=1):
-    mesh = ("" if tp == 1 else f"-tp{tp}") + ("" if pp == 1 else f"-pp{pp}")
+def golden_path(model, tp, pp=1, dp=1):
+    mesh = "".join(f"-{name}{n}" for name, n in (("tp", tp), ("pp", pp), ("dp", dp)) if n > 1)
     return os.path.join(GOLDEN, model, f"plan{mesh}.txt")
 
 
@@ -39,6 +40,9 @@ def texts():
         yield golden_path(model, tp), (model, tp), plan(model, tp)
     for model, tp, pp in PIPELINES:
         yield golden_path(model, tp, pp), (model, tp, pp), plan(model, tp, "--pp", str(pp))
+    for model, tp, pp, dp in REPLICAS:
+        yield (golden_path(model, tp, pp, dp), (model, tp, pp, dp),
+               plan(model, tp, "--pp", str(pp), "--dp", str(dp), "--brief"))
 
 
 def config(model):
