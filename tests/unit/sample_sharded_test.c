@@ -182,10 +182,12 @@ static void make_state(rig *r) {
 /* ---- Both ways ---- */
 
 static const weft_kernel *row_of(const weft_kernel *table, weft_op op) {
-    for (const weft_kernel *k = table; k->name; k++)
-        if (k->op == op)
-            return k;
-    return NULL;
+    const weft_kernel *k = table;
+    while (k->op != op || !k->name) {
+        assert_non_null(k->name);
+        k++;
+    }
+    return k;
 }
 
 /* Fields that both ops have. */
@@ -279,7 +281,8 @@ static int64_t compare(rig *r, sched_team *team) {
 }
 
 static int64_t planned(const rig *r) {
-    return (int64_t)(ROWS * (r->ranks - 1) * (int)(sizeof(sample_offer) + sizeof(sample_share)));
+    int64_t row = (int64_t)(sizeof(sample_offer) + sizeof(sample_share));
+    return ROWS * (r->ranks - 1) * row;
 }
 
 static void free_rig(rig *r) {
