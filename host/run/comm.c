@@ -336,6 +336,7 @@ static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
                       .op = op,
                       .group = c->group,
                       .inside = true,
+                      .receives = op == WEFT_OP_send && nsend == 0,
                       .since = now};
     memcpy(p.tag, call.head.tag, sizeof p.tag);
     for (int i = 0; i < nsend; i++)
@@ -361,6 +362,8 @@ static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
         return s;
     look_through(l, &call);
     comm_leave(l, &p);
+    if (op == WEFT_OP_send && nsend > 0)
+        flight_sent(l->flight, send->peer, *sequence);
     return s;
 }
 

@@ -262,6 +262,8 @@ static news news_of(const boot *b, int rank, news_kind kind) {
     n.now = clock_seconds();
     for (int g = 0; g < FLIGHT_GROUPS; g++)
         n.left[g] = atomic_load(&f->left[g]);
+    for (int i = 0; i < FLIGHT_PEERS; i++)
+        n.sent[i] = atomic_load(&f->sent[i]);
     for (int i = 0; n.count && i < FLIGHT_WORDS; i++)
         n.place[i] = atomic_load_explicit(&f->place[(n.count - 1) % FLIGHT_PLACES][i],
                                           memory_order_relaxed);
@@ -283,6 +285,8 @@ static void note_news(boot *b, const news *n, int from) {
                                   memory_order_relaxed);
     for (int g = 0; g < FLIGHT_GROUPS; g++)
         atomic_store(&f->left[g], n->left[g]);
+    for (int i = 0; i < FLIGHT_PEERS; i++)
+        atomic_store(&f->sent[i], n->sent[i]);
     atomic_store(&f->waits, n->waits);
     atomic_store(&f->count, n->count);
     b->heard[from] = clock_seconds();

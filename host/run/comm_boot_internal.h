@@ -16,7 +16,7 @@ typedef struct {
     char magic[8];
     int32_t kind, code, rank, about; /* about: the rank a failure speaks of, or -1 */
     int32_t blamed;                  /* that rank is lost, not only the one that noticed */
-    uint64_t count, waits, left[FLIGHT_GROUPS], place[FLIGHT_WORDS];
+    uint64_t count, waits, left[FLIGHT_GROUPS], sent[FLIGHT_PEERS], place[FLIGHT_WORDS];
     double now; /* the sender's clock */
     char message[BOOT_MESSAGE_BYTES];
 } news;

@@ -10,7 +10,7 @@ static void pack(const flight_place *p, uint64_t w[FLIGHT_WORDS]) {
     w[1] = p->sequence;
     w[2] = p->bytes;
     w[3] = (uint64_t)(uint32_t)p->op << 32 | (uint32_t)p->group;
-    w[4] = p->inside;
+    w[4] = (uint64_t)p->inside | (uint64_t)p->receives << 1;
     memcpy(&w[FLIGHT_SINCE], &p->since, sizeof p->since);
     memcpy(&w[6], p->tag, sizeof p->tag);
 }
@@ -21,7 +21,8 @@ static void unpack(const uint64_t w[FLIGHT_WORDS], flight_place *p) {
                         .bytes = w[2],
                         .op = (int32_t)(w[3] >> 32),
                         .group = (int32_t)(uint32_t)w[3],
-                        .inside = w[4] != 0};
+                        .inside = (w[4] & 1) != 0,
+                        .receives = (w[4] & 2) != 0};
     memcpy(&p->since, &w[FLIGHT_SINCE], sizeof p->since);
     memcpy(p->tag, &w[6], sizeof p->tag);
     p->tag[sizeof p->tag - 1] = 0;
@@ -35,6 +36,31 @@ void flight_note(flight *f, const flight_place *p, bool again) {
         atomic_store_explicit(&f->place[at % FLIGHT_PLACES][i], w[i], memory_order_relaxed);
     atomic_store_explicit(&f->count, at + 1, memory_order_release);
     atomic_store_explicit(&f->beat, w[FLIGHT_SINCE], memory_order_relaxed);
+}
+
+enum { PEER_SHIFT = 56 };
+
+static bool is_to(uint64_t sent, int peer) {
+    return sent >> PEER_SHIFT == (uint64_t)peer + 1;
+}
+
+void flight_sent(flight *f, int peer, uint64_t count) {
+    int at = 0;
+    while (at < FLIGHT_PEERS - 1 && atomic_load(&f->sent[at]) &&
+           !is_to(atomic_load(&f->sent[at]), peer))
+        at++;
+    atomic_store_explicit(&f->sent[at], ((uint64_t)peer + 1) << PEER_SHIFT | count,
+                          memory_order_relaxed);
+}
+
+/* How many sends from f's rank to `peer` are done, as far as is known. */
+static uint64_t sent_to(const flight *f, int peer) {
+    for (int i = 0; i < FLIGHT_PEERS; i++) {
+        uint64_t sent = atomic_load_explicit(&f->sent[i], memory_order_relaxed);
+        if (is_to(sent, peer))
+            return sent & (((uint64_t)1 << PEER_SHIFT) - 1);
+    }
+    return 0;
 }
 
 bool flight_last(const flight *f, uint64_t back, flight_place *out) {
@@ -59,12 +85,14 @@ static int lowest(uint64_t ranks) {
 /* Whom r waits for though it has gone on from what r is in: it did not send. -1: nobody. */
 static int gone_on(const flight *f, int ranks, int r) {
     flight_place p;
-    if (!flight_last(&f[r], 0, &p) || p.op == WEFT_OP_send || p.group < 0 ||
+    if (!flight_last(&f[r], 0, &p) || (p.op == WEFT_OP_send && !p.receives) || p.group < 0 ||
         p.group >= FLIGHT_GROUPS)
         return -1;
-    for (int k = 0; k < ranks; k++)
-        if (waits_of(&f[r]) >> k & 1 && atomic_load(&f[k].left[p.group]) > p.sequence)
+    for (int k = 0; k < ranks; k++) {
+        uint64_t done = p.receives ? sent_to(&f[k], r) : atomic_load(&f[k].left[p.group]);
+        if (waits_of(&f[r]) >> k & 1 && done > p.sequence)
             return k;
+    }
     return -1;
 }
 

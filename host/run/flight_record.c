@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char magic[8] = "weftfl2";
+static const char magic[8] = "weftfl3";
 
 static bool is_name(const char *s) {
     size_t n = strlen(s);

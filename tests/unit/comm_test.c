@@ -365,6 +365,26 @@ CASE(who_went_on_without_sending_is_named) {
         assert_int_equal(flight_culprit(f, 3, me), 1);
 }
 
+/* Stage 0 has gone on from a send that stage 1 waits for, and waits for 1's results: for longer. */
+CASE(a_stage_that_went_on_without_sending_is_named) {
+    flight f[2] = {0};
+    flight_place p = {.op = WEFT_OP_send, .group = WEFT_GROUP_PP, .sequence = 32, .inside = true};
+    p.receives = true;
+    p.since = 11;
+    flight_note(&f[1], &p, false);
+    p = (flight_place){.op = WEFT_OP_broadcast, .group = WEFT_GROUP_WORLD, .inside = true};
+    p.since = 10;
+    flight_note(&f[0], &p, false);
+    atomic_store(&f[0].waits, 2);
+    atomic_store(&f[1].waits, 1);
+    flight_sent(&f[0], 1, 32);
+    assert_int_equal(flight_culprit(f, 2, 1), 1); /* not sent yet: by time alone */
+    flight_sent(&f[0], 7, 99);
+    flight_sent(&f[0], 1, 33);
+    for (int me = 0; me < 2; me++)
+        assert_int_equal(flight_culprit(f, 2, me), 0);
+}
+
 static void rank_one_gives_up(void *ctx, int rank) {
     world *w = ctx;
     gather(w, rank, "L0.attn.o", ROWS);
@@ -521,13 +541,15 @@ int main(void) {
     X(all_gather_columns) \
     X(reduce_scatter_in_rank_order) \
     X(all_to_all) \
-    X(broadcast) X(sent_bytes_are_the_formulas) X(a_chain_of_sends) X(a_late_rank_is_named) \
+    X(broadcast) \
+    X(sent_bytes_are_the_formulas) X(a_chain_of_sends) X(a_late_rank_is_named) \
         X(who_keeps_a_chain_waiting_is_named) X(a_wrong_count_names_both) \
             X(a_wrong_order_names_both) X(nobody_waits_for_a_rank_that_gave_up)
 #define TEST_(name) cmocka_unit_test(name),
     const struct CMUnitTest tests[] = {
         BOTH(TEST_) cmocka_unit_test(in_a_circle_who_sent_nothing_is_named),
         cmocka_unit_test(who_went_on_without_sending_is_named),
+        cmocka_unit_test(a_stage_that_went_on_without_sending_is_named),
     };
     const struct CMUnitTest on_gpus[] = {
         BOTH(TEST_) cmocka_unit_test(strided_parts),
