@@ -82,9 +82,15 @@ bool backward_reaches(const backward *w, const weft_tensor *t) {
 
 /* ---- Operands and gradients by value ---- */
 
-/* Views of the forward are its values whole, perhaps in another shape. */
+/* Views of the forward are its values whole, perhaps in another shape. A gradient may be some heads
+ * of a wider one: its rows keep their distance. */
 static weft_tensor like(weft_tensor g, const weft_tensor *t) {
-    return tensor_reshape(g, t->ndim, t->shape);
+    int64_t row = g.stride[0];
+    bool wide = g.ndim > 1 && t->ndim > 1 && g.shape[0] == t->shape[0];
+    g = tensor_reshape(g, t->ndim, t->shape);
+    if (wide)
+        g.stride[0] = row;
+    return g;
 }
 
 static weft_tensor fresh(backward *w, const weft_tensor *t) {
@@ -167,20 +173,27 @@ static void pass_sum(backward *w, const weft_tensor *x, const weft_tensor *res,
     add(w, res, dx);
 }
 
-/* [T, heads, ...] of all ranks, so that a gain that heads share is summed in their order. */
-static weft_tensor of_all_heads(backward *w, weft_tensor x) {
+static int copies_of(const backward *w, const weft_tensor *weight) {
+    return w->o.tp > 1 && w->o.copies ? w->o.copies(w->o.user, weight->id) : 1;
+}
+
+/* [T, heads, ...] of all ranks, each head once. */
+static weft_tensor of_all_heads(backward *w, weft_tensor x, int copies) {
     int64_t shape[WEFT_DIMS] = {x.shape[0], x.shape[1] * w->o.tp, x.shape[2]};
     weft_tensor all = plan_new(w->b, x.dtype, x.ndim, shape);
     PUSH(w, all_gather, .x = x, .y = all, .axis = 1);
+    all.shape[1] /= copies;
+    all.stride[1] *= copies;
     return all;
 }
 
-static void rmsnorm_dg(backward *w, weft_tensor dy, weft_tensor r, weft_tensor inv,
-                       weft_tensor dg) {
+/* A gain that heads share is summed in their order. */
+static void rmsnorm_dg(backward *w, weft_tensor dy, weft_tensor r, weft_tensor inv, weft_tensor dg,
+                       int copies) {
     if (w->o.tp > 1 && dy.ndim == 3) {
-        dy = of_all_heads(w, dy);
-        r = of_all_heads(w, r);
-        inv = of_all_heads(w, inv);
+        dy = of_all_heads(w, dy, copies);
+        r = of_all_heads(w, r, copies);
+        inv = of_all_heads(w, inv, copies);
     }
     PUSH(w, rmsnorm_dg, .dy = dy, .r = r, .inv = inv, .dg = dg, .shards = w->o.shards);
 }
@@ -190,7 +203,7 @@ static void rmsnorm_rule(backward *w, const weft_args *args) {
     const weft_tensor *sum = norm_sum(&a->x, &a->r);
     weft_tensor dg, dy = reached(w, &a->y), r = kept(w, sum), inv = kept(w, &a->inv);
     if (gradient_of(w, &a->g, &dg))
-        rmsnorm_dg(w, dy, r, inv, dg);
+        rmsnorm_dg(w, dy, r, inv, dg, copies_of(w, &a->g));
     if (!w->needs[a->x.id] && !w->needs[a->res.id])
         return;
     weft_tensor dx = fresh(w, &a->x);
@@ -219,18 +232,20 @@ static void layernorm_rule(backward *w, const weft_args *args) {
 }
 
 /* dx of a matrix split by outputs: a sum over the leaves of all ranks. */
-static void dx_over_ranks(backward *w, weft_tensor dy, weft_tensor m, weft_tensor res,
+static void dx_over_ranks(backward *w, weft_tensor dy, weft_tensor m, int copies, weft_tensor res,
                           weft_tensor dx) {
+    int slices = w->o.tp / copies;
     char tag[WEFT_TAG_BYTES + 1];
     weft_tensor part = plan_new(w->b, WEFT_F32, 2, dx.shape);
     PUSH(w, matmul_dx, .dy = dy, .w = m, .dx = part,
-         .leaves = shard_leaves(m.shape[0] * w->o.tp) / w->o.tp);
+         .leaves = shard_leaves(m.shape[0] * slices) / slices);
     snprintf(tag, sizeof tag, "%s'", w->at.tag);
     rank_sum_push(w->b, &(rank_sum){.part = part,
                                     .res = res,
                                     .y = dx,
                                     .ranks = w->o.tp,
                                     .rank = w->o.slice,
+                                    .copies = copies,
                                     .in_halves = true,
                                     .layer = w->at.layer,
                                     .tag = tag});
@@ -252,7 +267,7 @@ static void matmul_rule(backward *w, const weft_args *args) {
         return;
     weft_tensor dx = fresh(w, &a->x), m = weight_of(w, &a->w);
     if (split && w->o.tp > 1)
-        dx_over_ranks(w, dy, m, reached(w, &a->x), dx);
+        dx_over_ranks(w, dy, m, copies_of(w, &a->w), reached(w, &a->x), dx);
     else
         PUSH(w, matmul_dx, .dy = dy, .w = m, .wscale = a->wscale, .res = reached(w, &a->x),
              .dx = dx, .leaves = split ? shard_leaves(a->w.shape[0]) : 1);
@@ -282,17 +297,55 @@ static void all_gather_rule(backward *w, const weft_args *args) {
     pass(w, &args->all_gather.y, &args->all_gather.x);
 }
 
+/* Where ranks share a kv head each needs the gradients that all its query heads leave, so it
+ * computes with all of them; of dq its own heads are what counts. */
+static weft_tensor group_heads(backward *w, const weft_attention_args *a, weft_tensor x) {
+    int64_t first = w->o.slice * a->q.shape[1] - a->head0;
+    return tensor_slice(of_all_heads(w, x, 1), 1, first, first + a->group);
+}
+
+static bool shares_kv(const backward *w, const weft_attention_args *a) {
+    return w->o.tp > 1 && a->q.shape[1] < a->group;
+}
+
 static void attention_rule(backward *w, const weft_args *args) {
     const weft_attention_args *a = &args->attention;
-    weft_tensor dq = fresh(w, &a->q), dk = fresh(w, &a->k), dv = fresh(w, &a->v);
-    PUSH(w, attention_dx, .dy = reached(w, &a->y), .q = kept(w, &a->q), .k = kept(w, &a->k),
-         .v = kept(w, &a->v), .y = kept(w, &a->y), .lse = kept(w, &a->lse), .qstart = a->qstart,
-         .qpos = a->qpos, .kvlen = a->kvlen, .slopes = a->slopes, .bias = a->bias,
-         .sinks = a->sinks, .dq = dq, .dk = dk, .dv = dv, .scale = a->scale, .softcap = a->softcap,
-         .causal = a->causal, .window = a->window, .group = a->group, .head0 = a->head0);
-    add(w, &a->q, dq);
-    add(w, &a->k, dk);
-    add(w, &a->v, dv);
+    weft_attention_dx_args d = {.dy = reached(w, &a->y),
+                                .q = kept(w, &a->q),
+                                .k = kept(w, &a->k),
+                                .v = kept(w, &a->v),
+                                .y = kept(w, &a->y),
+                                .lse = kept(w, &a->lse),
+                                .qstart = a->qstart,
+                                .qpos = a->qpos,
+                                .kvlen = a->kvlen,
+                                .slopes = a->slopes,
+                                .bias = a->bias,
+                                .sinks = a->sinks,
+                                .dk = fresh(w, &a->k),
+                                .dv = fresh(w, &a->v),
+                                .scale = a->scale,
+                                .softcap = a->softcap,
+                                .causal = a->causal,
+                                .window = a->window,
+                                .group = a->group,
+                                .head0 = a->head0};
+    if (shares_kv(w, a)) {
+        WEFT_ASSERT(!weft_has(&a->slopes) && !weft_has(&a->bias) && !weft_has(&a->sinks));
+        d.dy = group_heads(w, a, d.dy);
+        d.q = group_heads(w, a, d.q);
+        d.y = group_heads(w, a, d.y);
+        d.lse = group_heads(w, a, d.lse);
+        d.head0 = 0;
+    }
+    d.dq = plan_new(w->b, d.q.dtype, 3, d.q.shape);
+    plan_push(w->b, WEFT_OP_attention_dx, &(weft_args){.attention_dx = d}, w->at.layer, "%s'",
+              w->at.tag);
+    if (shares_kv(w, a))
+        d.dq = tensor_slice(d.dq, 1, a->head0, a->head0 + a->q.shape[1]);
+    add(w, &a->q, d.dq);
+    add(w, &a->k, d.dk);
+    add(w, &a->v, d.dv);
 }
 
 static void glu_rule(backward *w, const weft_args *args) {

@@ -20,8 +20,11 @@ typedef struct {
      * Optional. */
     weft_tensor (*fetch)(void *user, plan_builder *b, weft_tensor w);
     recompute_mode recompute;
-    int tp, slice;        /* ranks that share matrices, this one: outputs of those with one chain,
-                             inputs of those whose sums over ranks rank_sum.h joins */
+    int tp, slice; /* ranks that share matrices, this one: outputs of those with one chain,
+                      inputs of those whose sums over ranks rank_sum.h joins */
+    /* How many neighbouring ranks have the same slice of a weight of the forward: kv heads that
+     * several of them need. Optional: none has. */
+    int (*copies)(void *user, uint32_t id);
     int shards;           /* the rows of the plan are so many virtual shards (ops_train.h) */
     weft_tensor order;    /* i32[T]: rows by ascending value of the ids fed as `ids` */
     weft_tensor by_place; /* the same for the ids fed as `pos` */

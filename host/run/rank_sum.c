@@ -9,12 +9,22 @@ enum { AT_ONCE_BYTES = 256 << 10 };
 #define PUSH(op_, ...) \
     plan_push(b, WEFT_OP_##op_, &(weft_args){.op_ = {__VA_ARGS__}}, s->layer, "%s", s->tag)
 
+/* One of those planes that are copies. */
+static weft_tensor distinct(weft_tensor planes, int copies) {
+    if (copies > 1) {
+        planes.shape[0] /= copies;
+        planes.stride[0] *= copies;
+    }
+    return planes;
+}
+
 static void at_once(plan_builder *b, const rank_sum *s) {
     int64_t T = s->part.shape[0], N = s->part.shape[1];
     weft_tensor all = plan_new(b, WEFT_F32, 3, (int64_t[]){s->ranks, T, N});
     PUSH(all_gather, .x = tensor_reshape(s->part, 3, (int64_t[]){1, T, N}), .y = all,
          .group = s->group);
-    PUSH(leaf_sum, .x = all, .bias = s->bias, .res = s->res, .rows = s->rows, .y = s->y);
+    PUSH(leaf_sum, .x = distinct(all, s->copies), .bias = s->bias, .res = s->res, .rows = s->rows,
+         .y = s->y);
 }
 
 static void in_halves(plan_builder *b, const rank_sum *s) {
@@ -25,8 +35,8 @@ static void in_halves(plan_builder *b, const rank_sum *s) {
     if (weft_has(&res))
         res = tensor_slice(res, 0, first, first + each);
     PUSH(all_to_all, .x = s->part, .y = parts, .group = s->group);
-    PUSH(leaf_sum, .x = tensor_reshape(parts, 3, (int64_t[]){s->ranks, each, N}), .bias = s->bias,
-         .res = res, .y = own);
+    parts = tensor_reshape(parts, 3, (int64_t[]){s->ranks, each, N});
+    PUSH(leaf_sum, .x = distinct(parts, s->copies), .bias = s->bias, .res = res, .y = own);
     PUSH(all_gather, .x = own, .y = s->y, .group = s->group);
 }
 

@@ -10,6 +10,7 @@ typedef struct {
     weft_tensor bias, res, rows; /* as leaf_sum has them; may be absent */
     weft_tensor y;               /* [T, N], of every rank */
     int ranks, rank, group;
+    int copies;     /* as many neighbouring ranks have the same part, which counts once; 0: one */
     bool in_halves; /* see below; without it, messages choose */
     int layer;
     const char *tag;

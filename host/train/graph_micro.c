@@ -136,6 +136,15 @@ static bool wanted(void *user, plan_builder *b, uint32_t id, weft_tensor *grad) 
     return true;
 }
 
+/* Kv heads are as many as slices, or several slices have the same one. */
+static int copies(void *user, uint32_t id) {
+    const graph_builder *u = user;
+    int index = (int)id < u->cap ? u->of[id] : -1, tp = u->g->mesh->size.tp;
+    int slot = index < 0 ? -1 : u->g->params->param[index].slot;
+    bool kv = slot == WEIGHT_K || slot == WEIGHT_V || slot == WEIGHT_K_NORM;
+    return kv && tp > u->g->c->n_kv_heads ? tp / (int)u->g->c->n_kv_heads : 1;
+}
+
 static weft_tensor adapter_matrix(graph_builder *u, const param *p) {
     weft_tensor t = plan_weight(&u->b, p->name, p->w);
     seen(u, t.id, p->slot, p->layer);
@@ -307,6 +316,7 @@ static backward_options backward_of(graph_builder *u) {
                               .recompute = g->o->recompute,
                               .tp = g->mesh->size.tp,
                               .slice = g->mesh->place.tp,
+                              .copies = copies,
                               .shards = g->shape.unit_shards,
                               .order = graph_fixed(u, &g->train.order),
                               .by_place = graph_fixed(u, &g->train.by_place)};

@@ -49,14 +49,13 @@ static weft_status check_slices(const train_options *o, const model_config *c, i
     if (o->stochastic_rounding)
         return weft_fail(WEFT_USAGE, "--tp: draws nothing for --stochastic-rounding; leave one of "
                                      "them out");
-    if (c->n_kv_heads % tp)
-        return weft_fail(WEFT_USAGE,
-                         "--tp: %d ranks would share the gradients of %lld kv heads; it divides "
-                         "their number",
-                         tp, (long long)c->n_kv_heads);
-    if (!leaves_fit(c->n_kv_heads * c->head_dim, tp))
+    int64_t kv = c->n_kv_heads, slices = kv < tp ? kv : tp;
+    if (tp % kv && kv % tp)
+        return weft_fail(WEFT_USAGE, "--tp: %d neither divides %lld kv heads nor is a multiple", tp,
+                         (long long)kv);
+    if (!leaves_fit(kv * c->head_dim, (int)slices))
         return weft_fail(WEFT_USAGE, "--tp: %d does not divide the kv heads' %d leaves", tp,
-                         shard_leaves(c->n_kv_heads * c->head_dim));
+                         shard_leaves(kv * c->head_dim));
     return WEFT_OK;
 }
 
