@@ -49,11 +49,25 @@ static float raw_at(const sample_slice *s, int64_t row, int64_t i) {
     return (float)ref_get(t, row * t->stride[0] + i * t->stride[1]);
 }
 
+/* Tokens of other slices that bias and penalties touch: whatever becomes of them, it is a number.
+ */
+static void blank_others(const sample_slice *s, const sample_row *r) {
+    const weft_tensor *bias = &s->a.bias_id;
+    int64_t n = weft_has(bias) ? (int64_t)r->p.n_bias + r->p.n_held : 0;
+    for (int32_t i = 0; i < r->history_len; i++)
+        if (r->history[i] >= 0 && r->history[i] < s->vocab)
+            r->x[r->history[i]] = 0;
+    for (int64_t i = 0; i < n && i < bias->shape[1]; i++) {
+        int32_t id = sample_ints(bias, r->p.slot)[i * bias->stride[1]];
+        if (id >= 0 && id < s->vocab)
+            r->x[id] = 0;
+    }
+}
+
 /* x of the slice's tokens behind bias and penalties, at their ids; others hold no logit. */
 static void load_slice(const sample_slice *s, int64_t row, sample_row *r) {
     sample_begin(r, &s->a, row, s->vocab, s->scratch);
-    for (int64_t i = 0; i < s->vocab; i++)
-        r->x[i] = 0;
+    blank_others(s, r);
     for (int64_t i = 0; i < s->count; i++)
         r->x[s->first + i] = (double)raw_at(s, row, i);
     sample_bias(r);

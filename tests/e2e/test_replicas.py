@@ -158,7 +158,7 @@ class Interruptions(Replicas):
                 time.sleep(0.0005)
             p.kill()
             interrupted += p.wait() == -signal.SIGKILL
-        weft(*self.argv(src, "out.jsonl", "--dp", 2), code=3)
+        weft(*self.argv(src, "out.jsonl", "--tp", 2), code=3)  # on another mesh
         self.assertGreater(interrupted, kills // 2)
         self.same()
 
