@@ -171,7 +171,7 @@ class Ranks(Folder):
 
     @unittest.skipUnless(os.path.isdir(GOLDEN), "fixtures/golden is not there")
     def test_fifty_steps_on_every_mesh(self):
-        """All of them by WEFT_LONG, else one; half of the meshes stop in the middle, and another one
+        """All of them by WEFT_LONG, else one; half of the runs stop in the middle, and another mesh
         goes on from there."""
         rng = random.Random(int(os.environ.get("WEFT_SEED", "1")))
         cases = [
