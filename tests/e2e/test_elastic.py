@@ -289,6 +289,17 @@ class Losses(Elastic):
         self.assertEqual(told.count("weft: error: "), 1, told)
         self.assertEqual(test_ranks.segments(self.name), [])
 
+    def test_a_wait_in_vain_is_short(self):
+        """Rank 0 may take its time to write gradients; but here it waits for the last of rank 1's,
+        which left it out and waits for rank 0."""
+        began = time.monotonic()
+        job = self.job("vain", 2, "--zero", "2", "--timeout", "1", "--dump-grads",
+                       self.path("grads"), fault="rank=1,at=45,do=drop", steps=("--steps", "1"))
+        out = job.finish(30)
+        self.assertLess(time.monotonic() - began, 1 + 2 + 10)
+        self.assertEqual({o[0] for o in out.values()}, {7}, out)
+        self.assertRegex(out[0][2], r"rank 1 \(\S+\) is late: last seen in broadcast \d+ of dp")
+
     def test_the_command_of_the_page(self):
         with open(os.path.join(test_ranks.ROOT, "docs", "TRAINING.md"), encoding="utf-8") as f:
             line = re.search(r"^    weft (train .*--elastic)$", f.read(), re.M)[1]

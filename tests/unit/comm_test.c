@@ -385,6 +385,20 @@ CASE(a_stage_that_went_on_without_sending_is_named) {
         assert_int_equal(flight_culprit(f, 2, me), 0);
 }
 
+/* However long the work may take: nobody is at work. */
+static void all_wait_for_each_other(void *ctx, int rank) {
+    world *w = ctx;
+    char byte = 0;
+    comm c = comm_group(w->link[rank], WEFT_GROUP_WORLD, 2, (const int[]){0, 1});
+    comm_step(w->link[rank], 17, 3600);
+    comm_broadcast(&c, 1 - rank, &byte, 1, "vain");
+}
+
+CASE(a_wait_in_vain_is_short) {
+    static const char *const words[] = {"is late", "vain", "step 17", NULL};
+    expect_failure(2, 0.3, all_wait_for_each_other, words, 4);
+}
+
 static void rank_one_gives_up(void *ctx, int rank) {
     world *w = ctx;
     gather(w, rank, "L0.attn.o", ROWS);
@@ -542,14 +556,16 @@ int main(void) {
     X(reduce_scatter_in_rank_order) \
     X(all_to_all) \
     X(broadcast) \
-    X(sent_bytes_are_the_formulas) X(a_chain_of_sends) X(a_late_rank_is_named) \
-        X(who_keeps_a_chain_waiting_is_named) X(a_wrong_count_names_both) \
-            X(a_wrong_order_names_both) X(nobody_waits_for_a_rank_that_gave_up)
+    X(sent_bytes_are_the_formulas) \
+    X(a_chain_of_sends) X(a_late_rank_is_named) X(who_keeps_a_chain_waiting_is_named) \
+        X(a_wrong_count_names_both) X(a_wrong_order_names_both) \
+            X(nobody_waits_for_a_rank_that_gave_up)
 #define TEST_(name) cmocka_unit_test(name),
     const struct CMUnitTest tests[] = {
         BOTH(TEST_) cmocka_unit_test(in_a_circle_who_sent_nothing_is_named),
         cmocka_unit_test(who_went_on_without_sending_is_named),
         cmocka_unit_test(a_stage_that_went_on_without_sending_is_named),
+        cmocka_unit_test(a_wait_in_vain_is_short),
     };
     const struct CMUnitTest on_gpus[] = {
         BOTH(TEST_) cmocka_unit_test(strided_parts),

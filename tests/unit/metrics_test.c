@@ -193,6 +193,24 @@ CASE(a_full_disk_leaves_whole_lines) {
                         "{\"step\":3,\"loss\":1,\"lr\":1,\"grad_norm\":1,\"tokens\":1}\n");
 }
 
+/* A process that others believe lost may still have the files open. */
+CASE(renewed_files_are_out_of_reach) {
+    const char *dir = new_folder();
+    metrics *stale;
+    size_t before, after;
+    assert_int_equal(metrics_open(dir, NULL, true, true, -1, &stale), WEFT_OK);
+    steps(stale, 1, 4);
+    const char *was = content(dir, "metrics.jsonl", &before);
+    assert_int_equal(metrics_renew(dir, NULL), WEFT_OK);
+    steps(stale, 5, 9);
+    metrics_close(stale);
+    const char *is = content(dir, "metrics.jsonl", &after);
+    assert_int_equal(after, before);
+    assert_memory_equal(is, was, before);
+    assert_null(strstr(content(dir, "metrics.csv", NULL), "\n9,"));
+    assert_null(strstr(content(dir, "timing.jsonl", NULL), "\"step\":9"));
+}
+
 CASE(a_pipe_is_only_appended_to) {
     const char *dir = new_folder();
     int ends[2];
@@ -270,6 +288,7 @@ int main(void) {
         cmocka_unit_test(a_resumed_run_leaves_the_same_files),
         cmocka_unit_test(files_that_are_none_of_ours),
         cmocka_unit_test(a_full_disk_leaves_whole_lines),
+        cmocka_unit_test(renewed_files_are_out_of_reach),
         cmocka_unit_test(a_pipe_is_only_appended_to),
         cmocka_unit_test(crc32c_has_the_published_values),
         cmocka_unit_test(the_head_is_tensorflows),
