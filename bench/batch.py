@@ -3,11 +3,12 @@
 """What continuous batching gains: `weft batch` over one file of requests, with many sequences at a
 time and with one, alternating in one run so that both see the same machine.
 
-    bench/batch.py [SHAPE-DTYPE] [--lines 64] [--prompt 64] [--tokens 64] [--seqs 32] [-r 3]
+    bench/batch.py [SHAPE-DTYPE] [--lines 64] [--prompt 64] [--tokens 64] [--seqs 32] [--dp 1] [-r 3]
 
 Random weights are made under build/bench (make_model). Prompts are random token ids of P/2 to 3P/2
 tokens, answers T/2 to 3T/2 tokens, greedy; the prefix cache is off, so nothing is gained by it. One
-at a time is slow: it answers only the first --few lines. Prints the medians over rounds."""
+at a time is slow: it answers only the first --few lines. With --dp the sequences are shared out among so
+many replicas, one at a time stays one. Prints the medians over rounds."""
 import argparse
 import json
 import os
@@ -29,6 +30,7 @@ def options():
     p.add_argument("--prompt", type=int, default=64)
     p.add_argument("--tokens", type=int, default=64)
     p.add_argument("--seqs", type=int, default=32)
+    p.add_argument("--dp", type=int, default=1)
     p.add_argument("-r", "--rounds", type=int, default=3)
     p.add_argument("--threads", type=int, default=0)
     p.add_argument("--json", action="store_true")
@@ -62,11 +64,11 @@ def write_requests(path, o, vocab):
             f.write(json.dumps({"body": body}) + "\n")
 
 
-def run(o, folder, src, out, seqs):
+def run(o, folder, src, out, seqs, dp=1):
     ctx = max(64, 2 * (o.prompt + o.tokens))
     r = subprocess.run([os.path.join(o.build, "weft"), "batch", folder, "-i", src, "-o", out,
                         "--restart", "--json", "--no-prefix-cache", "-c", str(ctx), "-t",
-                        str(o.threads), "--max-seqs", str(seqs)],
+                        str(o.threads), "--max-seqs", str(seqs // dp), "--dp", str(dp)],
                        check=True, capture_output=True, text=True)
     with open(out, "rb") as f:
         return json.loads(r.stdout), f.read()
@@ -88,7 +90,7 @@ def main():
             g.writelines(f.readlines()[:o.few])
         for _ in range(o.rounds):
             single, a = run(o, folder, few, out, 1)
-            full, b = run(o, folder, src, out, o.seqs)
+            full, b = run(o, folder, src, out, o.seqs, o.dp)
             if unseeded(a) != unseeded(b)[:o.few]:
                 raise SystemExit("batch.py: the answers differ")
             many.append(full)
@@ -97,7 +99,7 @@ def main():
     def median(runs, key):
         return statistics.median(key(x) for x in runs)
 
-    row = {"model": os.path.basename(folder), "lines": o.lines, "seqs": o.seqs,
+    row = {"model": os.path.basename(folder), "lines": o.lines, "seqs": o.seqs, "dp": o.dp,
            "one_tok_s": median(one, lambda x: x["tokens_per_second"]),
            "batch_tok_s": median(many, lambda x: x["tokens_per_second"]),
            "speedup": statistics.median(b["tokens_per_second"] / a["tokens_per_second"]
