@@ -161,7 +161,10 @@ weft_status comm_ask(comm_serve *s, const char *ask, uint64_t n, buf *reply) {
 /* ---- Life ---- */
 
 weft_status comm_serve_open(comm *all, int askers, comm_serve_fn *fn, void *ctx, comm_serve **out) {
-    boot *b = comm_proc_boot(all->link);
+    const comm_link *base = all->link; /* whose processes met */
+    while (base->base)
+        base = base->base;
+    boot *b = comm_proc_boot(base);
     *out = NULL;
     if (!b)
         return WEFT_OK;

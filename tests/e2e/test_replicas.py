@@ -21,6 +21,7 @@ LONG = test_batch.LONG
 MESHES = [(2, 1, 1), (4, 1, 1), (2, 2, 1), (2, 1, 2), (4, 2, 1), (2, 2, 2)]  # dp, tp, pp
 HAVE_MPI = shutil.which("mpirun") and os.path.exists(
     os.path.join(test_ranks.BUILD, "libweft_mpi.so"))
+FAKE_NCCL = os.path.join(test_ranks.BUILD, "tests", "fake", "libnccl.so.2")
 
 
 def mesh_args(dp, tp, pp):
@@ -86,6 +87,18 @@ class Answers(Replicas):
             ranks = mesh[0] * mesh[1] * mesh[2]
             self.mpirun(ranks, self.argv(good, f"m{k}.jsonl", *mesh_args(*mesh)))
             self.assertEqual(read(self.path(f"m{k}.jsonl")), read(self.path("good-one.jsonl")))
+
+    @unittest.skipUnless(os.path.exists(FAKE_NCCL), "skipped: nccl: no fake one is built")
+    def test_gpus_over_nccl(self):
+        few = self.write([{"prompt": [5, 9 + i], "max_tokens": 2, "temperature": 0,
+                           "ignore_eos": True} for i in range(3)], "few.jsonl")
+        more = ["--device", "emu", "-c", "32"]
+        weft(*self.argv(few, "e1.jsonl", *more))
+        job = self.job(2, few, "e2.jsonl", *more, "--dp", 2, "--comm", "nccl",
+                       env={"WEFT_NCCL": FAKE_NCCL})
+        codes, told, _ = self.finish(job)
+        self.assertEqual(codes, [0, 0], told)
+        self.assertEqual(read(self.path("e2.jsonl")), read(self.path("e1.jsonl")))
 
     def test_each_line_is_what_run_gives_alone(self):
         weft(*self.argv(self.src, "a.jsonl", "--dp", 2, "--tp", 2), code=3)
