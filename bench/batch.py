@@ -3,12 +3,13 @@
 """What continuous batching gains: `weft batch` over one file of requests, with many sequences at a
 time and with one, alternating in one run so that both see the same machine.
 
-    bench/batch.py [SHAPE-DTYPE] [--lines 64] [--prompt 64] [--tokens 64] [--seqs 32] [--dp 1] [-r 3]
+    bench/batch.py [SHAPE-DTYPE] [--lines 64] [--prompt 64] [--tokens 64] [--seqs 32] [--dp 1]
+                   [-r 3]
 
 Random weights are made under build/bench (make_model). Prompts are random token ids of P/2 to 3P/2
 tokens, answers T/2 to 3T/2 tokens, greedy; the prefix cache is off, so nothing is gained by it. One
-at a time is slow: it answers only the first --few lines. With --dp the sequences are shared out among so
-many replicas, one at a time stays one. Prints the medians over rounds."""
+at a time is slow: it answers only the first --few lines. With --dp the sequences are shared out
+among so many replicas, one at a time stays one. Prints the medians over rounds."""
 import argparse
 import json
 import os

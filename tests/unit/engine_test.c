@@ -508,6 +508,62 @@ CASE(planned_is_taken_and_given_back) {
     }
 }
 
+static uint64_t sent_by(const engine_rank *r) {
+    uint64_t sum = 0;
+    for (int g = 0; g < WEFT_GROUPS; g++)
+        sum += r->end[g].sent;
+    return sum;
+}
+
+/* Bytes of a step of so many tokens, by the plans of its micro-batches. */
+static int64_t planned_bytes(const weft_engine *e, const engine_rank *r, int tokens) {
+    int64_t sum = 0;
+    for (int n; tokens > 0; tokens -= n) {
+        n = tokens < e->shape.micro ? tokens : e->shape.micro;
+        sum += plan_total(r->generate[engine_bucket(e, n)]).sent;
+    }
+    return sum;
+}
+
+static void expect_sent(weft_engine *e, weft_seq *s, int tokens) {
+    uint64_t before[SHARD_MAX_RANKS];
+    weft_sampled out;
+    for (int r = 0; r < e->shape.ranks; r++)
+        before[r] = sent_by(&e->rank[r]);
+    assert_int_equal(weft_engine_step(e, &s, 1, &out), WEFT_OK);
+    for (int r = 0; r < e->shape.ranks; r++)
+        assert_int_equal(sent_by(&e->rank[r]) - before[r], planned_bytes(e, &e->rank[r], tokens));
+}
+
+/* Replicas have a device, memory and ranks each, and the same bytes. */
+CASE(ranks_send_what_is_planned) {
+    char path[512];
+    if (!file_is_dir(fixture("llama-tp8", path))) {
+        print_message("skipped: ranks_send_what_is_planned: no fixtures at %s\n", path);
+        skip();
+    }
+    static const int meshes[][3] = {{2, 1, 1}, {8, 1, 1}, {1, 2, 1}, {2, 2, 2}, {4, 1, 2}};
+    for (int m = 0; m < 5; m++) {
+        weft_engine_options o = {
+            .tp = meshes[m][0], .pp = meshes[m][1], .dp = meshes[m][2], .micro_batch = 16};
+        weft_engine *e[2] = {NULL};
+        const int32_t ids[21] = {3, 1, 4, 1, 5, 9, 2, 6};
+        assert_int_equal(engine_open_replicas(path, &o, e), WEFT_OK);
+        for (int d = 0; d < meshes[m][2]; d++) {
+            weft_seq *s;
+            assert_int_equal(e[d]->replica, d);
+            assert_int_equal(e[d]->dev->allocated, planned(e[d]));
+            assert_int_equal(weft_seq_open(e[d], NULL, &s), WEFT_OK);
+            assert_int_equal(weft_seq_append(s, ids, 21), WEFT_OK);
+            expect_sent(e[d], s, 21);
+            expect_sent(e[d], s, 1);
+            weft_seq_close(s);
+        }
+        for (int d = 0; d < meshes[m][2]; d++)
+            weft_engine_close(e[d]);
+    }
+}
+
 CASE(steps_allocate_nothing) {
     char path[512];
     if (!file_is_dir(fixture("llama-gqa", path))) {
@@ -572,6 +628,7 @@ int main(void) {
         cmocka_unit_test(truncate_leaves_no_trace),
         cmocka_unit_test(mirostat_goes_back_with_its_sequence),
         cmocka_unit_test(planned_is_taken_and_given_back),
+        cmocka_unit_test(ranks_send_what_is_planned),
         cmocka_unit_test(steps_allocate_nothing),
         cmocka_unit_test(limits_are_refused_without_a_trace),
     };
