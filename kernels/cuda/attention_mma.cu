@@ -284,7 +284,7 @@ __device__ static void att_split(att_smem<DP> &s, const weft_attention_args &a, 
         att_scale<DP>(s, alpha, out);
         if (att_is_edge(t.span, k, G::KEYS) &&
             att_find_wild<T, G::KEYS * G::CHUNKS, ATT_THREADS>(v)) {
-            att_take_wild<T, DP, G::KEYS>(v, a, k, part0, t.pos, t.rows.kvlen, out.acc);
+            att_take_wild<T, DP, G::KEYS>(v, k, part0, t.seen, out.acc);
             att_zero_wild<T, G::KEYS * G::CHUNKS, ATT_THREADS>(v);
         }
         att_values<T, DP>(s, v, out.acc);
@@ -621,7 +621,7 @@ template <class T, int DP>
 static void attention_items_run(const weft_step *step, weft_stream *stream, const att_launch &l) {
     const weft_attention_args *a = &step->args.attention;
     typedef pre_shape<DP> G;
-    if (att_is_general(*a))
+    if (att_is_general(*a) || !l.wide_q || !pre_takes(a->k) || !pre_takes(a->v) || !pre_takes(a->y))
         attention_tiles_run<T, DP>(step, stream, dim3((unsigned)a->work.shape[0], 1, 4), l);
     else
         WEFT_LAUNCH(step, stream, (attention_prefill_k<T, DP>), pre_blocks(a->work.shape[0]),

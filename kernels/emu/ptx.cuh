@@ -51,7 +51,11 @@ inline int32_t cvt_rni_sat_s8_f32(float x) {
     return cvt_clamp_s32(rintf(x), -128.0f, 127.0f);
 }
 
-/* ---- %globaltimer ---- */
+/* ---- %tid, %globaltimer ---- */
+
+inline uint32_t tid_again() {
+    return threadIdx.x;
+}
 
 inline uint64_t globaltimer() {
     return ::emu::nanoseconds();

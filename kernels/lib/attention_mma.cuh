@@ -162,11 +162,9 @@ __device__ __forceinline__ bool att_find_wild(const uint16_t *v) {
 
 /* Those that a row does see go into its sums as they are. */
 template <class T, int DP, int KEYS, int PARTS>
-__device__ static void att_take_wild(const uint16_t *v, const weft_attention_args &a, int32_t k0,
-                                     int part0, const int32_t (&pos)[2], int32_t kvlen,
-                                     float (&acc)[PARTS][4]) {
+__device__ static void att_take_wild(const uint16_t *v, int32_t k0, int part0,
+                                     const att_keys (&seen)[2], float (&acc)[PARTS][4]) {
     int lane = threadIdx.x % 32;
-    att_keys seen[2] = {att_seen(a, pos[0], kvlen), att_seen(a, pos[1], kvlen)};
 #pragma unroll 1
     for (int key = 0; key < KEYS; key++)
 #pragma unroll

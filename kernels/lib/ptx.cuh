@@ -144,7 +144,14 @@ __device__ __forceinline__ void cp_async_wait_all() {
     asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
-/* ---- Special Registers: %globaltimer ---- */
+/* ---- Special Registers: %tid, %globaltimer ---- */
+
+/* threadIdx.x, read where it is asked for: what is made of it is not kept meanwhile. */
+__device__ __forceinline__ uint32_t tid_again() {
+    uint32_t d;
+    asm volatile("mov.u32 %0, %tid.x;" : "=r"(d)::"memory");
+    return d;
+}
 
 /* Nanoseconds, the same for all SMs; goes on in steps of up to some microseconds. */
 __device__ __forceinline__ uint64_t globaltimer() {
