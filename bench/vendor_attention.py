@@ -16,7 +16,7 @@ import sys
 import time
 
 # name in checkkernels, batch, queries, keys, head width, causal
-SHAPES = [(f"S=1,H=32,group=4,D={d},keys={n},page=16", 1, n, n, d, True)
+SHAPES = [(f"S=1,H=32,group=4,D={d},keys={n},page=16,tile=32", 1, n, n, d, True)
           for d in (128, 64) for n in (2048, 8192)]
 SHAPES += [(f"S={b},H=32,group=4,D=128,keys={n},page=16,q=1", b, 1, n, 128, False)
            for b in (1, 16, 64) for n in (1024, 8192, 32768)]

@@ -91,7 +91,7 @@ typedef struct {
     X(matmul_simt) X(matmul_simt_tiled) X(matmul_skinny) X(matmul_tiled) X(matmul_w8) X(quantize) \
     X(rank_sum) X(rmsnorm) X(rope) X(sample) X(softmax) X(token_logprob) \
     X(adamw) X(attention_dx) X(column_sum) X(cross_entropy) X(dropout) X(embed_dw) X(glu_dx) \
-    X(matmul_dx_mma) X(matmul_dx_simt) X(norm_dx) X(rope_dx)
+    X(matmul_dx_mma) X(matmul_dx_simt) X(matmul_grad_tiled) X(norm_dx) X(rope_dx)
 /* clang-format on */
 #define WEFT_CU_DECLARE_(file) extern const weft_kernel weft_cuda_##file[], weft_emu_##file[];
 WEFT_CU_FILES(WEFT_CU_DECLARE_)

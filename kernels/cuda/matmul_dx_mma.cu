@@ -7,10 +7,11 @@
  * several calls have the bits of one call if every call but the last holds whole granules, as a
  * trainer does that pads its sequences to 16 rows.
  *
- * A block is eight warps with 128 x 64 outputs, a warp 32 x 32. 32 terms at a time go through four
+ * matmul_grad_tiled.cu takes operands that lie in whole chunks of 16 bytes; here is what takes any:
+ * a block is eight warps with 128 x 64 outputs, a warp 32 x 32. 32 terms at a time go through four
  * stages of shared memory (cp.async, 16-byte places swizzled by the row); ldmatrix turns what lies
  * with the term outermost. Leaves and shards pass one after another, their tree is in registers.
- * Bound by mma.sync for large shapes. Measured: nowhere yet. */
+ * Bound by the instructions around each mma. Measured: nowhere yet. */
 #include "kernels/lib/matmul.cuh"
 
 namespace WEFT_CU_NS {
@@ -229,34 +230,11 @@ __global__ void __launch_bounds__(GRAD_THREADS)
     });
 }
 
-static bool grad_pair(const weft_tensor &a, const weft_tensor &b) {
-    return a.dtype == b.dtype && (a.dtype == WEFT_BF16 || a.dtype == WEFT_F16) && is_flat(a) &&
-           is_flat(b);
-}
-
-static bool grad_splits(int n, int64_t length) {
-    return (n == 1 || n == 2 || n == 4 || n == 8) && length % n == 0;
-}
-
-static int matmul_dx_ok(const weft_args *args) {
-    const weft_matmul_dx_args &a = args->matmul_dx;
-    return grad_splits(a.leaves, a.w.shape[0]) && a.w.shape[0] == a.dy.shape[1] &&
-           a.w.shape[1] == a.dx.shape[1] && grad_pair(a.dy, a.w) && !weft_has(&a.wscale) &&
-           is_flat(a.res) && is_flat(a.dx);
-}
-
-static int matmul_dw_ok(const weft_args *args) {
-    const weft_matmul_dw_args &a = args->matmul_dw;
-    return grad_splits(a.shards, a.dy.shape[0]) && a.x.shape[0] == a.dy.shape[0] &&
-           a.dw.shape[0] == a.dy.shape[1] && a.dw.shape[1] == a.x.shape[1] &&
-           grad_pair(a.dy, a.x) && is_flat(a.dw) && a.dw.dtype == WEFT_F32;
-}
-
 static dim3 grad_grid(int64_t m, int64_t n) {
     return dim3((unsigned)((n + GRAD_N - 1) / GRAD_N), (unsigned)((m + GRAD_M - 1) / GRAD_M));
 }
 
-static void matmul_dx_run(const weft_step *step, weft_stream *stream) {
+void matmul_dx_any(const weft_step *step, weft_stream *stream) {
     const weft_matmul_dx_args *a = &step->args.matmul_dx;
     dim3 grid = grad_grid(a->dx.shape[0], a->dx.shape[1]);
     if (grid.x && grid.y && a->dy.dtype == WEFT_BF16)
@@ -265,7 +243,7 @@ static void matmul_dx_run(const weft_step *step, weft_stream *stream) {
         WEFT_LAUNCH(step, stream, matmul_dx_mma_k<f16>, grid, GRAD_THREADS, sizeof(grad_smem), *a);
 }
 
-static void matmul_dw_run(const weft_step *step, weft_stream *stream) {
+void matmul_dw_any(const weft_step *step, weft_stream *stream) {
     const weft_matmul_dw_args *a = &step->args.matmul_dw;
     dim3 grid = grad_grid(a->dw.shape[0], a->dw.shape[1]);
     if (grid.x && grid.y && a->dy.dtype == WEFT_BF16)
@@ -274,8 +252,21 @@ static void matmul_dw_run(const weft_step *step, weft_stream *stream) {
         WEFT_LAUNCH(step, stream, matmul_dw_mma_k<f16>, grid, GRAD_THREADS, sizeof(grad_smem), *a);
 }
 
-WEFT_ROWS(matmul_dx_mma) = {WEFT_ROW(matmul_dx, "mma", MMA, 2, NULL),
-                            WEFT_ROW(matmul_dw, "mma", MMA, 2, NULL), WEFT_ROWS_END};
+static void matmul_dx_run(const weft_step *step, weft_stream *stream) {
+    if (!matmul_dx_tiled(step, stream))
+        matmul_dx_any(step, stream);
+}
+
+static void matmul_dw_run(const weft_step *step, weft_stream *stream) {
+    if (!matmul_dw_tiled(step, stream))
+        matmul_dw_any(step, stream);
+}
+
+WEFT_ROWS(matmul_dx_mma) = {
+    WEFT_ROW_AS(matmul_dx, "mma", MMA, 2, matmul_dx_takes, matmul_dx_run),
+    WEFT_ROW_AS(matmul_dw, "mma", MMA, 2, matmul_dw_takes, matmul_dw_run),
+    WEFT_ROW_AS(matmul_dx, "mma_any", MMA, 0, matmul_dx_takes, matmul_dx_any),
+    WEFT_ROW_AS(matmul_dw, "mma_any", MMA, 0, matmul_dw_takes, matmul_dw_any), WEFT_ROWS_END};
 
 WEFT_CLAIMS(matmul_dx_mma) = {
     {"matmul_d?_mma_k<*>", GRAD_THREADS, 1, sizeof(grad_smem), "HMMA.16816 LDSM LDGSTS.128"},

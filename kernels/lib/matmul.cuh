@@ -112,6 +112,35 @@ void matmul_any(const weft_step *step, weft_stream *stream);
 void matmul_skinny(const weft_step *step, weft_stream *stream);
 bool matmul_tiled(const weft_step *step, weft_stream *stream);
 
+/* The same of its gradients: what both kinds of kernels take, the general kind, the tiles. */
+inline bool grad_pair(const weft_tensor &a, const weft_tensor &b) {
+    return a.dtype == b.dtype && (a.dtype == WEFT_BF16 || a.dtype == WEFT_F16) && is_flat(a) &&
+           is_flat(b);
+}
+
+inline bool grad_splits(int n, int64_t length) {
+    return (n == 1 || n == 2 || n == 4 || n == 8) && length % n == 0;
+}
+
+inline int matmul_dx_takes(const weft_args *args) {
+    const weft_matmul_dx_args &a = args->matmul_dx;
+    return grad_splits(a.leaves, a.w.shape[0]) && a.w.shape[0] == a.dy.shape[1] &&
+           a.w.shape[1] == a.dx.shape[1] && grad_pair(a.dy, a.w) && !weft_has(&a.wscale) &&
+           is_flat(a.res) && is_flat(a.dx);
+}
+
+inline int matmul_dw_takes(const weft_args *args) {
+    const weft_matmul_dw_args &a = args->matmul_dw;
+    return grad_splits(a.shards, a.dy.shape[0]) && a.x.shape[0] == a.dy.shape[0] &&
+           a.dw.shape[0] == a.dy.shape[1] && a.dw.shape[1] == a.x.shape[1] &&
+           grad_pair(a.dy, a.x) && is_flat(a.dw) && a.dw.dtype == WEFT_F32;
+}
+
+void matmul_dx_any(const weft_step *step, weft_stream *stream);
+void matmul_dw_any(const weft_step *step, weft_stream *stream);
+bool matmul_dx_tiled(const weft_step *step, weft_stream *stream);
+bool matmul_dw_tiled(const weft_step *step, weft_stream *stream);
+
 /* fp32 and mixed types, any shape. */
 void matmul_simt_any(const weft_step *step, weft_stream *stream);
 

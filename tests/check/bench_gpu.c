@@ -115,11 +115,6 @@ static bool place(bench *b, const check_set *s, size_t scratch, placement *p) {
     return b->d->sync(b->d, b->stream) == WEFT_OK;
 }
 
-static bool whole_prompts(const check_set *s) {
-    const weft_attention_args *a = &s->args.attention;
-    return s->c.op->op == WEFT_OP_attention && a->causal && check_get(&s->c, "q") == 0;
-}
-
 static bool aim(weft_step *step, const weft_kernel *row, const check_set *s, const placement *p,
                 char *at, arena *a) {
     step->kernel = row;
@@ -132,9 +127,7 @@ static bool aim(weft_step *step, const weft_kernel *row, const check_set *s, con
         if (s->operand[i].image)
             t->data = at + p->off[i] + s->operand[i].first;
     }
-    weft_op_table[s->c.op->op].cost(&step->args, &step->bytes, &step->flops);
-    if (whole_prompts(s))
-        step->flops /= 2; /* what lies above the diagonal is nobody's work */
+    check_set_cost(s, &step->bytes, &step->flops);
     if (!row)
         return true;
     step->state = row->state_bytes ? arena_alloc(a, row->state_bytes) : NULL;

@@ -123,6 +123,9 @@ struct check_set {
 
 void check_set_init(check_set *s, const check_case *c, uint64_t seed);
 void check_set_fini(check_set *s);
+/* Bytes and operations of the set's op by the catalogue; what lies above the diagonal of a causal
+ * prompt is nobody's work. */
+void check_set_cost(const check_set *s, int64_t *bytes, int64_t *flops);
 /* Adds the operand at `at`, a member of s->args, and fills it. The spec's pointers must outlive
  * s. */
 check_operand *check_add(check_set *s, weft_tensor *at, check_spec spec);

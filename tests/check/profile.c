@@ -132,7 +132,7 @@ static void profile_row(profile *p, check_set *set, const char *text, const weft
         p->failed++;
         return; /* the stream may be another one */
     }
-    weft_op_table[row->op].cost(&set->args, &p->bytes, &p->flops);
+    check_set_cost(set, &p->bytes, &p->flops);
     if (p->o->json)
         json_row(p, text, row);
     else

@@ -232,6 +232,13 @@ void check_set_fini(check_set *s) {
     arena_fini(&s->mem);
 }
 
+void check_set_cost(const check_set *s, int64_t *bytes, int64_t *flops) {
+    bool attention = s->c.op->op == WEFT_OP_attention;
+    weft_op_table[s->c.op->op].cost(&s->args, bytes, flops);
+    if (attention && s->args.attention.causal && check_get(&s->c, "q") == 0)
+        *flops /= 2;
+}
+
 static weft_tensor *moved(const check_set *from, check_set *to, const weft_tensor *at) {
     return (weft_tensor *)((char *)&to->args + ((const char *)at - (const char *)&from->args));
 }
