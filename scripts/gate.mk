@@ -11,15 +11,15 @@ gate: $(BUILD)/checkkernels ## hold compiled CUDA kernels to their claims, all a
 	@scripts/sass-gate --checkkernels $(BUILD)/checkkernels --cache $(BUILD)/gate $(CU_OBJ)
 	@scripts/gpu-model --checkkernels $(BUILD)/checkkernels --cache $(BUILD)/gate $(CU_OBJ)
 
-# Of the streams' orders of threads: ascending, descending, drawn.
-EMU_SEEDS   ?= 0 1 7
-EMU_SECONDS ?= 170
+# Of the streams' orders of threads: ascending, descending, drawn. Cases of every row and type in each.
+EMU_SEEDS ?= 0 1 7
+EMU_EACH  ?= 20
 .PHONY: emu-asan
 emu-asan: ## emulated rows on hostile shapes under AddressSanitizer, three orders of threads
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan OPT=-O1 SAN=address,undefined $(BUILD)/asan/checkkernels
 	@for seed in $(EMU_SEEDS); do echo "  WEFT_EMU_SEED=$$seed"; \
 	  WEFT_EMU_SEED=$$seed UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BUILD)/asan/checkkernels \
-	    --backend emu --threads 1 --seed $$seed --jobs "$$(nproc)" --seconds $(EMU_SECONDS) || exit 1; done
+	    --backend emu --threads 1 --seed $$seed --jobs "$$(nproc)" --timeout 600 --each $(EMU_EACH) || exit 1; done
 
 gpu-model: $(BUILD)/checkkernels gate-objects ## what the big kernels should reach on an H200
 	@scripts/gpu-model -v --checkkernels $(BUILD)/checkkernels --cache $(BUILD)/gate $(CU_OBJ)

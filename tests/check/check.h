@@ -267,6 +267,46 @@ void check_differences(check_state *k, const check_set *s, const check_result *t
 void check_token_sum(check_state *k, const check_set *s, const weft_tensor *dy,
                      void (*repair)(check_set *v));
 
+/* ---- so many cases for every row and type --------------------------------------------------- */
+
+enum { CHECK_COUNTS = 1024 };
+
+/* Cases that a row has run, by their type. */
+typedef struct {
+    weft_op op;
+    int dtype;
+    char row[24];
+    int64_t ran;
+} check_count;
+
+typedef struct {
+    check_count of[CHECK_COUNTS];
+    int n;
+} check_counts;
+
+check_count *check_count_of(check_counts *t, weft_op op, int dtype, const char *row);
+/* A line each, from one process to another. */
+void check_counts_write(const check_counts *t, FILE *to);
+void check_counts_read(check_counts *t, FILE *from);
+/* A line for every row; returns how many rows and types ran fewer than `each`. Sorts. */
+int check_counts_print(check_counts *t, int64_t each, FILE *to);
+
+/* Cases in the order they are tried: the small ones by the seed, then the large ones. */
+typedef struct {
+    check_case c;
+    bool large;
+    uint64_t order;
+} check_candidate;
+
+typedef struct {
+    check_candidate *of;
+    int n, room;
+} check_choice;
+
+void check_choice_add(check_choice *t, const check_case *c, uint64_t seed);
+void check_choice_sort(check_choice *t);
+void check_choice_fini(check_choice *t);
+
 /* ---- processes ------------------------------------------------------------------------------ */
 
 enum { CHECK_JOBS = 1024, CHECK_DEAD = 5 /* exit code: the device was lost */ };
@@ -274,7 +314,8 @@ enum { CHECK_JOBS = 1024, CHECK_DEAD = 5 /* exit code: the device was lost */ };
 typedef struct {
     weft_op op;
     int shard, shards;
-    const char *row; /* NULL: all that are wanted */
+    const char *row;   /* NULL: all that are wanted */
+    const char *dtype; /* NULL: all */
     int pid;
     FILE *words, *tally;
     double until;
@@ -287,6 +328,8 @@ typedef struct {
     double timeout, until;
     int64_t seed, threads;
     const char *backend, *row;
+    int64_t each; /* cases of every row and type; 0: all */
+    check_counts counts;
     bool all_long, quick;
     FILE *words;
     check_job job[CHECK_JOBS];
@@ -295,6 +338,8 @@ typedef struct {
 } check_jobs;
 
 void check_jobs_add(check_jobs *j, weft_op op, int64_t cases);
+/* A process for a type's cases of an op. */
+void check_jobs_add_type(check_jobs *j, weft_op op, int dtype);
 /* A share whose process was lost is run again, a row at a time: the others are judged, and the one
  * at fault is named. */
 void check_jobs_run(check_jobs *j);

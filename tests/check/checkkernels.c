@@ -28,8 +28,8 @@ const check_op *const check_ops[] = {CHECK_OPS(LIST_) NULL};
 enum { QUICK_CASES = 60, QUICK_SECONDS = 120, LONG_GIB = 14, PASSES = 16, OP_SHARES = 4 };
 
 typedef struct {
-    const char *op, *backend, *one, *row, *shard;
-    int64_t seed, threads, seconds, jobs, timeout, blocks;
+    const char *op, *backend, *one, *row, *dtype, *shard;
+    int64_t seed, threads, seconds, each, jobs, timeout, blocks;
     bool bench, json, quick, all_long, list, self_test, profile, claims, help;
 } options;
 
@@ -41,6 +41,11 @@ static const arg_spec specs[] = {
     {"case", "", NULL, ARG_STRING, "CASE", 0, 0, NULL, "exactly this case, as a failure prints it",
      OPT(one)},
     {"row", "", NULL, ARG_STRING, "GLOB", 0, 0, "*", "rows to check, by name", OPT(row)},
+    {"dtype", "", NULL, ARG_STRING, "GLOB", 0, 0, "*", "types of cases to check", OPT(dtype)},
+    {"each", "", NULL, ARG_INT, "N", 0, 1000000, "0",
+     "stop a row when it has run so many cases of a type, small ones first; what each row has run "
+     "is printed, fewer are a failure (0: run all)",
+     OPT(each)},
     {"seconds", "", NULL, ARG_INT, "N", 0, 86400, "0",
      "stop after that long; what ran is a sample by the seed (0: run all)", OPT(seconds)},
     {"jobs", "", NULL, ARG_INT, "N", 0, 256, "0",
@@ -87,6 +92,8 @@ typedef struct {
     double until, op_until; /* ends: of all; of this op, so that a slow one leaves time */
     int pass;               /* of --seconds: a sixteenth of the cases */
     uint64_t shard, shards;
+    check_counts counts; /* of --each */
+    check_choice choice;
 } session;
 
 static bool backend_wanted(const session *s, const weft_kernel *row, bool sole) {
@@ -176,6 +183,21 @@ static int level_of(const session *s, const weft_kernel *row) {
     return -1;
 }
 
+/* Under --each: whether a row has still to run cases of this type. */
+static bool lacks(session *s, const check_set *set, const weft_kernel *row) {
+    return !s->o->each ||
+           check_count_of(&s->counts, row->op, set->c.dtype, row->name)->ran < s->o->each;
+}
+
+static bool someone_lacks(session *s, const check_set *set) {
+    int table = 0, at = 0;
+    for (const weft_kernel *r; (r = next_row(s, set->c.op->op, &table, &at));)
+        if (fnmatch(s->o->row, r->name, 0) == 0 && weft_kernel_fits(r, level_of(s, r)) &&
+            (!r->ok || r->ok(&set->args)) && lacks(s, set, r))
+            return true;
+    return false;
+}
+
 static void run_case(session *s, const check_case *c, const char *only) {
     check_set set;
     check_result truth;
@@ -193,6 +215,10 @@ static void run_case(session *s, const check_case *c, const char *only) {
         check_set_fini(&set);
         return;
     }
+    if (s->o->each && !someone_lacks(s, &set)) {
+        check_set_fini(&set);
+        return;
+    }
     check_exec(&s->k, ref, &set, s->k.threads > 1 ? 2 : 1, false, &truth);
     if (!s->k.bad)
         check_differences(&s->k, &set, &truth);
@@ -207,8 +233,11 @@ static void run_case(session *s, const check_case *c, const char *only) {
             s->skipped++;
         else if (r->ok && !r->ok(&set.args))
             s->declined++;
-        else
+        else if (lacks(s, &set, r)) {
             run_one(s, &set, r, &truth, &seen);
+            if (s->o->each)
+                check_count_of(&s->counts, r->op, c->dtype, r->name)->ran++;
+        }
     }
     for (int i = 0; i < seen.n; i++)
         check_result_fini(&seen.result[i]);
@@ -241,6 +270,11 @@ static void name_too_large(session *s, const check_case *c, int64_t *count) {
     s->skipped++;
 }
 
+static void choose_case(session *s, const check_case *c, int64_t *count) {
+    (void)count;
+    check_choice_add(&s->choice, c, (uint64_t)s->o->seed);
+}
+
 /* --quick: about QUICK_CASES of an op, chosen by the seed. `count` holds how many there are. */
 static void check_one(session *s, const check_case *c, int64_t *count) {
     uint64_t stride = (uint64_t)(*count + QUICK_CASES - 1) / QUICK_CASES;
@@ -259,11 +293,17 @@ static void check_one(session *s, const check_case *c, int64_t *count) {
     run_case(s, c, NULL);
 }
 
+static bool type_wanted(const session *s, const char *name, size_t n) {
+    char text[16];
+    snprintf(text, sizeof text, "%.*s", (int)n, name);
+    return fnmatch(s->o->dtype, text, 0) == 0;
+}
+
 static void cross(session *s, const check_op *op, const check_group *g, each_case *fn,
                   int64_t *count) {
     for (const char *d = g->dtypes; *d;) {
         size_t n = strcspn(d, " ");
-        for (const char *const *shape = g->shapes; *shape; shape++)
+        for (const char *const *shape = g->shapes; *shape && type_wanted(s, d, n); shape++)
             for (const char *const *variant = g->variants; *variant; variant++) {
                 char text[256];
                 check_case c;
@@ -307,6 +347,15 @@ static double op_end(const session *s, int op) {
     return now + (n > OP_SHARES ? OP_SHARES * left / n : left);
 }
 
+static void run_each(session *s, const check_op *op) {
+    int64_t count = 0;
+    all_cases(s, op, choose_case, &count);
+    check_choice_sort(&s->choice);
+    for (int i = 0; i < s->choice.n && !s->k.dead; i++)
+        run_case(s, &s->choice.of[i].c, NULL);
+    check_choice_fini(&s->choice);
+}
+
 static void check_ops_wanted(session *s) {
     for (int i = 0; check_ops[i]; i++) {
         const char *name = weft_op_table[check_ops[i]->op].name;
@@ -318,7 +367,9 @@ static void check_ops_wanted(session *s) {
         all_cases(s, check_ops[i], s->o->list ? list_case : count_case, &count);
         if (s->o->list)
             continue;
-        for (s->pass = 0; s->pass < (s->o->seconds ? PASSES : 1); s->pass++)
+        if (s->o->each)
+            run_each(s, check_ops[i]);
+        for (s->pass = 0; !s->o->each && s->pass < (s->o->seconds ? PASSES : 1); s->pass++)
             all_cases(s, check_ops[i], check_one, &count);
         fprintf(s->words, "%-14s %6lld run, %lld failed, %lld declined by ok()%s  %.1f s\n", name,
                 (long long)(s->cases - cases), (long long)(s->failed - failed),
@@ -362,6 +413,24 @@ static int replay(session *s) {
     return -1;
 }
 
+static bool type_in(const char *list, const char *name) {
+    size_t n = strlen(name);
+    for (const char *at = list; (at = strstr(at, name)); at++)
+        if ((at == list || at[-1] == ' ') && (at[n] == ' ' || !at[n]))
+            return true;
+    return false;
+}
+
+static void add_types(check_jobs *j, const check_op *op) {
+    bool seen[WEFT_DTYPES] = {false};
+    for (const check_group *g = op->groups; g->dtypes; g++)
+        for (int t = 0; t < WEFT_DTYPES; t++)
+            if (!seen[t] && type_in(g->dtypes, weft_dtype_name(t))) {
+                seen[t] = true;
+                check_jobs_add_type(j, op->op, t);
+            }
+}
+
 /* A share for each process: large ops are several. */
 static void run_apart(session *s) {
     check_jobs j = {.jobs = (int)s->o->jobs,
@@ -371,6 +440,7 @@ static void run_apart(session *s) {
                     .threads = s->o->threads,
                     .backend = s->o->backend,
                     .row = s->o->row,
+                    .each = s->o->each,
                     .all_long = s->o->all_long,
                     .quick = s->o->quick,
                     .words = s->words};
@@ -381,12 +451,16 @@ static void run_apart(session *s) {
             !next_row(s, check_ops[i]->op, &table, &at))
             continue;
         all_cases(s, check_ops[i], count_case, &count);
-        check_jobs_add(&j, check_ops[i]->op, count);
+        if (s->o->each)
+            add_types(&j, check_ops[i]);
+        else
+            check_jobs_add(&j, check_ops[i]->op, count);
     }
     check_jobs_run(&j);
     s->cases = j.cases;
     s->failed = j.failed;
     s->skipped = j.skipped;
+    s->counts = j.counts;
 }
 
 static bool parse_shard(session *s) {
@@ -414,10 +488,15 @@ static int run_checks(session *s) {
         return 0;
     if (!s->o->one)
         name_skipped(s);
+    if (s->o->each && !s->o->one && !s->o->json &&
+        check_counts_print(&s->counts, s->o->each, s->words))
+        s->failed++;
     if (s->o->json)
         printf("{\"cases\":%lld,\"failed\":%lld,\"skipped\":%lld}\n", (long long)s->cases,
                (long long)s->failed, (long long)s->skipped);
-    else
+    if (s->o->json && s->o->each)
+        check_counts_write(&s->counts, stdout);
+    if (!s->o->json)
         printf("%lld cases, %lld failed, %lld skipped\n", (long long)s->cases, (long long)s->failed,
                (long long)s->skipped);
     return s->k.dead ? CHECK_DEAD : s->failed ? 1 : 0;

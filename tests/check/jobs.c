@@ -25,6 +25,11 @@ void check_jobs_add(check_jobs *j, weft_op op, int64_t cases) {
         add(j, op, i, n, NULL);
 }
 
+void check_jobs_add_type(check_jobs *j, weft_op op, int dtype) {
+    add(j, op, 0, 1, NULL);
+    j->job[j->n - 1].dtype = weft_dtype_name(dtype);
+}
+
 static int waiting(const check_jobs *j) {
     int n = 0;
     for (int i = 0; i < j->n; i++)
@@ -43,7 +48,7 @@ static double seconds_for(const check_jobs *j) {
 }
 
 static void child(const check_jobs *j, const check_job *job, int seconds) {
-    const char *argv[24];
+    const char *argv[28];
     char text[5][32];
     int n = 0;
     argv[n++] = "checkkernels";
@@ -58,8 +63,11 @@ static void child(const check_jobs *j, const check_job *job, int seconds) {
     snprintf(text[1], sizeof text[1], "--threads=%lld", (long long)j->threads);
     snprintf(text[2], sizeof text[2], "--shard=%d/%d", job->shard, job->shards);
     snprintf(text[3], sizeof text[3], "--seconds=%d", seconds);
-    for (int i = 0; i < 4; i++)
+    snprintf(text[4], sizeof text[4], "--each=%lld", (long long)j->each);
+    for (int i = 0; i < 5; i++)
         argv[n++] = text[i];
+    argv[n++] = "--dtype";
+    argv[n++] = job->dtype ? job->dtype : "*";
     if (j->all_long)
         argv[n++] = "--long";
     if (j->quick)
@@ -103,6 +111,7 @@ static void read_tally(check_jobs *j, FILE *from) {
     j->cases += cases;
     j->failed += failed;
     j->skipped += skipped;
+    check_counts_read(&j->counts, from);
 }
 
 static bool wanted(const check_jobs *j, const weft_kernel *r, weft_op op) {
