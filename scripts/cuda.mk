@@ -19,16 +19,17 @@ endif
 endif
 # ccache, where there is one, spares every clone of the sources but the first these minutes.
 CCACHE   := $(if $(shell command -v ccache 2>/dev/null),CCACHE_DEPEND=1 CCACHE_NOHASHDIR=1 ccache)
-# The GPU's own code for each of these, which 8.6 and 8.9 run as 8.0, and PTX for what comes after.
-# `make gate` compiles for every one of GATE_SM.
+# The GPU's own code for each of these, which 8.6 and 8.9 run as 8.0, and PTX for what comes after,
+# from one pass of the front end: kernels/cuda asks for nothing that sm_80 lacks. `make gate` compiles
+# for every one of GATE_SM.
 CUDA_SM  ?= 80 90
 GATE_SM  := 80 86 89 90
 NVCCFLAGS = -std=c++17 -O3 -fmad=false -Werror all-warnings -Iinclude -I. -Ikernels/lib -DWEFT_CU_NS=weft_cuda \
             -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-fno-rtti,-fno-threadsafe-statics \
             $(CUDA_PACK)$(CUDA_GEN)
 CUDA_PACK := --compress-mode=size # a sixth of its size
-CUDA_GEN  = $(foreach n,$(CUDA_SM),-gencode arch=compute_$n,code=sm_$n) \
-            $(foreach n,$(lastword $(CUDA_SM)),-gencode arch=compute_$n,code=compute_$n)
+comma    := ,
+CUDA_GEN  = -gencode 'arch=compute_80,code=[$(subst $() $(),$(comma),$(CUDA_SM:%=sm_%) compute_80)]'
 ifeq ($(CUDA_LIB),)
 NOT_SRC  := host/run/device_cuda.c host/run/comm_nccl.c host/run/registry_cuda.c
 else

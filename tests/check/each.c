@@ -64,7 +64,7 @@ void check_choice_add(check_choice *t, const check_case *c, uint64_t seed) {
         WEFT_ASSERT(t->of);
     }
     check_set_init(&set, c, seed);
-    set.no_images = true;
+    set.aligned = set.no_images = true; /* what the operands hold is not looked at */
     c->op->build(&set);
     check_set_cost(&set, &bytes, &flops);
     check_set_fini(&set);

@@ -208,13 +208,22 @@ static bool gradient_dw(const check_set *s, check_gradient *g) {
     return true;
 }
 
-static const char *const shapes_dw[] = {"T=1,N=1,K=1",      "T=1,N=33,K=17",    "T=7,N=16,K=129",
-                                        "T=17,N=40,K=64",   "T=33,N=65,K=70",   "T=100,N=24,K=40",
-                                        "T=64,N=129,K=136", "T=45,N=264,K=136", NULL};
+static const char *const shapes_dw[] = {"T=1,N=1,K=1",
+                                        "T=1,N=33,K=17",
+                                        "T=7,N=16,K=129",
+                                        "T=17,N=40,K=64",
+                                        "T=33,N=65,K=70",
+                                        "T=100,N=24,K=40",
+                                        "T=64,N=129,K=136",
+                                        "T=45,N=264,K=136",
+                                        "T=37,N=72,K=104",
+                                        "T=16,N=8,K=8",
+                                        NULL};
 static const char *const variants_dw[] = {"",       "pad=3",      "fill=1",    "fill=2",
                                           "fill=3", "fill=4,x=1", "x=3,pad=8", NULL};
-static const char *const split_dw[] = {"T=8,N=17,K=40", "T=40,N=30,K=33", "T=128,N=40,K=72",
-                                       "T=264,N=136,K=136", NULL};
+static const char *const split_dw[] = {
+    "T=8,N=17,K=40",  "T=40,N=30,K=33",   "T=128,N=40,K=72", "T=264,N=136,K=136",
+    "T=72,N=64,K=40", "T=200,N=24,K=264", "T=64,N=8,K=16",   NULL};
 static const char *const shards[] = {"shards=2",        "shards=4,pad=3",  "shards=8",
                                      "shards=8,fill=1", "shards=4,rows=5", NULL};
 static const char *const few_dw[] = {"T=9,N=48,K=40", "T=40,N=64,K=72", NULL};
