@@ -322,12 +322,13 @@ bool comm_nan_was_first(const comm_nan *x, int sent_to, const comm_nan *sender) 
 /* One exchange with its place in the flight record around it; *sequence counts those before. */
 static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
                            weft_stream *stream, const comm_part *send, int nsend,
-                           const comm_part *recv, int nrecv) {
+                           const comm_part *recv, int nrecv, const weft_step *norm) {
     comm_link *l = c->link;
     double now = clock_seconds();
     bool enqueued = stream_ops(c, stream) != NULL;
     comm_call call = {.send = send, .recv = recv, .nsend = nsend, .nrecv = nrecv};
     call.stream = enqueued ? stream : NULL;
+    call.norm = norm;
     call.head = (comm_head){.op = op, .group = c->group, .sequence = *sequence};
     snprintf(call.head.tag, sizeof call.head.tag, "%s", tag);
     call.deadline = now + l->timeout + l->expected;
@@ -369,7 +370,7 @@ static weft_status counted(comm *c, int op, uint64_t *sequence, const char *tag,
 
 static weft_status exchange(comm *c, int op, const char *tag, weft_stream *stream,
                             const comm_part *send, int nsend, const comm_part *recv, int nrecv) {
-    return counted(c, op, &c->sequence, tag, stream, send, nsend, recv, nrecv);
+    return counted(c, op, &c->sequence, tag, stream, send, nsend, recv, nrecv, NULL);
 }
 
 static comm_part part_for(const comm *c, int rank, weft_tensor t) {
@@ -408,8 +409,18 @@ weft_status comm_pass(comm *c, int from, int to, float *x, int64_t n, const char
     t.data = x;
     comm_part p = part_for(c, c->rank == from ? to : from, t);
     if (c->rank == from)
-        return counted(c, WEFT_OP_send, &c->moved[0][to], what, NULL, &p, 1, NULL, 0);
-    return counted(c, WEFT_OP_send, &c->moved[1][from], what, NULL, NULL, 0, &p, 1);
+        return counted(c, WEFT_OP_send, &c->moved[0][to], what, NULL, &p, 1, NULL, 0, NULL);
+    return counted(c, WEFT_OP_send, &c->moved[1][from], what, NULL, NULL, 0, &p, 1, NULL);
+}
+
+/* As the all-gather that it stands for. */
+weft_status comm_norm(comm *c, const weft_step *s, weft_stream *stream) {
+    comm_part part[COMM_MAX_RANKS];
+    int n = 0;
+    for (int r = 0; r < c->ranks; r++)
+        if (r != c->rank)
+            part[n++] = part_for(c, r, s->args.rank_norm.x);
+    return counted(c, WEFT_OP_rank_norm, &c->sequence, s->tag, stream, part, n, part, n, s);
 }
 
 weft_status comm_barrier(comm *c, const char *what) {
@@ -580,7 +591,7 @@ static void broadcast_run(const weft_step *s, weft_stream *stream) {
 static void send_run(const weft_step *s, weft_stream *stream) {
     comm *c = end_of(s);
     comm_part p = part_for(c, s->args.send.peer, s->args.send.x);
-    counted(c, WEFT_OP_send, &c->moved[0][s->args.send.peer], s->tag, stream, &p, 1, NULL, 0);
+    counted(c, WEFT_OP_send, &c->moved[0][s->args.send.peer], s->tag, stream, &p, 1, NULL, 0, NULL);
 }
 
 /* The message carries the sender's op. */
@@ -588,7 +599,7 @@ static void recv_run(const weft_step *s, weft_stream *stream) {
     comm *c = end_of(s);
     comm_part p = part_for(c, s->args.recv.peer, s->args.recv.y);
     weft_status st = counted(c, WEFT_OP_send, &c->moved[1][s->args.recv.peer], s->tag, stream, NULL,
-                             0, &p, 1);
+                             0, &p, 1, NULL);
     if (st == WEFT_OK && !stream_ops(c, stream))
         comm_sound_from(c, s, &p.t, s->args.recv.peer);
 }
@@ -640,6 +651,7 @@ int64_t comm_sent_bytes(weft_op op, const weft_args *a, int ranks, int rank) {
     case WEFT_OP_broadcast:
         return rank == a->broadcast.peer ? ops_bytes(&a->broadcast.x) * (ranks - 1) : 0;
     case WEFT_OP_send: return ops_bytes(&a->send.x);
+    case WEFT_OP_rank_norm: return ops_bytes(&a->rank_norm.x) * (ranks - 1);
     case WEFT_OP_sample_sharded: return comm_sample_sent(a, ranks);
     default: return 0;
     }

@@ -12,8 +12,8 @@
 #pragma once
 #include "host/run/flight.h"
 #include "host/run/shard.h"
-#include "weft/kernel.h"
 #include "weft/status.h"
+#include "weft/step.h"
 #include <stdbool.h>
 
 enum { COMM_MAX_RANKS = 64, COMM_TIMEOUT_SECONDS = 10 };
@@ -51,6 +51,7 @@ typedef struct {
     weft_stream *stream; /* of the parts' device, whose order the exchange keeps; NULL: the parts
                             are memory of the host */
     flight_place place;
+    const weft_step *norm; /* a step of rank_norm, which moves the parts itself; NULL: none */
 } comm_call;
 
 typedef struct comm_transport {
@@ -84,6 +85,8 @@ typedef struct comm_stream_ops {
     void (*sum)(comm_link *l, weft_stream *s, const weft_tensor *y, const void *x, int n);
     /* What NCCL itself calls an all-reduce, whose order of sums is its own: for comparisons. */
     weft_status (*all_reduce)(comm_link *l, weft_stream *s, float *x, uint64_t n);
+    /* Whether rank_norm can be done of what `a` says but for the windows, which it fills in. */
+    bool (*can_norm)(comm *c, weft_args *a);
     weft_status (*finish)(comm_link *l); /* comm_finish */
     weft_status (*attend)(comm_link *l); /* comm_attend */
     /* comm_memory */
@@ -181,6 +184,11 @@ weft_status comm_all_reduce(comm *c, weft_stream *s, float *x, int64_t n, void *
  * reduce-scatter of the group. */
 weft_status comm_shift(comm *c, const comm_part *send, const comm_part *recv, const char *what);
 uint64_t comm_all_reduce_scratch(int64_t n, int ranks);
+/* Where a plan's all_gather, leaf_sum and rmsnorm follow each other, of a few rows, and GPUs reach
+ * each other, they become one step, rank_norm, with the same bits. Of a plan that is bound. */
+void comm_fuse(weft_plan *p, comm *end);
+/* Its step, on a stream. */
+weft_status comm_norm(comm *c, const weft_step *s, weft_stream *stream);
 /* Rows that work in memory of the host over any transport; a step's state is the rank's comm. */
 extern const weft_kernel comm_host_kernels[];
 /* comm_sample.c: the row of sample_sharded, in the table above, and what it sends if no row has to

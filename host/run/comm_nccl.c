@@ -16,6 +16,7 @@
 #include "host/base/clock.h"
 #include "host/base/err.h"
 #include "host/base/mem.h"
+#include "host/run/comm_peer.h"
 #include "host/run/comm_proc.h"
 #include "host/run/device_gpu.h"
 #include "host/run/registry.h"
@@ -59,6 +60,7 @@ typedef struct {
     void *arena[ARENAS]; /* what NCCL calls the memory it was told of */
     int arenas;
     weft_step sum; /* the row that adds, and its last operands */
+    const weft_kernel *norm;
 } nccl_link;
 
 /* The ranks of this process. */
@@ -68,6 +70,7 @@ struct nccl_world {
     nccl_link *link[COMM_MAX_RANKS];
     int links, open;
     uint64_t first, every; /* which exchanges compare heads */
+    comm_peers *peers;     /* of all ranks; NULL: their GPUs do not reach each other */
     bool at_once;          /* WEFT_NCCL_SYNC=1: wait for each exchange; for emulated streams, which
                               hold up their caller, unless it is 0 */
     pthread_mutex_t lock;  /* of `open` */
@@ -120,6 +123,7 @@ static void *abort_main(void *arg) {
 static void give_up(nccl_link *l) {
     if (!l->comm)
         return;
+    comm_peers_stop(l->world->peers);
     pthread_t thread;
     struct timespec soon;
     last_words *w = mem_alloc(sizeof *w);
@@ -517,6 +521,35 @@ static weft_status unpack_all(nccl_link *l, const comm_call *c, cudaStream_t q) 
     return WEFT_OK;
 }
 
+/* Which row does it, and through which windows; all ranks of the group have to be of this process.
+ */
+static bool nccl_can_norm(comm *c, weft_args *a) {
+    nccl_link *l = own(c->link);
+    int64_t ranks = c->ranks;
+    void *table = NULL;
+    if (!l->world->peers || comm_peers_table(l->world->peers, l->link.rank, c->group, c->ranks,
+                                             c->member, &table) != WEFT_OK)
+        return false;
+    a->rank_norm.windows = weft_tensor_make(WEFT_I64, 1, &ranks);
+    a->rank_norm.windows.data = table;
+    a->rank_norm.windows.id = 1;
+    return registry_find(l->world->dev, WEFT_OP_rank_norm, a, &l->norm) == WEFT_OK;
+}
+
+/* Peers' kernels wait for this one, so every rank is to have come this far: where streams hold up
+ * their callers, before it starts. */
+static weft_status run_norm(nccl_link *l, const comm_call *c, bool entered) {
+    cudaStream_t q = queue_of(c->stream);
+    pending *p;
+    WEFT_TRY(drain(l, WINDOW - 1));
+    WEFT_TRY(begin(l, q, &p));
+    p->place = c->place;
+    p->peers = peers_of(c);
+    p->entered = entered;
+    l->norm->run(c->norm, c->stream);
+    return end(l, q, p);
+}
+
 static weft_status move_parts(nccl_link *l, const comm_call *c, bool entered) {
     cudaStream_t q = queue_of(c->stream);
     pending *p;
@@ -545,13 +578,13 @@ static weft_status nccl_exchange(comm_link *link, const comm_call *c) {
         return l->link.base->transport->exchange(l->link.base, c);
     }
     WEFT_TRY(alive(l));
-    bool check = is_check_due(l, c);
+    bool check = is_check_due(l, c) || (c->norm && l->world->at_once);
     if (check) {
         WEFT_TRY(drain(l, 0));
         comm_enter(link, &c->place);
         WEFT_TRY(check_heads(l, c));
     }
-    return move_parts(l, c, check);
+    return c->norm ? run_norm(l, c, check) : move_parts(l, c, check);
 }
 
 static weft_status nccl_all_reduce(comm_link *link, weft_stream *s, float *x, uint64_t n) {
@@ -640,6 +673,7 @@ static void close_world(nccl_world *w) {
     for (int i = 0; i < count; i++)
         if (alive(live[i]) == WEFT_OK && live[i]->comm)
             n->destroy(live[i]->comm);
+    comm_peers_close(w->peers);
     for (int i = 0; i < w->links; i++)
         close_link(w->link[i]);
     pthread_mutex_destroy(&w->lock);
@@ -664,6 +698,7 @@ static const comm_stream_ops stream_ops = {
     .copy = nccl_copy,
     .sum = nccl_sum,
     .all_reduce = nccl_all_reduce,
+    .can_norm = nccl_can_norm,
     .finish = nccl_finish,
     .attend = nccl_attend,
     .memory = nccl_memory,
@@ -737,6 +772,18 @@ static weft_status init_all(nccl_world *w, const card *c) {
                       clock_seconds() + w->link[0]->link.timeout + seconds);
 }
 
+/* Without windows the steps stay three. */
+static void open_peers(nccl_world *w) {
+    int gpu[COMM_MAX_RANKS];
+    bool all = w->links > 1 && device_switch("WEFT_PEER", true);
+    for (int i = 0; i < w->links; i++)
+        gpu[i] = w->link[i]->gpu;
+    for (int i = 0; i < w->links && all; i++)
+        all = w->dev->use(w->dev, gpu[i], false) == WEFT_OK && w->dev->reach(w->dev, w->links, gpu);
+    if (all && comm_peers_open(w->dev, w->links, gpu, &w->peers) != WEFT_OK)
+        w->peers = NULL;
+}
+
 static weft_status open_all(nccl_world *w, bool threads) {
     card c = {.version = 0};
     weft_status s = comm_nccl_load(&w->nccl);
@@ -746,7 +793,10 @@ static weft_status open_all(nccl_world *w, bool threads) {
         WEFT_TRY(draw_card(w->link[0], &c));
     if (!threads)
         WEFT_TRY(deal_card(w->link[0], &c));
-    return init_all(w, &c);
+    WEFT_TRY(init_all(w, &c));
+    if (threads)
+        open_peers(w);
+    return WEFT_OK;
 }
 
 static nccl_link *link_over(nccl_world *w, comm_link *base, int gpu) {

@@ -51,6 +51,9 @@ struct device {
      * `gpus` is 0. WEFT_USAGE: there is no such GPU. Memory and streams are of the GPU that they
      * were opened for; a stream is used and launched on by threads that have chosen it. */
     weft_status (*use)(device *d, int gpu, bool all);
+    /* Whether the GPU that this thread uses can read and write all of gpu[0..n), itself aside;
+     * opens the way. */
+    bool (*reach)(device *d, int n, const int *gpu);
     void (*close)(device *d);
 };
 

@@ -152,6 +152,25 @@ static weft_status gpu_use(device *d, int ordinal, bool all) {
     return enter(d);
 }
 
+static bool gpu_reach(device *d, int n, const int *others) {
+    int own = ordinal_of(d);
+    for (int i = 0; i < n; i++) {
+        int can = 0;
+        if (others[i] == own)
+            continue;
+        if (cudaDeviceCanAccessPeer(&can, own, others[i]) != cudaSuccess || !can) {
+            cudaGetLastError();
+            return false;
+        }
+        cudaError_t e = cudaDeviceEnablePeerAccess(others[i], 0);
+        if (e != cudaSuccess)
+            cudaGetLastError();
+        if (e != cudaSuccess && e != cudaErrorPeerAccessAlreadyEnabled)
+            return false;
+    }
+    return true;
+}
+
 static weft_status gpu_no_memory(uint64_t bytes, const char *what) {
     size_t left = 0, all = 0;
     cudaGetLastError();
@@ -350,6 +369,7 @@ static gpu *gpu_new(int ordinal, int sm) {
                        .launch = gpu_launch,
                        .graph_close = gpu_graph_close,
                        .use = gpu_use,
+                       .reach = gpu_reach,
                        .close = gpu_close};
     return g;
 }

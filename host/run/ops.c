@@ -110,6 +110,12 @@ static void cost_sample(const weft_args *a, int64_t *bytes, int64_t *flops) {
     *flops = 4 * weft_tensor_count(&s->logits);
 }
 
+static void cost_rank_norm(const weft_args *a, int64_t *bytes, int64_t *flops) {
+    const weft_rank_norm_args *n = &a->rank_norm;
+    *bytes = operand_bytes(WEFT_OP_rank_norm, a) + ops_bytes(&n->x) * n->ranks;
+    *flops = weft_tensor_count(&n->x) * (n->ranks + 6);
+}
+
 static void cost_sample_sharded(const weft_args *a, int64_t *bytes, int64_t *flops) {
     const weft_sample_sharded_args *s = &a->sample_sharded;
     *bytes = ops_bytes(&s->logits) + ops_bytes(&s->params) + ops_bytes(&s->id);

@@ -149,6 +149,7 @@ weft_status plan_bind(weft_plan *p, void *const base[WEFT_SPACES], comm *end, ar
         if (s->kernel->bind && s->kernel->bind(s, s->state))
             return weft_fail(WEFT_DEVICE, "%s: row %s could not be bound", s->tag, s->kernel->name);
     }
+    comm_fuse(p, end);
     return WEFT_OK;
 }
 

@@ -89,7 +89,7 @@ typedef struct {
     X(add) X(argmax) X(attention_mma) X(attention_simt) X(cast) X(ceiling) X(embed) X(gather) \
     X(glu) X(kv_append) X(layernorm) X(leaf_sum) X(matmul) X(matmul_mma) X(matmul_s8) \
     X(matmul_simt) X(matmul_simt_tiled) X(matmul_skinny) X(matmul_tiled) X(matmul_w8) X(quantize) \
-    X(rank_sum) X(rmsnorm) X(rope) X(sample) X(softmax) X(token_logprob) \
+    X(rank_norm) X(rank_sum) X(rmsnorm) X(rope) X(sample) X(softmax) X(token_logprob) \
     X(adamw) X(attention_dx) X(column_sum) X(cross_entropy) X(dropout) X(embed_dw) X(glu_dx) \
     X(matmul_dx_mma) X(matmul_dx_simt) X(matmul_grad_tiled) X(norm_dx) X(rope_dx)
 /* clang-format on */

@@ -82,6 +82,27 @@ enum { WEFT_S32_TERMS = 1 << 17 }; /* products of 128 x 127 that an s32 holds */
  * x f32[n,T,N], y f32[T,N]. */
 #define WEFT_RANK_SUM(I, Q, O, A, S) I(x) O(y)
 
+/* all_gather, leaf_sum and rmsnorm in one, for short sums between GPUs that reach each other's
+ * memory, with their bits: r = round(tree sum over the group's x + bias) + res, y = rmsnorm(r).
+ * windows i64[ranks]: the address of each rank's window (kernels/cuda/rank_norm.cu). x f32[T,N] is
+ * this rank's part; T is at most RANK_NORM_ROWS and 4 T N at most RANK_NORM_SLOT bytes. */
+#define WEFT_RANK_NORM(I, Q, O, A, S) \
+    I(x) \
+    I(res) \
+    I(g) \
+    I(windows) \
+    Q(bias) \
+    Q(rows) \
+    O(y) \
+    O(r) S(float, eps) S(float, offset) S(int32_t, ranks) S(int32_t, rank) S(int32_t, group)
+enum {
+    RANK_NORM_ROWS = 64,
+    RANK_NORM_RANKS = 8,
+    RANK_NORM_DATA = 4096,
+    RANK_NORM_SLOT = 256 << 10,
+    RANK_NORM_WINDOW = RANK_NORM_DATA + 2 * RANK_NORM_SLOT /* bytes */
+};
+
 /* Writes k[T,Hkv,D], v[T,Hkv,Dv] into pages, rounding to the cache's type. slot i32[T] = page *
  * page_size + place; a negative slot is skipped. kcache [pages,Hkv,page_size,D], any strides. */
 #define WEFT_KV_APPEND(I, Q, O, A, S) I(k) I(v) I(slot) Q(rows) A(kcache) A(vcache)
@@ -219,6 +240,7 @@ enum {
     X(broadcast, WEFT_BROADCAST, 0, 0, 0, 0, 0, WEFT_COMM | WEFT_EXACT) \
     X(send, WEFT_SEND, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT) \
     X(recv, WEFT_RECV, 0, 0, 0, 0, 0, WEFT_BWD | WEFT_COMM | WEFT_EXACT) \
+    X(rank_norm, WEFT_RANK_NORM, 2e-6f, 2e-3f, 1e-2f, 0, 0, WEFT_COMM) \
     X(sample_sharded, WEFT_SAMPLE_SHARDED, 1e-6f, 0, 0, 0, 0, WEFT_COMM | WEFT_EXACT)
 
 #define WEFT_T_(n) weft_tensor n;

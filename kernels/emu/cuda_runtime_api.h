@@ -63,6 +63,8 @@ struct cudaDeviceProp {
 #define cudaDeviceGetAttribute emu_cuda_device_get_attribute
 #define cudaGetDeviceProperties emu_cuda_get_device_properties
 #define cudaSetDevice emu_cuda_set_device
+#define cudaDeviceCanAccessPeer emu_cuda_device_can_access_peer
+#define cudaDeviceEnablePeerAccess emu_cuda_device_enable_peer_access
 #define cudaMemGetInfo emu_cuda_mem_get_info
 #define cudaMalloc emu_cuda_malloc
 #define cudaFree emu_cuda_free
@@ -94,6 +96,8 @@ cudaError_t cudaGetDeviceCount(int *out);
 cudaError_t cudaDeviceGetAttribute(int *out, enum cudaDeviceAttr what, int device);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer);
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *bytes);
 cudaError_t cudaMalloc(void **out, size_t bytes);
 cudaError_t cudaFree(void *p);

@@ -4,6 +4,7 @@
 #pragma once
 #include "kernels/emu/warp.h"
 #include <launch.cuh>
+#include <unistd.h>
 
 namespace WEFT_CU_NS {
 
@@ -59,6 +60,28 @@ inline uint32_t tid_again() {
 
 inline uint64_t globaltimer() {
     return ::emu::nanoseconds();
+}
+
+/* ---- what GPUs tell each other: their ranks are threads of this process ---- */
+
+inline uint32_t ld_acquire_sys(const uint32_t *p) {
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+inline void st_release_sys(uint32_t *p, uint32_t v) {
+    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+}
+inline void spin_pause() {
+    usleep(10);
+}
+template <class T> T ld_peer(const T *p, EMU_AT) {
+    if ((uintptr_t)p % sizeof(T))
+        ::emu::fail(at, "misaligned: %zu bytes of a peer's memory", sizeof(T));
+    return *p;
+}
+template <class T> void st_peer(T *p, T v, EMU_AT) {
+    if ((uintptr_t)p % sizeof(T))
+        ::emu::fail(at, "misaligned: %zu bytes of a peer's memory", sizeof(T));
+    *p = v;
 }
 
 /* ---- ex2: not the hardware's bits, but as near to 2^x ---- */

@@ -47,7 +47,7 @@ struct emu_block {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static emu_machine machine = {MOST_DEVICES, 90, 13000, 0, 0};
+static emu_machine machine = {MOST_DEVICES, 90, 13000, 0, 0, 0};
 static emu_fault fault;
 static int64_t calls, live;
 static cudaError_t pending, sticky; /* pending: what the next sync says */
@@ -229,6 +229,25 @@ cudaError_t cudaSetDevice(int device) {
         return fail(cudaErrorInvalidDevice);
     current = device;
     return cudaSuccess;
+}
+
+static uint64_t reaches[MOST_DEVICES]; /* a bit for each peer */
+
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
+    ENTER();
+    if (device < 0 || peer < 0 || device >= machine.devices || peer >= machine.devices)
+        return fail(cudaErrorInvalidDevice);
+    *can = device != peer && !machine.apart;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
+    ENTER();
+    if (flags || peer == current || peer < 0 || peer >= machine.devices || machine.apart)
+        return fail(cudaErrorInvalidDevice);
+    uint64_t bit = (uint64_t)1 << peer,
+             before = __atomic_fetch_or(&reaches[current], bit, __ATOMIC_RELAXED);
+    return fail(before & bit ? cudaErrorPeerAccessAlreadyEnabled : cudaSuccess);
 }
 
 /* ---- Memory ---- */

@@ -10,6 +10,7 @@ extern "C" {
 typedef struct {
     int devices, sm, driver; /* driver: 13000 is 13.0, 0 is none */
     uint64_t bytes;          /* of memory; 0: as the host has */
+    int apart;               /* its devices do not reach each other's memory */
     int late;                /* copies from page-locked memory happen at the next sync */
 } emu_machine;
 void emu_machine_set(emu_machine m); /* one device of sm_90, driver 13.0, unless set */

@@ -160,6 +160,45 @@ __device__ __forceinline__ uint64_t globaltimer() {
     return d;
 }
 
+/* ---- Memory Consistency Model: what GPUs tell each other ---- */
+
+/* What was written before st_release_sys, by whoever this thread has met at a barrier, is seen by
+ * those behind the ld_acquire_sys that reads it, on every GPU. */
+__device__ __forceinline__ uint32_t ld_acquire_sys(const uint32_t *p) {
+    uint32_t d;
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(d) : "l"(p) : "memory");
+    return d;
+}
+__device__ __forceinline__ void st_release_sys(uint32_t *p, uint32_t v) {
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+/* Between two looks at what another GPU will write. */
+__device__ __forceinline__ void spin_pause() {
+    __nanosleep(32);
+}
+/* Memory that GPUs share, which is no operand of a step. */
+__device__ __forceinline__ uint32_t ld_peer(const uint32_t *p) {
+    uint32_t d;
+    asm volatile("ld.global.u32 %0, [%1];" : "=r"(d) : "l"(p) : "memory");
+    return d;
+}
+__device__ __forceinline__ uint4 ld_peer(const uint4 *p) {
+    uint4 d;
+    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(d.x), "=r"(d.y), "=r"(d.z), "=r"(d.w)
+                 : "l"(p)
+                 : "memory");
+    return d;
+}
+__device__ __forceinline__ void st_peer(uint32_t *p, uint32_t v) {
+    asm volatile("st.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+__device__ __forceinline__ void st_peer(uint4 *p, uint4 v) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w)
+                 : "memory");
+}
+
 /* ---- Data Movement: prefetch ---- */
 
 __device__ __forceinline__ void prefetch_l2(const void *p) {

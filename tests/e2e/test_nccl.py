@@ -68,6 +68,15 @@ class Bits(unittest.TestCase):
         self.assertEqual(threads([*SHORT, "--comm", "nccl", "--tp", "2"], env),
                          (0, alone(SHORT), ""))
 
+    def test_sums_and_norms_in_one_kernel(self):
+        """Of GPUs of one process, which WEFT_PEER=0 keeps apart."""
+        argv, want = [*SHORT, "--comm", "nccl", "--tp", "2"], alone(SHORT)
+        for peer, name in (("1", "rank_norm 11 of tp"), ("0", "all_gather 11 of tp")):
+            self.assertEqual(threads(argv, {"WEFT_PEER": peer}), (0, want, ""))
+            told = threads(argv, {"WEFT_PEER": peer, "WEFT_FAULT": "rank=1,at=11,do=order"})
+            self.assertEqual(told[0], 7)
+            self.assertIn(name, told[2])
+
     def test_heads_are_not_always_compared(self):
         for every in ("0", "1", "3"):
             self.assertEqual(threads([*SHORT, "--comm", "nccl", *mesh(2, 2)],

@@ -7,6 +7,7 @@
 #include "host/base/err.h"
 #include "host/run/comm_proc.h"
 #include "host/run/sched.h"
+#include "tests/unit/fake.h"
 #include "tests/unit/unit.h"
 #include "weft/step.h"
 #include <stdio.h>
@@ -538,17 +539,6 @@ CASE(what_nccl_is_not_for) {
     device_close(d);
 }
 
-/* The library beside this program's folder. */
-static void find_fake(void) {
-    char path[4096];
-    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 64);
-    for (int up = 0; up < 2 && n > 0; up++)
-        while (n > 0 && path[--n] != '/')
-            ;
-    snprintf(path + n, 64, "/fake/libnccl.so.2");
-    setenv("WEFT_NCCL", path, 1);
-}
-
 int main(void) {
 #define BOTH(X) \
     X(all_gather_rows) \
@@ -576,7 +566,7 @@ int main(void) {
         cmocka_unit_test(what_nccl_is_not_for),
     };
     int failed = cmocka_run_group_tests_name("local", tests, NULL, NULL);
-    find_fake();
+    find_fake_nccl();
     kind = "nccl";
     rounds = 20;
     return failed + cmocka_run_group_tests_name("nccl", on_gpus, NULL, NULL);
