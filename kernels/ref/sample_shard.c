@@ -49,8 +49,8 @@ static float raw_at(const sample_slice *s, int64_t row, int64_t i) {
     return (float)ref_get(t, row * t->stride[0] + i * t->stride[1]);
 }
 
-/* Tokens of other slices that bias and penalties touch: whatever becomes of them, it is a number.
- */
+/* Tokens of other slices that bias and penalties touch: whatever becomes of them, it is a
+ * number. */
 static void blank_others(const sample_slice *s, const sample_row *r) {
     const weft_tensor *bias = &s->a.bias_id;
     int64_t n = weft_has(bias) ? (int64_t)r->p.n_bias + r->p.n_held : 0;

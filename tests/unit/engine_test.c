@@ -526,7 +526,7 @@ static int64_t planned_bytes(const weft_engine *e, const engine_rank *r, int tok
 }
 
 static void expect_sent(weft_engine *e, weft_seq *s, int tokens) {
-    uint64_t before[SHARD_MAX_RANKS];
+    uint64_t before[SHARD_MAX_RANKS] = {0};
     weft_sampled out;
     for (int r = 0; r < e->shape.ranks; r++)
         before[r] = sent_by(&e->rank[r]);
