@@ -327,6 +327,50 @@ class Losses(Elastic):
         self.assertEqual(digest(self.path("used")), digest(self.path("base")))
 
 
+@unittest.skipUnless(test_ranks.may_make_hosts(), "skipped: hosts: no network namespaces here")
+class Partition(Elastic):
+    """Two network namespaces joined by one link are two hosts with the same folders."""
+
+    def setUp(self):
+        super().setUp()
+        test_ranks.Hosts.setUp(self)
+        self.ip = self.name
+
+    def test_of_two_halves_the_larger_goes_on(self):
+        steps = ("--steps", "400", "--save-every", "20", "--keep", "2")
+        base = self.base(*steps)
+        for lone in (3, 0):
+            with self.subTest(lone=lone):
+                name, host = f"net{lone}", [int(r == lone) ^ int(lone == 0) for r in range(4)]
+                job = f"el{os.getpid()}{name}"
+                argv = self.args(name, *steps, "--dp", "4", *ELASTIC)
+                procs = {}
+                for r in range(4):
+                    env = {**test_ranks.clean_env(), **test_ranks.torchrun(r, 4, 29508),
+                           "MASTER_ADDR": "10.77.5.1", "WEFT_JOB": job}
+                    procs[r] = subprocess.Popen(
+                        ["ip", "netns", "exec", self.ip[host[r]], "unshare", "--uts", "sh", "-c",
+                         f'hostname host{host[r]}; exec "$@"', "sh", test_ranks.WEFT, *argv],
+                        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                    self.addCleanup(lambda p=procs[r]: (p.kill(), p.communicate()))
+                while not glob.glob(self.path(name, "checkpoints", "step-*")):
+                    self.assertIsNone(procs[0].poll())
+                    time.sleep(0.01)
+                self.link("down")
+                out = {r: (p.returncode, *said) for r, p in procs.items()
+                       for said in [p.communicate(timeout=60)]}
+                self.link("up")
+                self.assertEqual({r: o[0] for r, o in out.items()},
+                                 {r: 7 if r == lone else 0 for r in range(4)}, out)
+                self.assertEqual((int(self.line(out)["ranks"]), int(self.line(out)["rank"])),
+                                 (2, lone))
+                self.assertEqual(digest(self.path(name)), base)
+                self.assertEqual(test_ranks.segments(job), [])
+
+    def link(self, how):
+        subprocess.run(["ip", "-n", self.ip[0], "link", "set", "va", how], check=True)
+
+
 def state(pid):
     with open(f"/proc/{pid}/stat") as f:
         return f.read().rpartition(")")[2].split()[0]
