@@ -35,7 +35,8 @@ MESHES = (
     ("--dp", "2"), ("--dp", "2", "--zero", "1"), ("--dp", "2", "--zero", "2"),
     ("--dp", "4"), ("--dp", "4", "--zero", "1"), ("--dp", "4", "--zero", "2"),
     ("--dp", "4", "--zero", "3"), ("--tp", "2", "--dp", "2"), ("--pp", "2", "--dp", "2"),
-    ("--tp", "2", "--pp", "2", "--zero", "1"),
+    ("--tp", "2", "--pp", "2", "--zero", "1"), ("--pp", "2", "--interleave", "2", "--dp", "2"),
+    ("--dp", "8", "--zero", "1"),
 )
 # What a report says of the rank: the collective it is in or behind, or what it sent or believes.
 PLACE = r"(?:(?:in|behind) \w+ \d+ of \w+|before its first collective)"
