@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -178,6 +179,40 @@ class Faults(unittest.TestCase):
             if took is not None or c.at < 4:
                 return c, took
             c = c._replace(at=c.at // 2)
+
+    # ---- ranks that are threads ----
+
+    def strike_threads(self, c):
+        name = f"ft{os.getpid()}t{c.n}a{c.at}"
+        argv = self.args(name, *STEPS, *c.mesh, "--timeout", "1",
+                         *(("--elastic",) if c.elastic else ()))
+        env = {**test_ranks.clean_env(), "WEFT_JOB": name,
+               "WEFT_FAULT": f"rank={c.rank},at={c.at},do={c.what}"}
+        r = subprocess.run([test_ranks.WEFT, *argv], env=env, capture_output=True, text=True,
+                           timeout=4 * self.usual + 1 + 2 + SLACK)
+        where = (c, r.returncode, r.stderr)
+        self.assertEqual(test_ranks.segments(name), [], where)
+        self.assertEqual(r.returncode, 0 if c.elastic or not r.stderr else 7, where)
+        if r.returncode == 0:
+            self.assertEqual(digest(self.path(name)), self.base, where)
+        if r.stderr:
+            self.assertRegex(r.stderr, rf"^weft: \w+: .*rank {c.rank} ", where)
+            self.assertEqual("going on from" in r.stderr, c.elastic, where)
+        shutil.rmtree(self.path(name), ignore_errors=True)
+        return bool(r.stderr)
+
+    def test_random_faults_of_threads(self):
+        rng, kinds = random.Random(SEED + 1), ("delay:4", "drop", "count", "order", "nan")
+        struck = 0
+        for n in range(100 if LONG else 10):
+            mesh = rng.choice(MESHES)
+            c = Case(n, kinds[n // 2 % 5], mesh, rng.randrange(ranks_of(mesh)),
+                     int(10 ** rng.uniform(0.8, 2.4)), n % 2 == 0)
+            with self.subTest(c):
+                while not self.strike_threads(c) and c.at > 3:
+                    c = c._replace(at=c.at // 2)
+                struck += c.at > 3
+        self.assertGreater(struck, n // 2)
 
     def test_random_faults(self):
         seen, longest = collections.Counter(), 0
