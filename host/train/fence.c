@@ -1,46 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "host/train/fence.h"
 #include "host/base/err.h"
+#include "host/base/file.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
-enum { LINE = 128 };
-
-typedef struct {
-    char job[FENCE_JOB];
-    int64_t epoch;
-} owner;
-
-/* What is not a line of ours is nobody's. */
-static owner read_owner(int fd) {
-    char text[LINE];
-    owner o = {.epoch = -1};
-    ssize_t n = pread(fd, text, sizeof text - 1, 0);
-    text[n > 0 ? n : 0] = 0;
-    if (sscanf(text, "job %32[0-9a-z] epoch %" SCNd64, o.job, &o.epoch) != 2)
-        o = (owner){.epoch = -1};
-    return o;
-}
-
-static weft_status open_locked(const fence *f, int flags, int lock, int *fd) {
-    *fd = open(f->path, flags | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (*fd < 0 && errno == ENOENT && !(flags & O_CREAT))
-        return WEFT_OK;
-    while (*fd >= 0 && flock(*fd, lock) != 0)
-        if (errno != EINTR) {
-            int why = errno;
-            close(*fd);
-            *fd = -1;
-            errno = why;
-        }
-    return *fd >= 0 ? WEFT_OK : weft_fail(WEFT_IO, "%s: cannot be locked: %m", f->path);
-}
+enum { LINE = 128, PATH = 4096 };
 
 static weft_status went_on(const fence *f) {
     return weft_fail(WEFT_PEER,
@@ -49,60 +19,79 @@ static weft_status went_on(const fence *f) {
                      f->path);
 }
 
-static weft_status write_owner(const fence *f, int fd, int64_t epoch) {
+/* The job that the folder is of; "": none, or what is there is no line of ours. */
+static void read_job(const fence *f, char job[FENCE_JOB]) {
     char text[LINE];
-    int n = snprintf(text, sizeof text, "job %s epoch %" PRId64 "\n", f->job, epoch);
-    if (pwrite(fd, text, (size_t)n, 0) == n && ftruncate(fd, n) == 0 && fsync(fd) == 0)
+    int fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : 0;
+    if (fd >= 0)
+        close(fd);
+    text[n > 0 ? n : 0] = 0;
+    if (sscanf(text, "job %32[0-9a-z]", job) != 1)
+        *job = 0;
+}
+
+static bool is_mine(const fence *f) {
+    char job[FENCE_JOB];
+    read_job(f, job);
+    return strcmp(job, f->job) == 0;
+}
+
+static void name_of(const fence *f, int64_t epoch, char out[PATH]) {
+    snprintf(out, PATH, "%s-%.8s-%" PRId64, f->path, f->job, epoch);
+}
+
+static bool is_taken(const fence *f, int64_t epoch) {
+    char name[PATH];
+    name_of(f, epoch, name);
+    return access(name, F_OK) == 0;
+}
+
+static weft_status take_folder(const fence *f) {
+    char text[LINE];
+    int n = snprintf(text, sizeof text, "job %s\n", f->job);
+    return file_write_atomic(f->path, text, (size_t)n);
+}
+
+/* Whose the folder is can change, or the run end, while the name is being made. */
+static weft_status take_epoch(const fence *f, int64_t epoch) {
+    char name[PATH];
+    name_of(f, epoch, name);
+    if (!is_mine(f))
+        return went_on(f);
+    int fd = open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return errno == EEXIST ? went_on(f) : weft_fail(WEFT_IO, "%s: cannot be created: %m", name);
+    close(fd);
+    if (is_mine(f))
         return WEFT_OK;
-    return weft_fail(WEFT_IO, "%s: cannot be written: %m", f->path);
+    unlink(name);
+    return went_on(f);
 }
 
 weft_status fence_claim(fence *f, int64_t epoch) {
-    int fd;
-    WEFT_TRY(open_locked(f, O_RDWR | (epoch == 0 ? O_CREAT : 0), LOCK_EX, &fd));
-    if (fd < 0)
-        return went_on(f);
-    owner o = read_owner(fd);
-    bool mine = strcmp(o.job, f->job) == 0 && o.epoch == epoch - 1;
-    weft_status s = epoch == 0 || mine ? write_owner(f, fd, epoch) : went_on(f);
-    close(fd);
-    if (s == WEFT_OK)
-        f->epoch = epoch;
-    return s;
-}
-
-static weft_status look(const fence *f, owner *out) {
-    int fd;
-    owner o = {.epoch = -1};
-    WEFT_TRY(open_locked(f, O_RDONLY, LOCK_SH, &fd));
-    if (fd >= 0) {
-        o = read_owner(fd);
-        close(fd);
-    }
-    *out = o;
+    WEFT_TRY(epoch == 0 ? take_folder(f) : take_epoch(f, epoch));
+    f->epoch = epoch;
     return WEFT_OK;
 }
 
 /* Rank 0 may not have taken the folder yet when the first rank is lost; whoever claims will see. */
 weft_status fence_free(const fence *f, int64_t epoch) {
-    owner o;
-    WEFT_TRY(look(f, &o));
-    bool ours = strcmp(o.job, f->job) == 0;
-    return (ours && o.epoch < epoch) || (!ours && epoch == 1) ? WEFT_OK : went_on(f);
+    bool open = epoch == 1 || is_mine(f);
+    return open && !is_taken(f, epoch) ? WEFT_OK : went_on(f);
 }
 
 weft_status fence_held(const fence *f) {
-    owner o;
-    WEFT_TRY(look(f, &o));
-    return strcmp(o.job, f->job) == 0 && o.epoch == f->epoch ? WEFT_OK : went_on(f);
+    return is_mine(f) && !is_taken(f, f->epoch + 1) ? WEFT_OK : went_on(f);
 }
 
 void fence_end(fence *f) {
-    int fd;
-    if (f->epoch < 0 || open_locked(f, O_RDWR, LOCK_EX, &fd) != WEFT_OK || fd < 0)
+    char name[PATH];
+    if (f->epoch < 0 || fence_held(f) != WEFT_OK)
         return;
-    owner o = read_owner(fd);
-    if (strcmp(o.job, f->job) == 0 && o.epoch == f->epoch)
-        unlink(f->path);
-    close(fd);
+    unlink(f->path);
+    for (int64_t e = 1; e <= f->epoch; e++) {
+        name_of(f, e, name);
+        unlink(name);
+    }
 }

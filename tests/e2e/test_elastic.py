@@ -74,7 +74,7 @@ class Elastic(Folder):
 
     def expect_whole(self, name, base):
         self.assertEqual(digest(self.path(name)), base)
-        self.assertFalse(os.path.exists(self.path(name, "epoch")))
+        self.assertEqual(glob.glob(self.path(name, "epoch*")), [])
         self.assertEqual(glob.glob(self.path(name, "checkpoints", "tmp-*")), [])
         self.assertEqual(test_ranks.segments(self.name), [])
 

@@ -42,7 +42,7 @@ CASE(an_epoch_follows_the_one_before) {
     assert_int_equal(fence_free(&f, 1), WEFT_PEER);
     assert_int_equal(fence_claim(&f, 1), WEFT_PEER);
     expect_message("went on without this process");
-    assert_int_equal(fence_claim(&f, 3), WEFT_PEER);
+    assert_int_equal(fence_free(&late, 2), WEFT_OK);
     fence_end(&f);
     assert_int_equal(fence_held(&late), WEFT_OK);
     fence_end(&late);
@@ -69,7 +69,7 @@ CASE(a_run_that_is_over_is_nobodys) {
 
 CASE(what_is_in_it_may_be_anything) {
     static const char *const texts[] = {
-        "", "job", "job a1 epoch", "job a1 epoch x", "job ../../etc epoch 0", "\xff\xfe\x00\x01"};
+        "", "job", "job A1", "epoch 0 job a1", "job ../../etc", "\xff\xfe\x00\x01"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         fence f = of("a1");
         int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
@@ -96,8 +96,10 @@ CASE(of_many_at_once_one_has_it) {
             won += WEXITSTATUS(status);
         }
         assert_int_equal(won, 1);
+        f.epoch = round;
+        assert_int_equal(fence_held(&f), WEFT_OK);
     }
-    unlink(path);
+    fence_end(&f); /* of all epochs nothing is left: the folder can be removed */
 }
 
 CASE(a_folder_that_refuses) {
