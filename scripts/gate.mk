@@ -19,7 +19,7 @@ emu-asan: ## emulated rows on hostile shapes under AddressSanitizer, three order
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan OPT=-O1 SAN=address,undefined $(BUILD)/asan/checkkernels
 	@for seed in $(EMU_SEEDS); do echo "  WEFT_EMU_SEED=$$seed"; \
 	  WEFT_EMU_SEED=$$seed UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BUILD)/asan/checkkernels \
-	    --backend emu --threads 1 --seed $$seed --jobs "$$(nproc)" --timeout 600 --each $(EMU_EACH) || exit 1; done
+	    --backend emu --threads 1 --seed $$seed --jobs "$$(nproc)" --timeout 900 --each $(EMU_EACH) || exit 1; done
 
 gpu-model: $(BUILD)/checkkernels gate-objects ## what the big kernels should reach on an H200
 	@scripts/gpu-model -v --checkkernels $(BUILD)/checkkernels --cache $(BUILD)/gate $(CU_OBJ)

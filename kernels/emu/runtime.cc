@@ -54,6 +54,8 @@ static cudaError_t pending, sticky; /* pending: what the next sync says */
 static emu_block *blocks;
 static uint64_t held;
 static const char *struck;
+enum { NAMES = 64 }; /* of functions */
+static const char *called[NAMES];
 static thread_local cudaError_t last;
 static thread_local int current;
 static thread_local char detail[WEFT_EMU_ERROR_BYTES];
@@ -75,6 +77,10 @@ void emu_fault_set(emu_fault f) {
 
 int64_t emu_calls(void) {
     return __atomic_load_n(&calls, __ATOMIC_ACQUIRE);
+}
+
+const char *emu_called(int i) {
+    return i < NAMES ? called[i] : NULL;
 }
 
 const char *emu_fault_struck(void) {
@@ -121,12 +127,22 @@ static cudaError_t strike(const char *name) {
     return e;
 }
 
+/* Kept by their pointers: each is its function's own. */
+static void note_name(const char *name) {
+    int i = 0;
+    while (i < NAMES && called[i] && called[i] != name)
+        i++;
+    if (i < NAMES)
+        called[i] = name;
+}
+
 /* Every call of the runtime passes here. */
 static cudaError_t enter(const char *name) {
     pthread_mutex_lock(&lock);
+    note_name(name);
     int64_t n = __atomic_add_fetch(&calls, 1, __ATOMIC_ACQ_REL);
     cudaError_t e = sticky;
-    if (e == cudaSuccess && n == fault.call)
+    if (e == cudaSuccess && (n == fault.call || (name == fault.name && !struck)))
         e = strike(name);
     pthread_mutex_unlock(&lock);
     if (e != cudaSuccess)

@@ -15,13 +15,17 @@ typedef struct {
 } emu_machine;
 void emu_machine_set(emu_machine m); /* one device of sm_90, driver 13.0, unless set */
 
-/* Which call fails, counted from here: 1 is the next, 0 none. late: it succeeds, and the next sync
+/* Which call fails, counted from here: 1 is the next, 0 none; or the first of a name that
+ * emu_called gave. late: it succeeds, and the next sync
  * fails. sticky: so does every call from then on, as when a context is lost. */
 typedef struct {
     int64_t call;
     int code, late, sticky;
+    const char *name;
 } emu_fault;
 void emu_fault_set(emu_fault f);
+/* Names of all calls since the process began, each once; NULL behind the last. */
+const char *emu_called(int i);
 const char *emu_fault_struck(void); /* the call that it hit, "emu_cuda_malloc"; NULL: none yet */
 int64_t emu_calls(void);            /* since emu_fault_set */
 int64_t emu_live(void);             /* allocations, streams and graphs that are not yet released */

@@ -421,11 +421,12 @@ static bool type_in(const char *list, const char *name) {
     return false;
 }
 
-static void add_types(check_jobs *j, const check_op *op) {
+static void add_types(const session *s, check_jobs *j, const check_op *op) {
     bool seen[WEFT_DTYPES] = {false};
     for (const check_group *g = op->groups; g->dtypes; g++)
         for (int t = 0; t < WEFT_DTYPES; t++)
-            if (!seen[t] && type_in(g->dtypes, weft_dtype_name(t))) {
+            if (!seen[t] && type_in(g->dtypes, weft_dtype_name(t)) &&
+                type_wanted(s, weft_dtype_name(t), 15)) {
                 seen[t] = true;
                 check_jobs_add_type(j, op->op, t);
             }
@@ -452,7 +453,7 @@ static void run_apart(session *s) {
             continue;
         all_cases(s, check_ops[i], count_case, &count);
         if (s->o->each)
-            add_types(&j, check_ops[i]);
+            add_types(s, &j, check_ops[i]);
         else
             check_jobs_add(&j, check_ops[i]->op, count);
     }

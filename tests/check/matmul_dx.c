@@ -119,14 +119,23 @@ static bool gradient(const check_set *s, check_gradient *g) {
     return true;
 }
 
-static const char *const shapes[] = {"T=1,N=1,K=1",    "T=1,N=33,K=17",    "T=7,N=16,K=129",
-                                     "T=17,N=40,K=64", "T=33,N=129,K=65",  "T=70,N=64,K=200",
-                                     "T=3,N=257,K=8",  "T=261,N=96,K=136", NULL};
+static const char *const shapes[] = {"T=1,N=1,K=1",
+                                     "T=1,N=33,K=17",
+                                     "T=7,N=16,K=129",
+                                     "T=17,N=40,K=64",
+                                     "T=33,N=129,K=65",
+                                     "T=70,N=64,K=200",
+                                     "T=5,N=32,K=24",
+                                     "T=35,N=64,K=40",
+                                     "T=3,N=257,K=8",
+                                     "T=261,N=96,K=136",
+                                     NULL};
 static const char *const variants[] = {
     "",    "res=1,pad=3", "fill=1", "fill=2,res=1",        "fill=3", "fill=4",
     "w=1", "w=3,dx=1",    "int8=1", "int8=1,fill=1,res=1", NULL};
-static const char *const split[] = {"T=1,N=128,K=24", "T=19,N=144,K=70", "T=40,N=200,K=136",
-                                    "T=131,N=256,K=136", NULL};
+static const char *const split[] = {
+    "T=1,N=128,K=24",  "T=19,N=144,K=70", "T=40,N=200,K=136", "T=131,N=256,K=136", "T=3,N=256,K=8",
+    "T=18,N=256,K=40", "T=33,N=256,K=24", "T=9,N=512,K=16",   "T=66,N=256,K=72",   NULL};
 static const char *const leaves[] = {"leaves=2",        "leaves=4,res=1",  "leaves=8,pad=5",
                                      "leaves=8,fill=1", "leaves=4,int8=1", NULL};
 static const char *const few[] = {"T=9,N=48,K=40", "T=40,N=64,K=72", NULL};

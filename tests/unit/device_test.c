@@ -22,8 +22,8 @@ static const char *model(void) {
 typedef struct {
     int32_t id[TOKENS];
     float logprob[TOKENS];
-    int64_t opened, stepped; /* calls of the runtime until then */
-    bool graph;              /* the steps of one token were launched as one */
+    int64_t opened, stepped, closed; /* calls of the runtime until then */
+    bool graph;                      /* the steps of one token were launched as one */
 } story;
 
 static weft_status tell(weft_engine *e, story *out) {
@@ -54,6 +54,7 @@ static weft_status once(story *out) {
     out->stepped = emu_calls();
     if (e)
         weft_engine_close(e);
+    out->closed = emu_calls();
     assert_int_equal(emu_live(), 0);
     return s;
 }
@@ -69,18 +70,53 @@ static bool releases(const char *call) {
     return strstr(call, "free") || strstr(call, "destroy");
 }
 
+/* Calls that have failed. */
+static const char *failed[64];
+
+static void note_failed(const char *name) {
+    int i = 0;
+    while (failed[i] && failed[i] != name)
+        i++;
+    assert_true(i < 63);
+    failed[i] = name;
+}
+
+static bool has_failed(const char *name) {
+    for (int i = 0; failed[i]; i++)
+        if (failed[i] == name)
+            return true;
+    return false;
+}
+
 /* What can be released is, and what was asked for fails with the call's own error. */
-static void fail_at(int64_t call, int code) {
+static void fail_once(emu_fault f) {
     story s;
-    emu_fault_set((emu_fault){.call = call, .code = code});
+    emu_fault_set(f);
     weft_status st = once(&s);
     const char *name = emu_fault_struck();
     assert_non_null(name);
-    if (releases(name) || call > s.stepped)
+    note_failed(name);
+    if (releases(name) || f.call > s.stepped)
         return;
-    if (st != WEFT_DEVICE && !(st == WEFT_NO_MEMORY && code == 2))
-        fail_msg("call %lld, %s, error %d: status %d, %s", (long long)call, name, code, st,
+    if (st != WEFT_DEVICE && !(st == WEFT_NO_MEMORY && f.code == 2))
+        fail_msg("call %lld, %s, error %d: status %d, %s", (long long)f.call, name, f.code, st,
                  weft_error());
+}
+
+/* Looking for a GPU, as `weft doctor` does, on a machine that has one and on one too old. */
+static void look(emu_machine m) {
+    device_gpu found;
+    emu_machine_set(m);
+    emu_fault_set((emu_fault){.call = 0});
+    device_emu_find(&found);
+    int64_t n = emu_calls();
+    for (int64_t call = 1; call <= n; call++) {
+        emu_fault_set((emu_fault){.call = call, .code = 999});
+        assert_int_equal(device_emu_find(&found), WEFT_DEVICE);
+        assert_non_null(emu_fault_struck());
+        note_failed(emu_fault_struck());
+    }
+    emu_machine_set(whole);
 }
 
 static void every_call_fails_once(void **state) {
@@ -90,10 +126,20 @@ static void every_call_fails_once(void **state) {
     int64_t n = s.stepped + 8, stride = getenv("WEFT_LONG") ? 1 : 5;
     assert_true(s.opened > 20 && s.stepped > s.opened + TOKENS);
     for (int64_t call = 1; call <= s.opened; call++)
-        fail_at(call, call % 2 ? 999 : 2);
+        fail_once((emu_fault){.call = call, .code = call % 2 ? 999 : 2});
     for (int64_t call = s.opened + 1; call <= n; call += stride)
-        fail_at(call, 719);
+        fail_once((emu_fault){.call = call, .code = 719});
+    for (int64_t call = n; call <= s.closed; call++)
+        fail_once((emu_fault){.call = call, .code = 719});
+    look(whole);
+    look((emu_machine){.devices = 1, .sm = 75, .driver = 13000});
+    for (int i = 0; emu_called(i); i++)
+        if (!has_failed(emu_called(i)))
+            fail_once((emu_fault){.name = emu_called(i), .code = 719});
     clean(&s);
+    for (int i = 0; emu_called(i); i++)
+        if (!has_failed(emu_called(i)))
+            fail_msg("%s has never failed", emu_called(i));
 }
 
 /* A lost context: the step that meets it fails, so does what comes behind, and closing works. */
