@@ -202,6 +202,67 @@ CASE(eight_ranks) {
     expect_same_bits((shape){8, WEFT_BF16, 4, 256, 3, false}, 3);
 }
 
+/* ---- Calls that nothing but their flags keeps apart ---- */
+
+enum { CALLS = 80, NARROW = 64 };
+static uint16_t outcome[MOST_RANKS][CALLS][NARROW];
+
+static void norm_args(world *w, int rank, weft_args *a) {
+    numbers *n = w->n[rank];
+    *a = (weft_args){.rank_norm = {.x = view(WEFT_F32, n->x, 1, NARROW),
+                                   .res = view(WEFT_BF16, n->res, 1, NARROW),
+                                   .g = row_of(WEFT_BF16, n->g, NARROW),
+                                   .y = view(WEFT_BF16, n->y[1], 1, NARROW),
+                                   .r = view(WEFT_BF16, n->r[1], 1, NARROW),
+                                   .eps = 1e-5f,
+                                   .ranks = w->shape.ranks,
+                                   .rank = rank}};
+}
+
+/* The kernel itself, without the exchange of heads that comm_norm begins with; rank by rank at a
+ * pace of its own. */
+static void calls_in_a_row(void *ctx, int rank) {
+    world *w = ctx;
+    numbers *n = w->n[rank];
+    weft_step s = {.state = &w->end[rank]};
+    comm_attend(w->link[rank]);
+    norm_args(w, rank, &s.args);
+    assert_true(w->link[rank]->transport->on_stream->can_norm(&w->end[rank], &s.args));
+    assert_int_equal(registry_find(w->dev, WEFT_OP_rank_norm, &s.args, &s.kernel), WEFT_OK);
+    draw(n->g, WEFT_BF16, NARROW, 5);
+    memset(n->res, 0, sizeof n->res);
+    for (int i = 0; i < CALLS; i++) {
+        draw(n->x, WEFT_F32, NARROW, (uint64_t)(1000 * i + rank));
+        s.kernel->run(&s, w->stream[rank]);
+        memcpy(outcome[rank][i], n->r[1], sizeof outcome[rank][i]);
+        if ((i * 7 + rank * 3) % 5 == 0)
+            usleep((useconds_t)(i * 37 % 200));
+    }
+}
+
+/* r is the sum itself, here of two numbers, rounded once. */
+CASE(calls_do_not_mix) {
+    world *w = open_world((shape){2, WEFT_BF16, 1, NARROW, 1, false}, 1);
+    sched_team *team;
+    float x[2][NARROW];
+    assert_int_equal(sched_team_open(2, &team), WEFT_OK);
+    sched_team_run(team, calls_in_a_row, w);
+    for (int i = 0; i < CALLS; i++) {
+        for (int r = 0; r < 2; r++)
+            draw(x[r], WEFT_F32, NARROW, (uint64_t)(1000 * i + r));
+        for (int k = 0; k < NARROW; k++) {
+            float sum = x[0][k] + x[1][k];
+            uint32_t bits;
+            memcpy(&bits, &sum, sizeof bits);
+            uint16_t want = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+            assert_int_equal(outcome[0][i][k], want);
+            assert_int_equal(outcome[1][i][k], want);
+        }
+    }
+    sched_team_close(team);
+    close_world(w);
+}
+
 /* What does not fit into a window, or where there is none. */
 CASE(what_stays_three_steps) {
     static const emu_machine apart = {.devices = 64, .sm = 90, .driver = 13000, .apart = 1};
@@ -232,6 +293,7 @@ int main(void) {
         cmocka_unit_test(two_ranks),
         cmocka_unit_test(four_ranks),
         cmocka_unit_test(eight_ranks),
+        cmocka_unit_test(calls_do_not_mix),
         cmocka_unit_test(what_stays_three_steps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
