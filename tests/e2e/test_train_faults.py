@@ -137,6 +137,8 @@ class Faults(unittest.TestCase):
         codes = {r: o[0] for r, o in out.items()}
         where = (c, codes, told)
         self.assertEqual(test_ranks.segments(name), [], where)
+        if "(agree, " in told:  # ranks that differ before they begin are no job to go on with
+            c = c._replace(elastic=False)
         struck = "warning: rank" in told or "error" in told or codes[c.rank] not in (0,)
         if not struck or c.elastic:
             self.assertEqual(digest(self.path(name)), self.base, where)
