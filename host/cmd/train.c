@@ -64,8 +64,9 @@ static const arg_spec specs[] = {
      "1: each rank keeps a part of the optimizer's state, 2: and of the gradient, 3: and of the "
      "matrices; the same bits",
      AT(zero)},
-    {"comm", "", NULL, ARG_CHOICE, "auto|local|tcp|mpi", 0, 0, "auto",
-     "how ranks talk: threads of one process, or processes; auto: as they were started", AT(comm)},
+    {"comm", "", NULL, ARG_CHOICE, "auto|local|tcp|mpi|nccl", 0, 0, "auto",
+     "how ranks talk: threads of one process, processes, or GPUs; auto: as they were started",
+     AT(comm)},
     {"timeout", "", NULL, ARG_FLOAT, "SECONDS", 0.1, 1e6, "10",
      "how late a rank may be before the job ends", AT(timeout)},
     {"elastic", "", NULL, ARG_FLAG, NULL, 0, 0, NULL,

@@ -39,8 +39,10 @@ typedef struct {
                               of the matrices too */
     int interleave;        /* runs of layers that a rank of pp has; 0: one */
     int rank;              /* of the mesh of all three, this one */
-    const char *comm;      /* how ranks talk, as comm_open takes it */
-    double timeout;        /* seconds that a rank may be late */
+    struct device
+        *shared;      /* the ranks' own, where exchanges move its memory; NULL: each opens one */
+    const char *comm; /* how ranks talk, as comm_open takes it */
+    double timeout;   /* seconds that a rank may be late */
 } train_options;
 
 /* The matrices that get an adapter: as given, else q_proj and v_proj. */

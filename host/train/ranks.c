@@ -26,7 +26,9 @@ typedef struct {
 static void run_rank(void *ctx, int rank) {
     const ranks_run *all = ctx;
     rank_run *r = &all->rank[rank];
-    r->status = loop_rank(&r->o, all->link[rank], &r->result);
+    r->status = comm_attend(all->link[rank]);
+    if (r->status == WEFT_OK)
+        r->status = loop_rank(&r->o, all->link[rank], &r->result);
     if (r->status != WEFT_OK)
         snprintf(r->why, sizeof r->why, "%s", err_message());
 }
@@ -99,6 +101,22 @@ static weft_status run_ranks(const elastic *e, loop_result *out) {
                        : run_self(e->link[e->self], e->self, &e->now, out);
 }
 
+/* Ranks with a GPU each have its memory moved by NCCL; all others move the host's. */
+static weft_status open_shared(const loop_options *o, int ranks, device **out) {
+    device_gpu found;
+    const char *name = o->train.device ? o->train.device : "auto";
+    bool nccl = o->train.comm && strcmp(o->train.comm, "nccl") == 0, cuda;
+    cuda = strcmp(name, "cuda") == 0 ||
+           (strcmp(name, "auto") == 0 && device_cuda_find(&found) == WEFT_OK);
+    *out = NULL;
+    if (ranks == 1 || !(nccl || cuda))
+        return WEFT_OK;
+    if (o->elastic)
+        return weft_fail(WEFT_USAGE, "--elastic: ranks on GPUs do not meet again after a failure; "
+                                     "leave it out and go on by --resume auto");
+    return device_open(name, o->train.cpu_level, out);
+}
+
 weft_status loop_run(const loop_options *o, loop_result *out) {
     int n = mesh_ranks(&o->train), self;
     comm_link *link[COMM_MAX_RANKS] = {NULL};
@@ -109,8 +127,15 @@ weft_status loop_run(const loop_options *o, loop_result *out) {
     if (n > COMM_MAX_RANKS)
         return weft_fail(WEFT_USAGE, "%s: %d ranks (at most %d)", flags, n, COMM_MAX_RANKS);
     WEFT_TRY(elastic_check(o));
-    WEFT_TRY(comm_open(NULL, o->train.comm, flags, n, o->train.timeout, link, &self));
-    weft_status s = elastic_begin(&e, o, link, self, n);
+    loop_options mine = *o;
+    WEFT_TRY(open_shared(o, n, &mine.train.shared));
+    weft_status s = comm_open(mine.train.shared, o->train.comm, flags, n, o->train.timeout, link,
+                              &self);
+    if (s != WEFT_OK) {
+        device_close(mine.train.shared);
+        return s;
+    }
+    s = elastic_begin(&e, &mine, link, self, n);
     if (s != WEFT_OK) /* the others wait for this one */
         comm_abort(link[self < 0 ? 0 : self], s);
     while (s == WEFT_OK && again)
@@ -119,6 +144,7 @@ weft_status loop_run(const loop_options *o, loop_result *out) {
     for (int i = 0; i < COMM_MAX_RANKS; i++)
         comm_close(link[i]);
     elastic_end(&e, s);
+    device_close(mine.train.shared);
     err_set_message(why);
     return s;
 }

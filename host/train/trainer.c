@@ -271,7 +271,9 @@ static weft_status check_length(const trainer *t, int row_tokens) {
 
 static weft_status open_trainer(trainer *t, int row_tokens) {
     const train_options *o = &t->o;
-    WEFT_TRY((t->dry ? device_open_dry : device_open)(o->device, o->cpu_level, &t->dev));
+    t->dev = t->dry ? NULL : o->shared;
+    if (!t->dev)
+        WEFT_TRY((t->dry ? device_open_dry : device_open)(o->device, o->cpu_level, &t->dev));
     WEFT_TRY(trainer_config(o, &t->mem, &t->config, &t->config_text, &t->config_bytes));
     WEFT_TRY(choose_dtype(t));
     WEFT_TRY(check_length(t, row_tokens));
@@ -361,7 +363,8 @@ void trainer_close(trainer *t) {
     weights_close(&t->master);
     weights_close(&t->w);
     safetensors_close(&t->st);
-    device_close(t->dev);
+    if (t->dev != t->o.shared)
+        device_close(t->dev);
     arena_fini(&t->mem);
     *t = (trainer){.dry = false};
 }

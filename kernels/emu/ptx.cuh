@@ -75,12 +75,12 @@ inline void spin_pause() {
 }
 template <class T> T ld_peer(const T *p, EMU_AT) {
     if ((uintptr_t)p % sizeof(T))
-        ::emu::fail(at, "misaligned: %zu bytes of a peer's memory", sizeof(T));
+        (::emu::fail)(at, "misaligned: %zu bytes of a peer's memory", sizeof(T));
     return *p;
 }
 template <class T> void st_peer(T *p, T v, EMU_AT) {
     if ((uintptr_t)p % sizeof(T))
-        ::emu::fail(at, "misaligned: %zu bytes of a peer's memory", sizeof(T));
+        (::emu::fail)(at, "misaligned: %zu bytes of a peer's memory", sizeof(T));
     *p = v;
 }
 

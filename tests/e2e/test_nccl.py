@@ -4,6 +4,7 @@
 processes; a library that is not there, too old or lacks something; and whatever goes wrong inside
 NCCL or around it ends the job in time, with exit code 7."""
 
+import json
 import os
 import random
 import re
@@ -14,6 +15,7 @@ import unittest
 
 from test_ranks import (BUILD, FIXTURES, IDS, LONG, MODEL, WEFT, Job, alone, clean_env,
                         segments)
+from test_train import TINY, Folder, digest, random_rows
 
 FAKE = os.path.join(BUILD, "tests", "fake")
 LIB = {"WEFT_NCCL": os.path.join(FAKE, "libnccl.so.2")}
@@ -232,6 +234,31 @@ class Faults(unittest.TestCase):
             self.assertIn("is late: ", told)
             self.assertIn("behind all_gather", told)
 
+
+class Training(Folder):
+    def args(self, name, *more):
+        return ["train", "--from-scratch", self.path("config.json"), "--steps", "2",
+                "--data", self.path("rows.jsonl"), "-o", self.path(name), "--batch-size", "2",
+                "--seq-len", "24", *GPU, *more]
+
+    def test_bits(self):
+        with open(self.path("config.json"), "w", encoding="utf-8") as f:
+            json.dump(TINY, f)
+        random_rows(self.path("rows.jsonl"), 8, 1)
+        alone(self.args("one"))
+        want = digest(self.path("one"))
+        for n, way in enumerate((["--dp", "2", "--zero", "3"], ["--pp", "2", "--micro-batch", "1"])):
+            argv = self.args(f"threads{n}", *way, "--comm", "nccl")
+            code, _, e = threads(argv)
+            self.assertEqual(code, 0, e)
+            self.assertEqual(digest(self.path(f"threads{n}")), want, way)
+        argv = self.args("processes", "--dp", "2", "--zero", "1", "--comm", "nccl")
+        for r, (code, _, e) in Job(2, argv, env=LIB).finish(120).items():
+            self.assertEqual(code, 0, (r, e))
+        self.assertEqual(digest(self.path("processes")), want)
+        code, _, e = threads(self.args("no", "--dp", "2", "--comm", "nccl", "--elastic"))
+        self.assertEqual(code, 2)
+        self.assertIn("--elastic", e)
 
 if __name__ == "__main__":
     unittest.main(verbosity=1)
