@@ -228,7 +228,7 @@ class Commands(Case):
         shown = re.findall(r"(?m)^  (\S+)", self.chat("/set")[1])
         offered = re.findall(r"(?m)^\s+(?:-\S+, )?--(\S+)", self.weft("help", "chat")[0])
         chat_only = {"system", "chat-template", "load", "stats", "model", "device", "dtype",
-                     "threads", "tp", "pp", "pp-tokens", "comm", "timeout", "ctx-size",
+                     "threads", "tp", "pp", "dp", "pp-tokens", "comm", "timeout", "ctx-size",
                      "ubatch-size", "cpu-level", "mlock", "no-mmap"}
         self.assertEqual(set(shown), set(offered) - chat_only)
 
