@@ -521,8 +521,8 @@ static weft_status unpack_all(nccl_link *l, const comm_call *c, cudaStream_t q) 
     return WEFT_OK;
 }
 
-/* Which row does it, and through which windows; all ranks of the group have to be of this process.
- */
+/* Which row does it, and through which windows; all ranks of the group have to be of this
+ * process. */
 static bool nccl_can_norm(comm *c, weft_args *a) {
     nccl_link *l = own(c->link);
     int64_t ranks = c->ranks;

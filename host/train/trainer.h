@@ -78,8 +78,8 @@ weft_status trainer_gradients(trainer *t, train_result *out);
 weft_status trainer_update(trainer *t, double lr, double grad_norm);
 /* Both, at the schedule's rate; a loss or norm that is not finite updates nothing. */
 weft_status trainer_step(trainer *t, train_result *out);
-/* train_feed.c. The feed of rows [begin, begin + n) of t->rows, sent to a slot; scale: of the loss.
- */
+/* train_feed.c. The feed of rows [begin, begin + n) of t->rows, sent to a slot; scale: of the
+ * loss. */
 weft_status trainer_fill(trainer *t, int begin, int n, float scale, int slot);
 weft_status trainer_send_feed(const trainer *t, int slot); /* as it is */
 int64_t trainer_targets(const trainer *t, int rows);       /* of the first rows of t->rows */
