@@ -263,7 +263,7 @@ static void print_row(const bench *b, int at, bool json, bool first, buf *out) {
         buf_printf(
             out,
             "%s{\"op\":\"%s\",\"transport\":\"%s\",\"ranks\":%d,\"bytes\":%" PRId64
-            ",\"seconds\":%.9f,\"algbw_gb_s\":%.4f,\"busbw_gb_s\":%.4f,\"sent_bytes\":%" PRIu64
+            ",\"seconds\":%.9g,\"algbw_gb_s\":%.4f,\"busbw_gb_s\":%.4f,\"sent_bytes\":%" PRIu64
             ",\"planned_bytes\":%" PRIu64 "%s}",
             first ? "" : ",\n ", cases[at].name, over, b->ranks, r->bytes, r->seconds, algbw, busbw,
             r->sent, r->formula, ratio);

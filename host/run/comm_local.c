@@ -19,8 +19,9 @@
 enum { MESSAGE_BYTES = 1024 };
 
 typedef struct {
-    atomic_uint posted; /* by the sender */
-    atomic_uint taken;  /* by the receiver */
+    atomic_uint posted;   /* by the sender */
+    atomic_uint taken;    /* by the receiver */
+    atomic_int is_copied; /* it reads the sender's memory now */
     comm_head head;
     weft_tensor t;
     char apart[64]; /* neighbours are of other ranks */
@@ -185,6 +186,20 @@ static bool is_sent(local_link *l, const comm_part *p) {
     return atomic_load(&b->taken) == atomic_load(&b->posted);
 }
 
+/* Copies what a mailbox holds. A sender that leaves a failed job frees its memory once nobody
+ * copies (withdraw): of its look at is_copied and this one at the failure, one sees the other. */
+static weft_status copy_out(local_link *l, mailbox *b, const comm_part *p) {
+    atomic_store(&b->is_copied, 1);
+    weft_status s = local_status(&l->link);
+    if (s == WEFT_OK) {
+        comm_copy(&p->t, &b->t);
+        atomic_fetch_add(&b->taken, 1);
+    }
+    atomic_store(&b->is_copied, 0);
+    ring(&l->world->bell[p->peer]);
+    return s;
+}
+
 /* Takes what has come from a peer; *took says whether anything had. */
 static weft_status take(local_link *l, const comm_head *head, const comm_part *p, bool *took) {
     mailbox *b = box_of(l->world, p->peer, l->link.rank);
@@ -194,10 +209,7 @@ static weft_status take(local_link *l, const comm_head *head, const comm_part *p
         return WEFT_OK;
     want.bytes = comm_part_bytes(p);
     WEFT_TRY(comm_check(&l->link, p->peer, &want, &b->head));
-    comm_copy(&p->t, &b->t);
-    atomic_fetch_add(&b->taken, 1);
-    ring(&l->world->bell[p->peer]);
-    return WEFT_OK;
+    return copy_out(l, b, p);
 }
 
 static weft_status progress(local_link *l, const comm_call *c, bool *done, int *left) {
@@ -220,7 +232,20 @@ static weft_status progress(local_link *l, const comm_call *c, bool *done, int *
     return WEFT_OK;
 }
 
-static weft_status local_exchange(comm_link *link, const comm_call *c) {
+/* Of a failed world: waits until nobody copies from this rank's parts any more. */
+static void withdraw(local_link *l, const comm_call *c) {
+    bell *b = &l->world->bell[l->link.rank];
+    for (int i = 0; i < c->nsend; i++) {
+        mailbox *box = box_of(l->world, l->link.rank, c->send[i].peer);
+        unsigned seen = atomic_load(&b->rung);
+        while (atomic_load(&box->is_copied)) {
+            wait_for(b, seen, clock_seconds() + l->link.timeout);
+            seen = atomic_load(&b->rung);
+        }
+    }
+}
+
+static weft_status exchange_parts(comm_link *link, const comm_call *c) {
     local_link *l = own(link);
     bell *b = &l->world->bell[link->rank];
     bool done[2 * COMM_MAX_RANKS] = {false}, graced = false;
@@ -250,6 +275,13 @@ static weft_status local_exchange(comm_link *link, const comm_call *c) {
         graced = true; /* the whole process may have been stopped: the others too run again now */
         deadline = clock_seconds() + GRACE_SECONDS;
     }
+}
+
+static weft_status local_exchange(comm_link *link, const comm_call *c) {
+    weft_status s = exchange_parts(link, c);
+    if (s != WEFT_OK)
+        withdraw(own(link), c);
+    return s;
 }
 
 /* ---- Opening ---- */

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum { ROWS = 3, COLS = 8 };
@@ -415,6 +416,38 @@ CASE(nobody_waits_for_a_rank_that_gave_up) {
     expect_failure(8, 30, rank_one_gives_up, words, 2);
 }
 
+/* Rank 2 fails while rank 1 copies out of the memory of rank 0, who gives it back at once. */
+static void sender_leaves(void *ctx, int rank) {
+    world *w = ctx;
+    const int64_t rows = 1 << 10, cols = 1 << 14;
+    size_t bytes = sizeof(float) * (size_t)(rows * cols);
+    if (rank == 2) {
+        usleep(1000U << w->round);
+        weft_fail(WEFT_PEER, "rank 2: out of luck");
+        comm_abort(w->link[2], WEFT_PEER);
+        return;
+    }
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(p, MAP_FAILED);
+    weft_step s = {.kernel = host_row(WEFT_OP_broadcast), .state = &w->end[rank]};
+    s.args.broadcast = (weft_broadcast_args){.x = view(p, rows, cols, cols)};
+    run(w, rank, &s);
+    munmap(p, bytes);
+}
+
+CASE(nobody_reads_what_a_rank_that_left_gave_back) {
+    for (int round = 0; round < 6; round++) {
+        world *w = open_world(3, 30);
+        sched_team *team;
+        w->round = round;
+        assert_int_equal(sched_team_open(3, &team), WEFT_OK);
+        sched_team_run(team, sender_leaves, w);
+        assert_int_equal(comm_status(w->link[0]), WEFT_PEER);
+        sched_team_close(team);
+        close_world(w);
+    }
+}
+
 /* ---- NCCL alone ---- */
 
 /* Strided parts both ways: they are packed on the stream. */
@@ -556,6 +589,7 @@ int main(void) {
         cmocka_unit_test(who_went_on_without_sending_is_named),
         cmocka_unit_test(a_stage_that_went_on_without_sending_is_named),
         cmocka_unit_test(a_wait_in_vain_is_short),
+        cmocka_unit_test(nobody_reads_what_a_rank_that_left_gave_back),
     };
     const struct CMUnitTest on_gpus[] = {
         BOTH(TEST_) cmocka_unit_test(strided_parts),
