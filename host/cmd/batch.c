@@ -95,53 +95,42 @@ typedef struct {
 typedef struct {
     const replica_options *options;
     batch_run *run;
-    weft_status status[SHARD_MAX_RANKS];
-    char why[SHARD_MAX_RANKS][1024];
     replica_end end[SHARD_MAX_RANKS];
 } drivers;
 
-static void drive(void *ctx, int i) {
+static weft_status drive(void *ctx, int i) {
     drivers *d = ctx;
-    batch_run *r = d->run;
-    weft_engine *e = d->options->serve ? r->self : r->engine[i];
-    d->status[i] = replica_run(d->options, e, &d->end[i]);
-    snprintf(d->why[i], sizeof d->why[i], "%s", weft_error());
+    weft_engine *e = d->options->serve ? d->run->self : d->run->engine[i];
+    return replica_run(d->options, e, &d->end[i]);
 }
 
 /* A thread for each replica of this process. */
 static weft_status drive_all(batch_run *r, const replica_options *o) {
     drivers d = {.options = o, .run = r};
     int n = o->serve ? 1 : r->replicas;
-    sched_team *team;
-    WEFT_TRY(sched_team_open(n, &team));
-    sched_team_run(team, drive, &d);
-    sched_team_close(team);
-    for (int i = 0; i < n; i++) {
-        if (d.status[i] != WEFT_OK)
-            return weft_fail(d.status[i], "%s", d.why[i]);
+    WEFT_TRY(sched_each(n, drive, &d));
+    for (int i = 0; i < n; i++)
         if (d.end[i].stop > 0)
             stopped_by = d.end[i].stop;
-    }
     r->failed = d.end[0].failed;
     return WEFT_OK;
 }
 
 static void open_queue(batch_run *r) {
-    queue_options o = {
-        .in = &r->in,
-        .out = &r->out,
-        .sum = &r->sum,
-        .bar = &r->bar,
-        .in_order = strcmp(r->args->order, "input") == 0,
-        .may_wait =
-            r->replicas == 1 &&
-                    r->self->self<0, .window = WINDOW_PART * (int)r->args->max_seqs * r->replicas,
-                                  .replicas = r->replicas, .total = r->total> 0
-                ? r->total - r->out.n_done
-                : 0,
-        .stopped = &stopped_by};
+    bool alone = r->replicas == 1 && r->self->self < 0;
+    int64_t left = r->total > 0 ? r->total - r->out.n_done : 0;
+    queue_options o = {.in = &r->in,
+                       .out = &r->out,
+                       .sum = &r->sum,
+                       .bar = &r->bar,
+                       .in_order = strcmp(r->args->order, "input") == 0,
+                       .may_wait = alone,
+                       .window = WINDOW_PART * (int)r->args->max_seqs * r->replicas,
+                       .replicas = r->replicas,
+                       .total = left,
+                       .stopped = &stopped_by};
     r->in.stop = &stopped_by;
-    progress_start(&r->bar, "batch", "lines", o.total);
+    progress_start(&r->bar, "batch", "lines", left);
     queue_open(&r->queue, &o);
 }
 

@@ -256,10 +256,10 @@ static weft_status to_all_ranks(replica *r) {
     return comm_broadcast(c, 0, r->reply.data, n, "lines");
 }
 
-static void drop_finished(replica *r) {
-    while (r->finished) {
-        item *i = r->finished;
-        r->finished = i->next;
+static void drop_all(item **list) {
+    while (*list) {
+        item *i = *list;
+        *list = i->next;
         free_item(i);
     }
 }
@@ -269,7 +269,7 @@ static weft_status trade(replica *r) {
     if (leads(r))
         WEFT_TRY(ask(r));
     else
-        drop_finished(r);
+        drop_all(&r->finished);
     WEFT_TRY(to_all_ranks(r));
     WEFT_TRY(take_reply(r));
     /* Without steps to fail, an idle replica would not hear of the others. */
@@ -309,12 +309,8 @@ static void open_replica(replica *r, const replica_options *o, weft_engine *e) {
 static void close_replica(replica *r) {
     r->closing = true;
     batch_close(r->batch);
-    drop_finished(r);
-    while (r->open) {
-        item *i = r->open;
-        r->open = i->next;
-        free_item(i);
-    }
+    drop_all(&r->finished);
+    drop_all(&r->open);
     api_fini(&r->api);
     buf_fini(&r->ask);
     buf_fini(&r->reply);

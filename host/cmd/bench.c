@@ -129,14 +129,11 @@ typedef struct {
     const bench_test *t;
     int64_t steps;
     double seconds[SHARD_MAX_RANKS];
-    weft_status status[SHARD_MAX_RANKS];
-    char why[SHARD_MAX_RANKS][1024];
 } bench_team;
 
-static void run_one(void *ctx, int i) {
+static weft_status run_one(void *ctx, int i) {
     bench_team *m = ctx;
-    m->status[i] = run_replica(m->b, m->b->engine[i], m->t, m->steps, &m->seconds[i]);
-    snprintf(m->why[i], sizeof m->why[i], "%s", weft_error());
+    return run_replica(m->b, m->b->engine[i], m->t, m->steps, &m->seconds[i]);
 }
 
 static double longest(const double *seconds, int n) {
@@ -149,13 +146,7 @@ static double longest(const double *seconds, int n) {
 static weft_status run_threads(const bench_state *b, const bench_test *t, int64_t steps,
                                double *seconds) {
     bench_team m = {.b = b, .t = t, .steps = steps};
-    sched_team *team;
-    WEFT_TRY(sched_team_open(b->replicas, &team));
-    sched_team_run(team, run_one, &m);
-    sched_team_close(team);
-    for (int i = 0; i < b->replicas; i++)
-        if (m.status[i] != WEFT_OK)
-            return weft_fail(m.status[i], "%s", m.why[i]);
+    WEFT_TRY(sched_each(b->replicas, run_one, &m));
     *seconds = longest(m.seconds, b->replicas);
     return WEFT_OK;
 }

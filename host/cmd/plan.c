@@ -131,7 +131,6 @@ static int run(int argc, char **argv) {
     plan_args a = {.json = false};
     const char *model;
     weft_status s = cmd_parse_model(&cmd_plan, argc, argv, &a, &model);
-    a.train.dp = a.engine.dp;
     return cmd_fail(s == WEFT_OK ? open_and_print(&a, model) : s);
 }
 

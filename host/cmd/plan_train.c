@@ -60,7 +60,7 @@ static train_options options_of(const plan_train_args *a, const cmd_engine_args 
         .tp = (int)e->tp,
         .pp = (int)e->pp,
         .interleave = (int)a->interleave,
-        .dp = (int)a->dp,
+        .dp = (int)e->dp,
         .zero = (int)a->zero};
 }
 

@@ -7,7 +7,7 @@
 typedef struct {
     bool train, from_scratch;
     const char *recompute, *optimizer;
-    int64_t batch, micro, seq_len, shards, lora_r, interleave, dp, zero, gpus;
+    int64_t batch, micro, seq_len, shards, lora_r, interleave, zero, gpus;
     double tokens, tflops, mfu, ema;
 } plan_train_args;
 

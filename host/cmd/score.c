@@ -105,12 +105,6 @@ weft_status score_windows(weft_engine *e, const int32_t *ids, size_t n, size_t s
 
 /* ---- Windows dealt out to replicas: all cost alike, so in turn ---- */
 
-typedef struct {
-    score_state *s;
-    weft_status status[SHARD_MAX_RANKS];
-    char why[SHARD_MAX_RANKS][1024];
-} scorers;
-
 static size_t count_windows(const score_state *s) {
     size_t k = 1, ctx = (size_t)s->info.ctx_size, stride = (size_t)s->args->stride;
     for (window w = first_window(s->n, ctx); w.end < s->n; w = next_window(w, s->n, ctx, stride))
@@ -157,25 +151,16 @@ static weft_status score_turn(score_state *s, weft_engine *e, size_t turn) {
     }
 }
 
-static void score_one(void *ctx, int i) {
-    scorers *c = ctx;
-    c->status[i] = score_turn(c->s, c->s->engine[i], (size_t)i);
-    snprintf(c->why[i], sizeof c->why[i], "%s", weft_error());
+static weft_status score_one(void *ctx, int i) {
+    score_state *s = ctx;
+    return score_turn(s, s->engine[i], (size_t)i);
 }
 
 static weft_status score_all(score_state *s) {
-    scorers c = {.s = s};
-    sched_team *team;
     WEFT_TRY(check_replicas(s));
     if (s->self->self >= 0 || s->replicas == 1)
         return score_turn(s, s->self, (size_t)s->self->replica);
-    WEFT_TRY(sched_team_open(s->replicas, &team));
-    sched_team_run(team, score_one, &c);
-    sched_team_close(team);
-    for (int i = 0; i < s->replicas; i++)
-        if (c.status[i] != WEFT_OK)
-            return weft_fail(c.status[i], "%s", c.why[i]);
-    return WEFT_OK;
+    return sched_each(s->replicas, score_one, s);
 }
 
 double score_mean_nll(const float *logprob, size_t n) {

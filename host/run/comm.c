@@ -31,6 +31,15 @@ int64_t comm_run(const weft_tensor *a, const weft_tensor *b, int *axis) {
     return run;
 }
 
+/* Of the runs behind `axis` the next one. */
+static void next_index(const weft_tensor *t, int axis, int64_t *index) {
+    for (int i = axis; i >= 0; i--) {
+        if (++index[i] < t->shape[i])
+            return;
+        index[i] = 0;
+    }
+}
+
 bool comm_in_one_piece(const weft_tensor *t) {
     int axis;
     return comm_run(t, t, &axis) == weft_tensor_count(t);
@@ -43,11 +52,7 @@ void comm_copy(const weft_tensor *dst, const weft_tensor *src) {
     for (int64_t n = 0; n < total; n++) {
         memcpy(comm_element(dst, index), comm_element(src, index),
                (size_t)weft_dtype_bytes(dst->dtype, run));
-        for (int i = axis; i >= 0; i--) {
-            if (++index[i] < dst->shape[i])
-                break;
-            index[i] = 0;
-        }
+        next_index(dst, axis, index);
     }
 }
 
@@ -96,11 +101,7 @@ static void sum_tensors(const weft_tensor *y, const weft_tensor *x, int n) {
         for (int r = 0; r < n; r++)
             from[r] = (const float *)(const void *)comm_element(&x[r], index);
         comm_sum((float *)(void *)comm_element(y, index), from, n, run);
-        for (int i = axis; i >= 0; i--) {
-            if (++index[i] < y->shape[i])
-                break;
-            index[i] = 0;
-        }
+        next_index(y, axis, index);
     }
 }
 
@@ -285,11 +286,7 @@ static bool has_nan(const weft_tensor *t) {
     for (int64_t k = 0; k < total; k++) {
         if (run_has_nan(comm_element(t, index), t->dtype, run))
             return true;
-        for (int i = axis; i >= 0; i--) {
-            if (++index[i] < t->shape[i])
-                break;
-            index[i] = 0;
-        }
+        next_index(t, axis, index);
     }
     return false;
 }

@@ -96,8 +96,10 @@ static void strike(const fault *f, comm_head *head, comm_part *send, int *nsend)
 
 void comm_fault_strike(const comm_link *l, bool in_host_memory, comm_head *head, comm_part *send,
                        int *nsend) {
-    for (int i = 0; i<nfaults && * nsend> 0; i++) {
+    for (int i = 0; i < nfaults; i++) {
         fault *f = &faults[i];
+        if (*nsend == 0)
+            return;
         if (strcmp(f->what, "nan") == 0 && !(in_host_memory && has_numbers(send, *nsend)))
             continue;
         if (l->rank == f->rank && l->epoch == f->epoch && l->calls >= (uint64_t)f->at &&

@@ -5,6 +5,7 @@
 #include "host/base/mem.h"
 #include "host/run/nvtx.h"
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 
 static void run_step(const weft_step *s, weft_stream *stream) {
@@ -151,4 +152,40 @@ void sched_team_close(sched_team *t) {
     pthread_mutex_destroy(&t->lock);
     mem_free(t->rank);
     mem_free(t);
+}
+
+/* ---- One call each ---- */
+
+enum { WHY_BYTES = 1024 };
+
+typedef struct {
+    weft_status status;
+    char why[WHY_BYTES];
+} outcome;
+
+typedef struct {
+    sched_each_fn *fn;
+    void *ctx;
+    outcome *of;
+} each;
+
+static void run_each(void *ctx, int i) {
+    const each *e = ctx;
+    e->of[i].status = e->fn(e->ctx, i);
+    snprintf(e->of[i].why, WHY_BYTES, "%s", err_message());
+}
+
+weft_status sched_each(int n, sched_each_fn *fn, void *ctx) {
+    each e = {.fn = fn, .ctx = ctx};
+    sched_team *team;
+    weft_status s = WEFT_OK;
+    WEFT_TRY(sched_team_open(n, &team));
+    e.of = mem_alloc(sizeof *e.of * (size_t)n);
+    sched_team_run(team, run_each, &e);
+    sched_team_close(team);
+    for (int i = 0; i < n && s == WEFT_OK; i++)
+        if (e.of[i].status != WEFT_OK)
+            s = weft_fail(e.of[i].status, "%s", e.of[i].why);
+    mem_free(e.of);
+    return s;
 }

@@ -18,3 +18,7 @@ weft_status sched_team_open(int ranks, sched_team **out);
 void sched_team_run(sched_team *t, sched_rank_fn *fn,
                     void *ctx); /* returns when all ranks are done */
 void sched_team_close(sched_team *t);
+/* fn on n threads at once, the first of which is the caller's; then the failure of the first one
+ * that has failed, with its message. */
+typedef weft_status sched_each_fn(void *ctx, int i);
+weft_status sched_each(int n, sched_each_fn *fn, void *ctx);

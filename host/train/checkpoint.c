@@ -64,8 +64,8 @@ static int newest_first(const void *a, const void *b) {
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-int checkpoint_list(const checkpointer *c, int64_t **step) {
-    DIR *d = opendir(c->dir);
+int checkpoint_list(const char *dir, int64_t **step) {
+    DIR *d = opendir(dir);
     int n = 0, cap = 0;
     *step = NULL;
     for (const struct dirent *e; d && (e = readdir(d));) {
@@ -303,7 +303,7 @@ static weft_status write_files(checkpointer *c, const char *dir, arena *a) {
 static void prune(const checkpointer *c) {
     arena a = {0};
     int64_t *step;
-    int n = checkpoint_list(c, &step);
+    int n = checkpoint_list(c->dir, &step);
     for (int i = c->keep; i < n; i++) {
         if (step[i] == c->progress.best_step)
             continue;
@@ -403,7 +403,7 @@ const char *checkpoint_last(checkpointer *c) {
 
 const char *checkpoint_newest(const checkpointer *c, arena *a) {
     int64_t *step;
-    const char *path = checkpoint_list(c, &step) ? checkpoint_path(c, step[0], a) : "";
+    const char *path = checkpoint_list(c->dir, &step) ? checkpoint_path(c, step[0], a) : "";
     mem_free(step);
     return path;
 }

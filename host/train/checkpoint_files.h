@@ -31,7 +31,7 @@ struct checkpointer {
 weft_status checkpoint_make_dir(const char *path);
 int64_t checkpoint_step_of(const char *name); /* -1: no checkpoint's name */
 /* Steps there are, newest first; mem_free. */
-int checkpoint_list(const checkpointer *c, int64_t **step);
+int checkpoint_list(const char *dir, int64_t **step);
 char *checkpoint_path(const checkpointer *c, int64_t step, arena *a);
 /* Whether a checkpoint holds `what` of a parameter: 'p', 'm', 'v' or 'e'; and in which file. */
 bool checkpoint_in_state(const trainer *t, const param *p, char what);

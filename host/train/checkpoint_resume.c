@@ -277,7 +277,7 @@ weft_status checkpoint_resume(checkpointer *c, train_progress *p, bool *found,
                               void (*rejected)(void *user, const char *message), void *user) {
     reader r = {.c = c, .tell = rejected, .user = user};
     int64_t *step;
-    int n = checkpoint_list(c, &step);
+    int n = checkpoint_list(c->dir, &step);
     bool whole = false;
     weft_status s = WEFT_OK;
     for (int i = 0; i < n && !whole; i++) {

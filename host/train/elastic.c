@@ -6,7 +6,6 @@
 #include "host/train/checkpoint_files.h"
 #include "host/train/mesh.h"
 #include "host/train/metrics.h"
-#include <dirent.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -40,13 +39,10 @@ static int fit(void *ctx, int ranks) {
 /* ---- The folder ---- */
 
 static bool has_checkpoints(const char *out, arena *a) {
-    DIR *d = opendir(file_join(a, out, "checkpoints"));
-    bool found = false;
-    for (const struct dirent *e; d && !found && (e = readdir(d));)
-        found = checkpoint_step_of(e->d_name) >= 0;
-    if (d)
-        closedir(d);
-    return found;
+    int64_t *step;
+    int n = checkpoint_list(file_join(a, out, "checkpoints"), &step);
+    mem_free(step);
+    return n > 0;
 }
 
 static weft_status may_write(void *ctx) {

@@ -228,21 +228,6 @@ int64_t graph_flops(const graph *g) {
     return n * g->shape.micros;
 }
 
-static int place_in(const shard_mesh *m, int group) {
-    return group == WEFT_GROUP_TP ? m->tp : group == WEFT_GROUP_PP ? m->pp : m->dp;
-}
-
-static int64_t sent_by(const graph *g, const weft_plan *p) {
-    int64_t sum = 0;
-    for (int i = 0; i < p->nstep; i++) {
-        const weft_step *s = &p->step[i];
-        int group = comm_group_of(s->kernel->op, &s->args);
-        sum += comm_sent_bytes(s->kernel->op, &s->args, p->group_ranks[group],
-                               place_in(&g->mesh->place, group));
-    }
-    return sum;
-}
-
 /* Losses are the last stage's; squares meet wherever ranks have other parts of the gradient. */
 int64_t graph_sent_bytes(const graph *g) {
     const shard_mesh *m = &g->mesh->size;
@@ -251,7 +236,7 @@ int64_t graph_sent_bytes(const graph *g) {
     int64_t squares = (int64_t)sizeof(float) * g->nsquares, micros = 0;
     int64_t meets = m->tp - 1 + m->pp - 1 + (g->params->share_grads ? m->dp - 1 : 0);
     for (int c = 0; c < g->mesh->chunks; c++)
-        micros += sent_by(g, g->micro[c]->whole);
+        micros += plan_total(g->micro[c]->whole).sent;
     return (last ? losses * (m->dp - 1 + m->pp - 1) : 0) + squares * meets +
-           micros * g->shape.micros + sent_by(g, g->finish) + sent_by(g, g->update);
+           micros * g->shape.micros + plan_total(g->finish).sent + plan_total(g->update).sent;
 }

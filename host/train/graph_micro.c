@@ -30,6 +30,12 @@ static void seen(void *user, uint32_t id, int slot, int layer) {
     u->input[id] = slot == WEIGHT_EMBED && u->g->c->tied;
 }
 
+/* The parameter that value `id` of the plan is; NULL: none. */
+static const param *param_of(const graph_builder *u, uint32_t id) {
+    int index = (int)id < u->cap ? u->of[id] : -1;
+    return index < 0 ? NULL : &u->g->params->param[index];
+}
+
 /* [rows, cols], or [rows] for a vector. */
 static weft_tensor as_weight(const param *p, weft_tensor layout) {
     return p->cols ? layout : tensor_reshape(layout, 1, &p->window.cols);
@@ -56,17 +62,17 @@ static weft_tensor fetch(void *user, plan_builder *b, weft_tensor own, int slot,
 /* What stands for the forward's operand w in backward. */
 static weft_tensor fetch_again(void *user, plan_builder *b, weft_tensor w) {
     graph_builder *u = user;
-    int index = (int)w.id < u->cap ? u->of[w.id] : -1;
-    const param *p = index < 0 ? NULL : &u->g->params->param[index];
+    const param *p = param_of(u, w.id);
     (void)b;
     if (!p || !param_shares_weight(u->g->params, p))
         return w;
+    weft_tensor *again = &u->again[p - u->g->params->param];
     if (u->again_layer != p->layer)
         memset(u->again, 0, sizeof *u->again * (size_t)u->g->params->n);
     u->again_layer = p->layer;
-    if (!weft_has(&u->again[index]))
-        u->again[index] = gather_rows(u, p, plan_weight(&u->b, p->name, p->w));
-    return u->again[index];
+    if (!weft_has(again))
+        *again = gather_rows(u, p, plan_weight(&u->b, p->name, p->w));
+    return *again;
 }
 
 weft_tensor graph_grad(graph_builder *u, const param *p, bool input) {
@@ -127,9 +133,9 @@ static void ready(void *user, plan_builder *b) {
 static bool wanted(void *user, plan_builder *b, uint32_t id, weft_tensor *grad) {
     graph_builder *u = user;
     (void)b;
-    if ((int)id >= u->cap || u->of[id] < 0 || !u->g->params->param[u->of[id]].trained)
+    const param *p = param_of(u, id);
+    if (!p || !p->trained)
         return false;
-    const param *p = &u->g->params->param[u->of[id]];
     if (grad)
         *grad = u->g->params->share_grads ? hand_out(u, p, u->input[id])
                                           : graph_grad(u, p, u->input[id]);
@@ -139,8 +145,8 @@ static bool wanted(void *user, plan_builder *b, uint32_t id, weft_tensor *grad) 
 /* Kv heads are as many as slices, or several slices have the same one. */
 static int copies(void *user, uint32_t id) {
     const graph_builder *u = user;
-    int index = (int)id < u->cap ? u->of[id] : -1, tp = u->g->mesh->size.tp;
-    int slot = index < 0 ? -1 : u->g->params->param[index].slot;
+    const param *p = param_of(u, id);
+    int slot = p ? p->slot : -1, tp = u->g->mesh->size.tp;
     bool kv = slot == WEIGHT_K || slot == WEIGHT_V || slot == WEIGHT_K_NORM;
     return kv && tp > u->g->c->n_kv_heads ? tp / (int)u->g->c->n_kv_heads : 1;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The plans behind a batch's gradients: folds, sums over ranks, norms, the optimizer. */
-#include "host/run/comm.h"
+#include "host/run/rank_sum.h"
 #include "host/train/graph_build.h"
 
 enum { SUM_NUMBERS = 4 << 20 };
@@ -47,18 +47,19 @@ static int64_t rows_at_once(const graph *g) {
 /* The ranks' gradients become their sum, by the tree that joins shards: each rank adds up a part of
  * every stretch and hands it to the others. */
 static void push_sum_over_ranks(graph_builder *u) {
-    int64_t ranks = u->g->shape.ranks, most = rows_at_once(u->g), rows = flat_grad(u, 0).shape[0];
+    int64_t most = rows_at_once(u->g), rows = flat_grad(u, 0).shape[0];
     for (int64_t at = 0, n; at < rows; at += n) {
         n = rows - at < most ? rows - at : most;
         weft_tensor place = weft_tensor_make(WEFT_F32, 2, (int64_t[]){n, PARAMS_ROW});
         weft_tensor x = plan_fixed(&u->b, WEFT_SPACE_GRAD, "gradients", at * PARAMS_ROW * 4, place);
         weft_tensor y = plan_fixed(&u->b, WEFT_SPACE_GRAD, "gradients", at * PARAMS_ROW * 4, place);
-        weft_tensor parts = plan_new(&u->b, WEFT_F32, 2, place.shape);
-        weft_tensor sum = plan_new(&u->b, WEFT_F32, 2, (int64_t[]){n / ranks, PARAMS_ROW});
-        PUSH(u, all_to_all, "ranks", .x = x, .y = parts, .group = WEFT_GROUP_DP);
-        PUSH(u, leaf_sum, "ranks",
-             .x = tensor_reshape(parts, 3, (int64_t[]){ranks, n / ranks, PARAMS_ROW}), .y = sum);
-        PUSH(u, all_gather, "ranks", .x = sum, .y = y, .axis = 0, .group = WEFT_GROUP_DP);
+        rank_sum_push(&u->b, &(rank_sum){.part = x,
+                                         .y = y,
+                                         .ranks = u->g->shape.ranks,
+                                         .rank = u->g->shape.rank,
+                                         .group = WEFT_GROUP_DP,
+                                         .in_halves = true,
+                                         .tag = "ranks"});
     }
 }
 

@@ -91,47 +91,41 @@ static void pick_piece(const param *p, const weight_window *at, const float *who
 
 /* ---- Out ---- */
 
-static bool is_spread(const piece *x, int n) {
-    for (int i = 0; i < n; i++)
-        if (x[i].rank > 0)
-            return true;
-    return false;
-}
-
 bool trainer_spread(const trainer *t) {
     return t->params.ranks > 1 || t->mesh.size.tp > 1 || t->mesh.size.pp > 1;
 }
 
-/* The holder sends its piece to rank 0, which puts it in its place. */
-static weft_status move_piece(trainer *t, const param *p, char what, const piece *x, float *buffer,
-                              float *whole) {
+static weft_status fetch_piece(trainer *t, const param *p, char what, const weight_window *at,
+                               float *to) {
+    return t->dev->copy(t->dev, t->stream, to, place_of(t, p, what, at), piece_bytes(at),
+                        DEVICE_FROM);
+}
+
+/* The holder sends its piece to rank 0, which puts it in its place; called by these two. */
+static weft_status move_piece(trainer *t, const param *p, char what, const piece *x, float *whole) {
     int self = t->mesh.rank;
-    uint64_t bytes = piece_bytes(&x->at);
-    if (x->rank == self)
-        WEFT_TRY(t->dev->copy(t->dev, t->stream, buffer, place_of(t, p, what, &x->at), bytes,
-                              DEVICE_FROM));
-    if (x->rank != 0 && (self == 0 || x->rank == self))
-        WEFT_TRY(comm_pass(&t->end[WEFT_GROUP_WORLD], x->rank, 0, buffer, x->at.rows * x->at.cols,
-                           p->name));
-    if (self == 0)
+    float *buffer = mem_alloc((size_t)piece_bytes(&x->at));
+    weft_status s = x->rank == self ? fetch_piece(t, p, what, &x->at, buffer) : WEFT_OK;
+    if (s == WEFT_OK && x->rank != 0)
+        s = comm_pass(&t->end[WEFT_GROUP_WORLD], x->rank, 0, buffer, x->at.rows * x->at.cols,
+                      p->name);
+    if (s == WEFT_OK && self == 0)
         put_piece(p, &x->at, buffer, whole);
-    return WEFT_OK;
+    mem_free(buffer);
+    return s;
 }
 
 weft_status trainer_read(trainer *t, int index, char what, float *out) {
     const param *p = &t->params.param[index];
+    int self = t->mesh.rank;
     piece x[MAX_PIECES];
     int n = list_pieces(t, p, what, x);
-    if (!is_spread(x, n) && t->mesh.rank == 0 && n == 1)
-        return t->dev->copy(t->dev, t->stream, out, place_of(t, p, what, &x[0].at),
-                            piece_bytes(&x[0].at), DEVICE_FROM);
-    float *buffer = mem_alloc(sizeof(float) * (size_t)param_count(p));
-    weft_status s = WEFT_OK;
-    for (int i = 0; i < n && s == WEFT_OK; i++)
-        if (t->mesh.rank == 0 || x[i].rank == t->mesh.rank)
-            s = move_piece(t, p, what, &x[i], buffer, out);
-    mem_free(buffer);
-    return s;
+    if (n == 1 && x[0].rank == 0) /* all of it, as it lies */
+        return self == 0 ? fetch_piece(t, p, what, &x[0].at, out) : WEFT_OK;
+    for (int i = 0; i < n; i++)
+        if (self == 0 || x[i].rank == self)
+            WEFT_TRY(move_piece(t, p, what, &x[i], out));
+    return WEFT_OK;
 }
 
 weft_status trainer_give(trainer *t, char what) {
