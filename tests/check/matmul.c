@@ -386,9 +386,14 @@ static const char *const long_w[] = {"T=1,N=6150,K=136", "T=9,N=12300,K=24", "T=
 static const char *const tiles[] = {"T=270,N=140,K=128", "T=66,N=136,K=256,leaves=4",
                                     "T=130,N=24,K=256,leaves=8", NULL};
 static const char *const tile_variants[] = {"res=1,bias=1,rows=65", NULL};
-/* Leaves of whole stages. */
-static const char *const pairs[] = {"T=5,N=24,K=128,leaves=2", "T=33,N=41,K=256,leaves=4",
-                                    "T=9,N=72,K=512,leaves=8", NULL};
+/* Chains of whole stages. */
+static const char *const pairs[] = {"T=5,N=24,K=128,leaves=2",
+                                    "T=33,N=41,K=256,leaves=4",
+                                    "T=9,N=72,K=512,leaves=8",
+                                    "T=21,N=40,K=128",
+                                    "T=5,N=24,K=64",
+                                    "T=19,N=31,K=64",
+                                    NULL};
 static const char *const pair_variants[] = {"", "res=1", "bias=1,act=2", "fill=1", "rows=3", NULL};
 static const char *const none[] = {"", NULL};
 static const char *const huge[] = {"T=2,N=140000,K=4096", NULL};
