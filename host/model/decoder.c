@@ -13,9 +13,10 @@ typedef struct {
     const model_config *c;
     const decoder_io *io;
     plan_builder *b;
-    int layer;        /* -1 outside the blocks */
-    int64_t T, R;     /* bucket tokens; rows of logits */
-    weft_tensor rows; /* true count of leading rows of whatever is computed now */
+    int layer;          /* -1 outside the blocks */
+    int64_t T, R;       /* bucket tokens; rows of logits */
+    int64_t first, own; /* tokens of the residual stream here: all, or this rank's part */
+    weft_tensor rows;   /* true count of leading rows of whatever is computed now */
     weft_tensor pos, slot, qstart, qpos, kvlen, pages, work, nwork;
     weft_tensor table; /* cos and sin of this step's positions */
     decoder_heads heads;
@@ -50,6 +51,10 @@ static weft_tensor place(plan_builder *b, const decoder_place *p) {
 
 static weft_tensor leading(weft_tensor t, int64_t n) {
     return tensor_slice(t, 0, 0, n);
+}
+
+static weft_tensor own_tokens(const forward *f, weft_tensor t) {
+    return tensor_slice(t, 0, f->first, f->first + f->own);
 }
 
 static weft_tensor fresh(forward *f, int dtype, int64_t rows, int64_t cols) {
@@ -130,7 +135,7 @@ static weft_tensor dropped(forward *f, const char *what, weft_tensor x) {
         return x;
     weft_tensor y = fresh(f, x.dtype, x.shape[0], x.shape[1]);
     PUSH(f, dropout, what, .x = x, .key = place(f->b, &f->d->train->key),
-         .place = leading(place(f->b, &f->d->train->place), f->T), .rows = f->rows, .y = y,
+         .place = own_tokens(f, place(f->b, &f->d->train->place)), .rows = f->rows, .y = y,
          .p = f->d->train->dropout, .stream = ++f->drops);
     return y;
 }
@@ -146,10 +151,16 @@ static weft_tensor linear(forward *f, const char *what, operand in, int w_slot, 
     return f->train && act ? activated(f, what, y, act) : y;
 }
 
-/* What ranks have of a sum over their leaves, f32[T, d_model], becomes the whole. */
+static bool has_part_of_stream(const forward *f) {
+    return f->own < f->T;
+}
+
+/* What ranks have of a sum over their leaves, f32[T, d_model], becomes the whole, or each rank's
+ * tokens of it. */
 static weft_tensor sum_over_ranks(forward *f, const char *what, weft_tensor part,
                                   weft_tensor bias) {
-    weft_tensor y = fresh(f, f->d->dtype, part.shape[0], part.shape[1]);
+    int64_t rows = has_part_of_stream(f) ? f->own : part.shape[0];
+    weft_tensor y = fresh(f, f->d->dtype, rows, part.shape[1]);
     rank_sum_push(f->b, &(rank_sum){.part = part,
                                     .bias = bias,
                                     .rows = f->rows,
@@ -185,6 +196,15 @@ static weft_tensor kept(forward *f, int ndim, const int64_t *shape) {
     return f->train ? plan_new(f->b, WEFT_F32, ndim, shape) : (weft_tensor){0};
 }
 
+/* Of every token, for the matrices that ranks share. */
+static weft_tensor all_tokens(forward *f, const char *what, weft_tensor x) {
+    if (!has_part_of_stream(f))
+        return x;
+    weft_tensor y = fresh(f, x.dtype, f->T, x.shape[1]);
+    PUSH(f, all_gather, what, .x = x, .y = y);
+    return y;
+}
+
 /* *r = x + res (x itself if there is no res yet); returns its norm. */
 static weft_tensor norm(forward *f, const char *what, weft_tensor x, weft_tensor *r, int gain_slot,
                         int bias_slot) {
@@ -200,7 +220,7 @@ static weft_tensor norm(forward *f, const char *what, weft_tensor x, weft_tensor
         PUSH(f, layernorm, what, .x = x, .res = res, .g = g, .b = bias, .rows = f->rows, .y = y,
              .r = sum, .mean = kept(f, 1, x.shape), .inv = kept(f, 1, x.shape), .eps = eps);
     *r = weft_has(&res) ? sum : x;
-    return y;
+    return all_tokens(f, what, y);
 }
 
 static weft_tensor head_norm(forward *f, const char *what, weft_tensor x, int gain_slot) {
@@ -314,8 +334,9 @@ static weft_tensor embed(forward *f) {
         last = place(f->b, &f->io->last);
     int32_t row0 = (int32_t)(rows.axis == 0 ? rows.begin : 0);
     if (f->d->part.tp == 1 || f->d->part.whole_vocab) {
-        x = fresh(f, f->d->dtype, f->T, f->c->d_model);
-        PUSH(f, embed, "embed", .ids = ids, .w = w, .last = last, .rows = f->rows, .y = x);
+        x = fresh(f, f->d->dtype, f->own, f->c->d_model);
+        PUSH(f, embed, "embed", .ids = own_tokens(f, ids), .w = w, .last = last, .rows = f->rows,
+             .y = x);
     } else {
         weft_tensor part = fresh(f, WEFT_F32, f->T, f->c->d_model);
         PUSH(f, embed, "embed", .ids = ids, .w = w, .last = last, .rows = f->rows, .y = part,
@@ -324,10 +345,10 @@ static weft_tensor embed(forward *f) {
     }
     if (f->c->position != POSITION_LEARNED)
         return dropped(f, "embed.drop", x);
-    weft_tensor p = fresh(f, f->d->dtype, f->T, f->c->d_model),
-                sum = fresh(f, f->d->dtype, f->T, f->c->d_model);
-    PUSH(f, embed, "embed.pos", .ids = f->pos, .w = weight(f, WEIGHT_POSITION), .rows = f->rows,
-         .y = p);
+    weft_tensor p = fresh(f, f->d->dtype, f->own, f->c->d_model),
+                sum = fresh(f, f->d->dtype, f->own, f->c->d_model);
+    PUSH(f, embed, "embed.pos", .ids = own_tokens(f, f->pos), .w = weight(f, WEIGHT_POSITION),
+         .rows = f->rows, .y = p);
     PUSH(f, add, "embed.add", .a = x, .b = p, .rows = f->rows, .y = sum);
     return dropped(f, "embed.drop", sum);
 }
@@ -407,16 +428,20 @@ static weft_tensor optional(plan_builder *b, const decoder_place *p) {
 
 static forward begin(const decoder *d, plan_builder *b) {
     const decoder_io *io = d->io;
+    int64_t T = b->plan->bucket_tokens;
+    int64_t own = d->train && d->train->sequence_parallel ? T / d->part.tp : T;
     return (forward){.d = d,
                      .c = d->config,
                      .io = io,
                      .b = b,
                      .layer = -1,
                      .train = d->train != NULL,
-                     .T = b->plan->bucket_tokens,
+                     .T = T,
+                     .first = own < T ? d->part.slice * own : 0,
+                     .own = own,
                      .R = b->plan->bucket_rows,
                      .rows = optional(b, &io->rows),
-                     .pos = leading(place(b, &io->pos), b->plan->bucket_tokens),
+                     .pos = leading(place(b, &io->pos), T),
                      .qstart = place(b, &io->qstart),
                      .qpos = place(b, &io->qpos),
                      .kvlen = place(b, &io->kvlen),
@@ -433,13 +458,13 @@ static bool is_last_stage(const forward *f) {
 /* Between two stages the residual stream travels as one tensor. The next norm adds nothing to it,
  * and rounds what this sum has rounded already. */
 static weft_tensor from_stage_before(forward *f) {
-    weft_tensor x = fresh(f, f->d->dtype, f->T, f->c->d_model);
+    weft_tensor x = fresh(f, f->d->dtype, f->own, f->c->d_model);
     PUSH(f, recv, "stage", .y = x, .peer = f->d->before, .group = WEFT_GROUP_PP);
     return x;
 }
 
 static weft_tensor stream(forward *f, weft_tensor x, weft_tensor res) {
-    weft_tensor sum = fresh(f, f->d->dtype, f->T, f->c->d_model);
+    weft_tensor sum = fresh(f, f->d->dtype, f->own, f->c->d_model);
     PUSH(f, add, "stage.add", .a = x, .b = res, .rows = f->rows, .y = sum);
     return sum;
 }

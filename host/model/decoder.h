@@ -54,6 +54,10 @@ typedef struct {
     weft_tensor (*fetch)(void *user, plan_builder *b, weft_tensor w, int slot, int layer);
     float dropout;            /* behind the embedding, attention's output and the MLP; 0: none */
     decoder_place key, place; /* feed of dropout: i32[2], i32[T] */
+    /* Ranks of a slice have T / tp tokens each of the residual stream, of its norms and dropout and
+     * of what stages send each other (Korthikanti et al., "Reducing activation recomputation in
+     * large transformer models", 2022). tp divides T and d_model. */
+    bool sequence_parallel;
 } decoder_training;
 
 typedef struct {
@@ -71,7 +75,8 @@ typedef struct {
  * residual stream to the next one, which begins with it. */
 void decoder_build(const decoder *d, plan_builder *b);
 /* For training (d->train): the same steps up to the final norm, whose output [T, d_model] it
- * returns; of a stage before the last, the residual stream that the next one begins with, unsent.
+ * returns; of a stage before the last, the residual stream that the next one begins with, unsent:
+ * the tokens of it that are this rank's.
  * Attention reads the batch's own keys, sequences as in the feed; what backward needs is
  * kept: reciprocal roots, means, log-sum-exps, inputs of activations. Steps of a block carry its
  * segment: odd for attention, even for the MLP, 0 outside. */

@@ -17,8 +17,10 @@ struct backward {
     bool *partial;      /* [values] ranks exchange it: a sum over a part of the inputs */
     weft_tensor *grad;  /* [values] what has reached it so far; id 0: nothing */
     weft_tensor *again; /* [values] what stands for it once computed again; id 0: itself */
-    uint32_t key;       /* of the segment computed again last */
-    weft_step at;       /* the forward step whose turn it is */
+    weft_tensor *own;   /* [values] this rank's rows that it was gathered from; id 0: it was not */
+    weft_tensor part, whole; /* rows gathered last, and of all ranks */
+    uint32_t key;            /* of the segment computed again last */
+    weft_step at;            /* the forward step whose turn it is */
 };
 
 /* Appends a gradient step under the forward step's tag. */
@@ -45,12 +47,18 @@ static bool reads_needed(const backward *w, const weft_step *s) {
     return false;
 }
 
+static void note_gather(backward *w, const weft_all_gather_args *a) {
+    w->partial[a->x.id] = true;
+    if (w->o.sequence_parallel && a->group == WEFT_GROUP_TP)
+        w->own[a->y.id] = a->x;
+}
+
 static void mark_needed(backward *w) {
     for (int i = 0; i < w->steps; i++) {
         const weft_step *s = &w->b->plan->step[i];
         const weft_op_info *info = &weft_op_table[s->kernel->op];
         if (s->kernel->op == WEFT_OP_all_gather)
-            w->partial[s->args.all_gather.x.id] = true;
+            note_gather(w, &s->args.all_gather);
         if (s->kernel->op == WEFT_OP_all_to_all)
             w->partial[s->args.all_to_all.x.id] = true;
         if (s->kernel->op == WEFT_OP_recv)
@@ -71,6 +79,7 @@ backward *backward_begin(plan_builder *b, const backward_options *o) {
     w->partial = ARENA_NEW(b->mem, bool, w->values);
     w->grad = ARENA_NEW(b->mem, weft_tensor, w->values);
     w->again = ARENA_NEW(b->mem, weft_tensor, w->values);
+    w->own = ARENA_NEW(b->mem, weft_tensor, w->values);
     if (b->status == WEFT_OK)
         mark_needed(w);
     return w;
@@ -138,16 +147,106 @@ static weft_tensor weight_of(const backward *w, const weft_tensor *t) {
     return w->o.fetch ? w->o.fetch(w->o.user, w->b, *t) : *t;
 }
 
+/* ---- Rows of ranks ---- */
+
+/* Gradients in what is gathered from rows of ranks are of this one's. */
+static const weft_tensor *own_rows(const backward *w, const weft_tensor *t) {
+    return weft_has(&w->own[t->id]) ? &w->own[t->id] : t;
+}
+
+/* Rows of all ranks of the slice; as they are where each has all. */
+static weft_tensor all_rows(backward *w, weft_tensor own) {
+    if (!w->o.sequence_parallel)
+        return own;
+    if (w->part.id == own.id && w->part.data == own.data)
+        return w->whole;
+    int64_t shape[WEFT_DIMS] = {own.shape[0] * w->o.tp, own.shape[1]};
+    w->part = own;
+    w->whole = plan_new(w->b, own.dtype, own.ndim, shape);
+    PUSH(w, all_gather, .x = own, .y = w->whole);
+    return w->whole;
+}
+
+/* As kept: of what is gathered rows alone are, and they are gathered again. */
+static weft_tensor kept_whole(backward *w, const weft_tensor *t) {
+    const weft_tensor *own = own_rows(w, t);
+    if (own != t && !weft_has(&w->again[t->id]))
+        w->again[t->id] = all_rows(w, kept(w, own));
+    return kept(w, t);
+}
+
+/* x[rows, H] into the columns [at, at + H / tp) of to[tp rows, N], where they lie by the rank that
+ * sums them. */
+static void pack_columns(backward *w, weft_tensor x, weft_tensor to, int64_t at) {
+    int64_t tp = w->o.tp, rows = x.shape[0], n = x.shape[1] / tp, wide = to.stride[0];
+    weft_tensor from = x, y = tensor_slice(to, 1, at, at + n);
+    from.ndim = y.ndim = 3;
+    for (int i = 0; i < 3; i++)
+        from.shape[i] = y.shape[i] = (int64_t[]){rows, tp, n}[i];
+    from.stride[1] = n;
+    from.stride[2] = y.stride[2] = 1;
+    y.stride[0] = wide;
+    y.stride[1] = rows * wide;
+    PUSH(w, cast, .x = from, .y = y);
+}
+
+/* What norms' gains and biases sum up over tokens: rows of dy and r become columns of all tokens,
+ * whose chains are this rank's; statistics become those of all tokens. */
+typedef struct {
+    weft_tensor dy, r, mean, inv;
+} norm_sums;
+
+static norm_sums by_columns(backward *w, norm_sums s) {
+    int64_t n = s.dy.shape[1] / w->o.tp, shape[2] = {s.dy.shape[0] * w->o.tp, 2 * n};
+    weft_tensor packed = plan_new(w->b, s.dy.dtype, 2, shape);
+    weft_tensor got = plan_new(w->b, s.dy.dtype, 2, shape);
+    pack_columns(w, s.dy, packed, 0);
+    pack_columns(w, s.r, packed, n);
+    PUSH(w, all_to_all, .x = packed, .y = got);
+    s.dy = tensor_slice(got, 1, 0, n);
+    s.r = tensor_slice(got, 1, n, 2 * n);
+    s.inv = all_rows(w, s.inv);
+    if (weft_has(&s.mean))
+        s.mean = all_rows(w, s.mean);
+    return s;
+}
+
+static weft_tensor own_columns(const backward *w, weft_tensor g) {
+    int64_t n = g.shape[0] / w->o.tp;
+    return weft_has(&g) ? tensor_slice(g, 0, w->o.slice * n, (w->o.slice + 1) * n) : g;
+}
+
+/* The gradient g[H], of which each rank of the slice has its own columns, becomes whole. */
+static void join_columns(backward *w, weft_tensor g) {
+    if (!weft_has(&g))
+        return;
+    int64_t shape[2] = {1, g.shape[0] / w->o.tp};
+    weft_tensor own = plan_new(w->b, WEFT_F32, 2, shape);
+    PUSH(w, cast, .x = tensor_reshape(own_columns(w, g), 2, shape), .y = own);
+    PUSH(w, all_gather, .x = tensor_reshape(own, 1, shape + 1), .y = g);
+}
+
 /* ---- A rule for each op ---- */
+
+/* Ids of all tokens, where t is those of this rank's. */
+static weft_tensor all_ids(const backward *w, weft_tensor t) {
+    if (w->o.sequence_parallel && t.shape[0] < w->o.order.shape[0]) {
+        t.data = NULL;
+        t.shape[0] *= w->o.tp;
+    }
+    return t;
+}
 
 static void embed_rule(backward *w, const weft_args *args) {
     const weft_embed_args *a = &args->embed;
-    weft_tensor dw, dy = reached(w, &a->y);
-    const char *ids = w->b->plan->value[a->ids.id].name;
-    if (gradient_of(w, &a->w, &dw))
-        PUSH(w, embed_dw, .ids = a->ids,
-             .order = strcmp(ids, "pos") == 0 ? w->o.by_place : w->o.order, .dy = dy, .dw = dw,
-             .row0 = a->row0, .shards = w->o.shards);
+    weft_tensor dw, dy = reached(w, &a->y), ids = all_ids(w, a->ids);
+    const char *name = w->b->plan->value[ids.id].name;
+    if (!gradient_of(w, &a->w, &dw))
+        return;
+    if (dy.shape[0] < ids.shape[0])
+        dy = all_rows(w, dy);
+    PUSH(w, embed_dw, .ids = ids, .order = strcmp(name, "pos") == 0 ? w->o.by_place : w->o.order,
+         .dy = dy, .dw = dw, .row0 = a->row0, .shards = w->o.shards);
 }
 
 static void rope_rule(backward *w, const weft_args *args) {
@@ -187,15 +286,23 @@ static weft_tensor of_all_heads(backward *w, weft_tensor x, int copies) {
     return all;
 }
 
+static bool sums_columns(const backward *w, const weft_tensor *dy) {
+    return w->o.sequence_parallel && dy->ndim == 2;
+}
+
 /* A gain that heads share is summed in their order. */
-static void rmsnorm_dg(backward *w, weft_tensor dy, weft_tensor r, weft_tensor inv, weft_tensor dg,
-                       int copies) {
-    if (w->o.tp > 1 && dy.ndim == 3) {
-        dy = of_all_heads(w, dy, copies);
-        r = of_all_heads(w, r, copies);
-        inv = of_all_heads(w, inv, copies);
+static void rmsnorm_dg(backward *w, norm_sums s, weft_tensor dg, int copies) {
+    bool columns = sums_columns(w, &s.dy);
+    if (w->o.tp > 1 && s.dy.ndim == 3) {
+        s.dy = of_all_heads(w, s.dy, copies);
+        s.r = of_all_heads(w, s.r, copies);
+        s.inv = of_all_heads(w, s.inv, copies);
     }
-    PUSH(w, rmsnorm_dg, .dy = dy, .r = r, .inv = inv, .dg = dg, .shards = w->o.shards);
+    s = columns ? by_columns(w, s) : s;
+    PUSH(w, rmsnorm_dg, .dy = s.dy, .r = s.r, .inv = s.inv, .dg = columns ? own_columns(w, dg) : dg,
+         .shards = w->o.shards);
+    if (columns)
+        join_columns(w, dg);
 }
 
 static void rmsnorm_rule(backward *w, const weft_args *args) {
@@ -203,7 +310,7 @@ static void rmsnorm_rule(backward *w, const weft_args *args) {
     const weft_tensor *sum = norm_sum(&a->x, &a->r);
     weft_tensor dg, dy = reached(w, &a->y), r = kept(w, sum), inv = kept(w, &a->inv);
     if (gradient_of(w, &a->g, &dg))
-        rmsnorm_dg(w, dy, r, inv, dg, copies_of(w, &a->g));
+        rmsnorm_dg(w, (norm_sums){.dy = dy, .r = r, .inv = inv}, dg, copies_of(w, &a->g));
     if (!w->needs[a->x.id] && !w->needs[a->res.id])
         return;
     weft_tensor dx = fresh(w, &a->x);
@@ -212,17 +319,30 @@ static void rmsnorm_rule(backward *w, const weft_args *args) {
     pass_sum(w, &a->x, &a->res, sum, dx);
 }
 
+static void layernorm_dg(backward *w, const weft_layernorm_args *a, norm_sums s) {
+    weft_tensor dg = {0}, db = {0};
+    bool has_b = gradient_of(w, &a->b, &db), has_g = gradient_of(w, &a->g, &dg);
+    bool columns = sums_columns(w, &s.dy) && (has_g || has_b);
+    weft_tensor own_g = columns ? own_columns(w, dg) : dg,
+                own_b = columns ? own_columns(w, db) : db;
+    s = columns ? by_columns(w, s) : s;
+    if (has_g)
+        PUSH(w, layernorm_dg, .dy = s.dy, .r = s.r, .mean = s.mean, .inv = s.inv, .dg = own_g,
+             .db = own_b, .shards = w->o.shards);
+    else if (has_b)
+        PUSH(w, bias_db, .dy = s.dy, .db = own_b, .shards = w->o.shards);
+    if (columns) {
+        join_columns(w, dg);
+        join_columns(w, db);
+    }
+}
+
 static void layernorm_rule(backward *w, const weft_args *args) {
     const weft_layernorm_args *a = &args->layernorm;
     const weft_tensor *sum = norm_sum(&a->x, &a->r);
-    weft_tensor dg, db = {0}, dy = reached(w, &a->y), r = kept(w, sum);
+    weft_tensor dy = reached(w, &a->y), r = kept(w, sum);
     weft_tensor mean = kept(w, &a->mean), inv = kept(w, &a->inv);
-    bool has_b = gradient_of(w, &a->b, &db);
-    if (gradient_of(w, &a->g, &dg))
-        PUSH(w, layernorm_dg, .dy = dy, .r = r, .mean = mean, .inv = inv, .dg = dg, .db = db,
-             .shards = w->o.shards);
-    else if (has_b)
-        PUSH(w, bias_db, .dy = dy, .db = db, .shards = w->o.shards);
+    layernorm_dg(w, a, (norm_sums){dy, r, mean, inv});
     if (!w->needs[a->x.id] && !w->needs[a->res.id])
         return;
     weft_tensor dx = fresh(w, &a->x);
@@ -236,7 +356,7 @@ static void dx_over_ranks(backward *w, weft_tensor dy, weft_tensor m, int copies
                           weft_tensor dx) {
     int slices = w->o.tp / copies;
     char tag[WEFT_TAG_BYTES + 1];
-    weft_tensor part = plan_new(w->b, WEFT_F32, 2, dx.shape);
+    weft_tensor part = plan_new(w->b, WEFT_F32, 2, (int64_t[]){dy.shape[0], dx.shape[1]});
     PUSH(w, matmul_dx, .dy = dy, .w = m, .dx = part,
          .leaves = shard_leaves(m.shape[0] * slices) / slices);
     snprintf(tag, sizeof tag, "%s'", w->at.tag);
@@ -255,33 +375,34 @@ static void dx_over_ranks(backward *w, weft_tensor dy, weft_tensor m, int copies
  * leaves. */
 static void matmul_rule(backward *w, const weft_args *args) {
     const weft_matmul_args *a = &args->matmul;
+    const weft_tensor *x = own_rows(w, &a->x);
     weft_tensor grad, dy = reached(w, &a->y);
     bool split = a->leaves == 1 && !w->partial[a->y.id];
     WEFT_ASSERT(!a->act && !a->partial && !weft_has(&a->xscale));
     if (gradient_of(w, &a->bias, &grad))
         PUSH(w, bias_db, .dy = dy, .db = grad, .shards = w->o.shards);
     if (gradient_of(w, &a->w, &grad))
-        PUSH(w, matmul_dw, .dy = dy, .x = kept(w, &a->x), .dw = grad, .shards = w->o.shards);
+        PUSH(w, matmul_dw, .dy = dy, .x = kept_whole(w, &a->x), .dw = grad, .shards = w->o.shards);
     add(w, &a->res, dy);
-    if (!w->needs[a->x.id])
+    if (!w->needs[x->id])
         return;
-    weft_tensor dx = fresh(w, &a->x), m = weight_of(w, &a->w);
+    weft_tensor dx = fresh(w, x), m = weight_of(w, &a->w);
     if (split && w->o.tp > 1)
-        dx_over_ranks(w, dy, m, copies_of(w, &a->w), reached(w, &a->x), dx);
+        dx_over_ranks(w, dy, m, copies_of(w, &a->w), reached(w, x), dx);
     else
-        PUSH(w, matmul_dx, .dy = dy, .w = m, .wscale = a->wscale, .res = reached(w, &a->x),
-             .dx = dx, .leaves = split ? shard_leaves(a->w.shape[0]) : 1);
-    put(w, &a->x, dx);
+        PUSH(w, matmul_dx, .dy = dy, .w = m, .wscale = a->wscale, .res = reached(w, x), .dx = dx,
+             .leaves = split ? shard_leaves(a->w.shape[0]) : 1);
+    put(w, x, dx);
 }
 
 /* Of a sum over ranks: perhaps of some rows here, but the gradient of all of them is. */
 static void leaf_sum_rule(backward *w, const weft_args *args) {
     const weft_leaf_sum_args *a = &args->leaf_sum;
-    weft_tensor grad, dy = w->grad[a->y.id];
+    weft_tensor grad, dy = all_rows(w, w->grad[a->y.id]);
     WEFT_ASSERT(!weft_has(&a->res));
     if (gradient_of(w, &a->bias, &grad))
         PUSH(w, bias_db, .dy = dy, .db = grad, .shards = w->o.shards);
-    pass(w, &a->y, &a->x);
+    put(w, &a->x, dy);
 }
 
 static void all_to_all_rule(backward *w, const weft_args *args) {
@@ -528,7 +649,7 @@ static void visit(backward *w, int i) {
 }
 
 void backward_push(backward *w, weft_tensor y, weft_tensor dy) {
-    put(w, &y, dy);
+    put(w, own_rows(w, &y), dy);
     for (int i = w->steps - 1; i >= 0 && w->b->status == WEFT_OK; i--)
         visit(w, i);
 }

@@ -22,6 +22,9 @@ typedef struct {
     recompute_mode recompute;
     int tp, slice; /* ranks that share matrices, this one: outputs of those with one chain,
                       inputs of those whose sums over ranks rank_sum.h joins */
+    /* The forward's sums over those ranks leave each the rows that are its own, and its all-gathers
+     * bring rows together (decoder.h). */
+    bool sequence_parallel;
     /* How many neighbouring ranks have the same slice of a weight of the forward: kv heads that
      * several of them need. Optional: none has. */
     int (*copies)(void *user, uint32_t id);
@@ -36,5 +39,6 @@ typedef struct backward backward;
 backward *backward_begin(plan_builder *b, const backward_options *o);
 /* Whether anything wanted depends on t, a value of the forward. */
 bool backward_reaches(const backward *w, const weft_tensor *t);
-/* Appends the gradient steps of the forward, dy being the gradient in its value y. */
+/* Appends the gradient steps of the forward, dy being the gradient in its value y; of this rank's
+ * rows where y is gathered from them. */
 void backward_push(backward *w, weft_tensor y, weft_tensor dy);

@@ -27,22 +27,29 @@ static void at_once(plan_builder *b, const rank_sum *s) {
          .y = s->y);
 }
 
+/* Every rank keeps the rows that it sums. */
+static bool stays(const rank_sum *s) {
+    return s->y.shape[0] < s->part.shape[0];
+}
+
 static void in_halves(plan_builder *b, const rank_sum *s) {
     int64_t T = s->part.shape[0], N = s->part.shape[1], each = T / s->ranks;
     int64_t first = s->rank * each;
-    weft_tensor parts = plan_new(b, WEFT_F32, 2, (int64_t[]){T, N}), res = s->res;
-    weft_tensor own = plan_new(b, s->y.dtype, 2, (int64_t[]){each, N});
-    if (weft_has(&res))
+    weft_tensor parts = plan_new(b, WEFT_F32, 2, (int64_t[]){T, N}), res = s->res, own = s->y;
+    if (!stays(s))
+        own = plan_new(b, s->y.dtype, 2, (int64_t[]){each, N});
+    if (weft_has(&res) && res.shape[0] == T)
         res = tensor_slice(res, 0, first, first + each);
     PUSH(all_to_all, .x = s->part, .y = parts, .group = s->group);
     parts = tensor_reshape(parts, 3, (int64_t[]){s->ranks, each, N});
     PUSH(leaf_sum, .x = distinct(parts, s->copies), .bias = s->bias, .res = res, .y = own);
-    PUSH(all_gather, .x = own, .y = s->y, .group = s->group);
+    if (!stays(s))
+        PUSH(all_gather, .x = own, .y = s->y, .group = s->group);
 }
 
 void rank_sum_push(plan_builder *b, const rank_sum *s) {
     int64_t T = s->part.shape[0];
-    bool is_long = ops_bytes(&s->part) >= AT_ONCE_BYTES || s->in_halves;
+    bool is_long = ops_bytes(&s->part) >= AT_ONCE_BYTES || s->in_halves || stays(s);
     if (is_long && T % s->ranks == 0)
         in_halves(b, s);
     else

@@ -8,7 +8,8 @@
 typedef struct {
     weft_tensor part;            /* f32[T, N]: this rank's sum over its leaves */
     weft_tensor bias, res, rows; /* as leaf_sum has them; may be absent */
-    weft_tensor y;               /* [T, N], of every rank */
+    weft_tensor y; /* [T, N], of every rank; or [T / ranks, N]: this one's rows alone, and so may
+                      res be */
     int ranks, rank, group;
     int copies;     /* as many neighbouring ranks have the same part, which counts once; 0: one */
     bool in_halves; /* see below; without it, messages choose */
@@ -19,5 +20,6 @@ typedef struct {
 /* Appends y = tree sum of the parts, then + bias + res. Short messages go from everyone to everyone
  * at once, (ranks - 1) T N fp32 numbers sent by each. Long ones in halves, where ranks divide T:
  * every rank sums the rows T / ranks that are its own and hands out the result, (ranks - 1) / ranks
- * T N numbers in fp32 and as many in y's type; nothing of this counts true rows. */
+ * T N numbers in fp32 and as many in y's type, or none of these where y is its own rows alone;
+ * nothing of this counts true rows. */
 void rank_sum_push(plan_builder *b, const rank_sum *s);

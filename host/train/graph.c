@@ -104,6 +104,8 @@ weft_status graph_shape_of(const train_options *o, const train_mesh *mesh, const
                          s.rows, s.stride, 1 << 24);
     s.tokens = s.rows * s.stride;
     s.chunk = chunk_of(&s, c);
+    int tp = mesh->size.tp;
+    s.sequence_parallel = tp > 1 && s.tokens % tp == 0 && c->d_model % tp == 0;
     shard_part part = mesh_own_part(mesh);
     s.kv_heads = decoder_local_heads(c, &part).kv_heads;
     s.query_tile = engine_query_tile(dev, c);
@@ -207,6 +209,7 @@ static weft_status build_pipeline(graph *g) {
 
 weft_status graph_build(graph *g) {
     g->training.dropout = (float)g->o->dropout;
+    g->training.sequence_parallel = g->shape.sequence_parallel;
     place_feed(g);
     place_rest(g);
     WEFT_TRY(build_pipeline(g));

@@ -18,20 +18,22 @@
 enum { GRAPH_MAX_LEVELS = 5 };
 
 typedef struct {
-    int rows;         /* of a micro-batch */
-    int row_tokens;   /* of a row as fed */
-    int stride;       /* of a row as laid out */
-    int tokens;       /* rows * stride */
-    int shards;       /* of a whole batch */
-    int ranks, rank;  /* data-parallel; a rank computes `units` units from rank * units on */
-    int unit_shards;  /* of a micro-batch */
-    int units;        /* shards / unit_shards / ranks */
-    int unit_rows;    /* rows of a unit: a multiple of `rows` up to the last micro-batch of it */
-    int unit_micros;  /* micro-batches of a unit */
-    int micros;       /* of this rank in a step */
-    int levels;       /* gradient buffers */
-    int chunk;        /* tokens whose logits are there at once */
-    int64_t kv_heads; /* this rank's */
+    int rows;        /* of a micro-batch */
+    int row_tokens;  /* of a row as fed */
+    int stride;      /* of a row as laid out */
+    int tokens;      /* rows * stride */
+    int shards;      /* of a whole batch */
+    int ranks, rank; /* data-parallel; a rank computes `units` units from rank * units on */
+    int unit_shards; /* of a micro-batch */
+    int units;       /* shards / unit_shards / ranks */
+    int unit_rows;   /* rows of a unit: a multiple of `rows` up to the last micro-batch of it */
+    int unit_micros; /* micro-batches of a unit */
+    int micros;      /* of this rank in a step */
+    int levels;      /* gradient buffers */
+    int chunk;       /* tokens whose logits are there at once */
+    bool
+        sequence_parallel; /* ranks of a slice have tokens / tp each between matrices (decoder.h) */
+    int64_t kv_heads;      /* this rank's */
     int query_tile;
 } graph_shape;
 

@@ -322,10 +322,17 @@ static backward_options backward_of(graph_builder *u) {
                               .recompute = g->o->recompute,
                               .tp = g->mesh->size.tp,
                               .slice = g->mesh->place.tp,
+                              .sequence_parallel = g->shape.sequence_parallel,
                               .copies = copies,
                               .shards = g->shape.unit_shards,
                               .order = graph_fixed(u, &g->train.order),
                               .by_place = graph_fixed(u, &g->train.by_place)};
+}
+
+/* Of a value of every token those that are this rank's between matrices. */
+static weft_tensor own_tokens(const graph *g, weft_tensor t) {
+    int64_t each = g->shape.tokens / g->mesh->size.tp, first = g->mesh->place.tp * each;
+    return g->shape.sequence_parallel && weft_has(&t) ? tensor_slice(t, 0, first, first + each) : t;
 }
 
 /* Head, loss and what both leave for backward; absent where nothing wants it. */
@@ -336,7 +343,7 @@ static weft_tensor push_loss(graph_builder *u, const backward *bw, weft_tensor x
         h.dx = plan_new(&u->b, x.dtype, 2, x.shape);
     loss_all(&h);
     ready(u, &u->b);
-    return h.dx;
+    return own_tokens(u->g, h.dx);
 }
 
 static weft_tensor push_exchange(graph_builder *u, weft_tensor x, int next) {

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { PART_STEPS = 1 << 24 }; /* more than a plan has */
+
 static bool is_finite_at(const char *data, int dtype, int64_t i) {
     float f;
     uint16_t h;
@@ -48,9 +50,9 @@ static weft_status check_step(trainer *t, const weft_step *step, bool *bad) {
     return WEFT_OK;
 }
 
-/* The first of all: of micro-batches in order, of stages as data goes through them. */
+/* The first of all: of micro-batches in order, of stages as data goes through them, of steps. */
 typedef struct {
-    int64_t when; /* INT64_MAX: none */
+    int64_t when; /* step of a part of a plan, as below; INT64_MAX: none */
     char where[64];
 } finding;
 
@@ -66,7 +68,7 @@ static weft_status run_part(trainer *t, const weft_plan *p, int64_t when, findin
             continue;
         WEFT_TRY(check_step(t, &p->step[i], &bad));
         if (bad) {
-            f->when = when;
+            f->when = when * PART_STEPS + i;
             snprintf(f->where, sizeof f->where, "%s", p->step[i].tag);
         }
     }
@@ -76,7 +78,7 @@ static weft_status run_part(trainer *t, const weft_plan *p, int64_t when, findin
 static weft_status run_parts(trainer *t, int chunk, pipe_kind first, int64_t when, finding *f) {
     const graph_micro *m = graph_micro_at(&t->g, chunk, 0, 0);
     for (int k = 0; k < PIPE_KINDS / 2; k++)
-        WEFT_TRY(run_part(t, m->part[first + (pipe_kind)k], when, f));
+        WEFT_TRY(run_part(t, m->part[first + (pipe_kind)k], when * PIPE_KINDS + k, f));
     return WEFT_OK;
 }
 

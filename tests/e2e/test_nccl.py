@@ -247,7 +247,7 @@ class Training(Folder):
         random_rows(self.path("rows.jsonl"), 8, 1)
         alone(self.args("one"))
         want = digest(self.path("one"))
-        ways = (["--dp", "2", "--zero", "3"], ["--pp", "2", "--micro-batch", "1"])
+        ways = (["--dp", "2", "--zero", "3"], ["--pp", "2", "--micro-batch", "1"], ["--tp", "2"])
         for n, way in enumerate(ways):
             argv = self.args(f"threads{n}", *way, "--comm", "nccl")
             code, _, e = threads(argv)

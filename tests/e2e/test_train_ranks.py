@@ -74,7 +74,8 @@ class Ranks(Folder):
         return (
             *("train", "--from-scratch", self.path("config.json"), "--seed", "3"),
             *("--data", self.path("rows.jsonl"), "-o", self.path(name), "--lr", "1e-2"),
-            *("--seq-len", "24", *more),
+            *(() if "--seq-len" in more else ("--seq-len", "24")),
+            *more,
         )
 
     def train(self, name, *more):
@@ -100,7 +101,8 @@ class Ranks(Folder):
         for i, (model, kind) in enumerate(
             (
                 (WIDE, ("--dtype", "bf16", "--ema", "0.9")),
-                (GPT2, ("--dtype", "fp32", "--optimizer", "sgd", "--freeze", "*.h.1.*")),
+                (GPT2, ("--dtype", "fp32", "--optimizer", "sgd", "--freeze", "*.h.1.*", "--freeze",
+                        "*.h.2.ln_1.weight", "--freeze", "*.h.3.ln_2.bias")),
             )
         ):
             self.use(model)
@@ -122,6 +124,38 @@ class Ranks(Folder):
             for i, mesh in enumerate((("--tp", "4"), ("--tp", "2", "--pp", "2", "--zero", "3",
                                                       "--dp", "2"))):
                 self.assertEqual(base, self.train(f"out{tied}{i}", *common, *mesh))
+
+    def test_tokens_or_columns_that_slices_do_not_divide(self):
+        odd = ("--seq-len", "21", "--micro-batch", "1")
+        for i, (model, common) in enumerate(((WIDE, odd), ({**WIDE, "hidden_size": 36}, ()))):
+            self.use(model)
+            common += ("--steps", "2", "--dtype", "bf16", "--dropout", "0.1")
+            base = self.train(f"one{i}", *common)
+            for tp in ("2", "8"):
+                self.assertEqual(base, self.train(f"out{i}{tp}", *common, "--tp", tp))
+
+    def plan(self, *more):
+        common = ("plan", "--train", "--from-scratch", self.path("config.json"), "--json")
+        return json.loads(weft(*common, *more))
+
+    def test_slices_keep_their_tokens_alone(self):
+        """What a layer adds to the activations falls with the slices. Recomputed, that is the two
+        residual sums, and nothing else."""
+        tokens, shape = 2 * 512, {**WIDE, "num_key_value_heads": 8, "max_position_embeddings": 512}
+        kept = {mode: {} for mode in ("none", "attn", "layer")}
+        for tp in (1, 2, 4, 8):
+            by_layers = []
+            for layers in (8, 24):
+                self.use({**shape, "num_hidden_layers": layers})
+                mesh = ("--dtype", "bf16", "--batch-size", "2", "--seq-len", "512", "--tp", str(tp))
+                by_layers.append(self.plan(*mesh)["activations"])
+            for mode, of in kept.items():
+                of[tp] = (by_layers[1][mode] - by_layers[0][mode]) / 16
+        self.assertEqual(kept["layer"][1], 2 * tokens * 2 * shape["hidden_size"])
+        for mode, of in kept.items():
+            for tp in (2, 4, 8):
+                with self.subTest(mode=mode, tp=tp):
+                    self.assertEqual(of[tp], of[1] / tp)
 
     def test_a_tied_embedding_and_a_frozen_layer(self):
         self.use({**TINY, "tie_word_embeddings": True})
@@ -218,12 +252,7 @@ class Ranks(Folder):
 
     def planned_is_taken(self, model, mesh):
         self.use(model)
-        plan = json.loads(
-            weft(
-                *("plan", "--train", "--from-scratch", self.path("config.json"), "--json"),
-                *("--seq-len", "24", *mesh),
-            )
-        )
+        plan = self.plan("--seq-len", "24", *mesh)
         name = "out" + model["model_type"] + "".join(mesh)
         done = json.loads(weft(*self.args(name, "--steps", "2", "--json", *mesh)))
         self.assertEqual(plan["memory"]["total"], done["planned_bytes"])
@@ -241,6 +270,7 @@ class Ranks(Folder):
         for mesh in WIDE_MESHES:
             with self.subTest(mesh=mesh):
                 self.planned_is_taken(WIDE, mesh)
+        self.planned_is_taken(GPT2, ("--tp", "4", "--dp", "2", "--zero", "2"))
         state = "optimizer state"
         whole = totals["--dp", "2"]
         one, two = (totals["--dp", "4", "--zero", zero] for zero in ("1", "2"))
