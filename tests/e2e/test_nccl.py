@@ -247,7 +247,7 @@ class Training(Folder):
         random_rows(self.path("rows.jsonl"), 8, 1)
         alone(self.args("one"))
         want = digest(self.path("one"))
-        ways = (["--dp", "2", "--zero", "3"], ["--pp", "2", "--micro-batch", "1"], ["--tp", "2"])
+        ways = (["--dp", "2", "--zero", "3"], ["--pp", "2", "--micro-batch", "1"])
         for n, way in enumerate(ways):
             argv = self.args(f"threads{n}", *way, "--comm", "nccl")
             code, _, e = threads(argv)
@@ -260,6 +260,15 @@ class Training(Folder):
         code, _, e = threads(self.args("no", "--dp", "2", "--comm", "nccl", "--elastic"))
         self.assertEqual(code, 2)
         self.assertIn("--elastic", e)
+
+    def test_bits_of_slices(self):
+        with open(self.path("config.json"), "w", encoding="utf-8") as f:
+            json.dump({**TINY, "hidden_size": 64}, f)
+        random_rows(self.path("rows.jsonl"), 8, 1)
+        alone(self.args("one", "--dropout", "0.1"))
+        code, _, e = threads(self.args("two", "--dropout", "0.1", "--tp", "2", "--comm", "nccl"))
+        self.assertEqual(code, 0, e)
+        self.assertEqual(digest(self.path("two")), digest(self.path("one")))
 
 if __name__ == "__main__":
     unittest.main(verbosity=1)
