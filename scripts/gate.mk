@@ -16,7 +16,8 @@ EMU_SEEDS ?= 0 1 7
 EMU_EACH  ?= 20
 .PHONY: emu-asan
 emu-asan: ## emulated rows on hostile shapes under AddressSanitizer, three orders of threads
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/asan OPT=-O1 SAN=address,undefined $(BUILD)/asan/checkkernels
+	@$(MAKE) --no-print-directory -j"$$(nproc)" BUILD=$(BUILD)/asan OPT=-O1 SAN=address,undefined \
+	  $(BUILD)/asan/checkkernels
 	@for seed in $(EMU_SEEDS); do echo "  WEFT_EMU_SEED=$$seed"; \
 	  WEFT_EMU_SEED=$$seed UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BUILD)/asan/checkkernels \
 	    --backend emu --threads 1 --seed $$seed --jobs "$$(nproc)" --timeout 900 --each $(EMU_EACH) || exit 1; done
