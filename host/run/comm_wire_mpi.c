@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #define SPIN_SECONDS 1e-4
+#define SPIN_BYTE_SECONDS 2e-9 /* far more than shared memory takes */
 enum { TAG_HEAD = 1, TAG_DATA = 2 };
 
 typedef struct {
@@ -81,19 +82,29 @@ static bool advance(const comm_mpi_table *m, wire_part *p, bool *moved) {
     return true;
 }
 
-/* MPI has nothing to sleep on: asks again and again, and naps in between after a while. */
+/* Large messages move within MPI's calls alone, so a nap would stop them. */
+static double spin_seconds(const wire_part *part, int n) {
+    uint64_t left = 0;
+    for (int i = 0; i < n; i++)
+        left += part[i].bytes - part[i].moved;
+    return SPIN_SECONDS + SPIN_BYTE_SECONDS * (double)left;
+}
+
+/* MPI has nothing to sleep on: asks again and again, and naps in between after a while. From the
+ * last part on, since those that go out are behind: a receive whose message is here already copies
+ * it before it returns, and whoever waits for this rank's would not have it until then. */
 static weft_status mpi_move(comm_wire *wire, wire_part *part, int n, double seconds, int *lost) {
     const comm_mpi_table *m = ((mpi_wire *)wire)->mpi;
-    double begin = clock_seconds(), now = begin;
+    double begin = clock_seconds(), now = begin, spin = spin_seconds(part, n);
     bool moved = false;
     *lost = -1;
     for (; !moved && now - begin < seconds; now = clock_seconds()) {
-        for (int i = 0; i < n; i++)
+        for (int i = n; i-- > 0;)
             if (!advance(m, &part[i], &moved)) {
                 *lost = part[i].peer;
                 return WEFT_PEER;
             }
-        if (!moved && now - begin > SPIN_SECONDS)
+        if (!moved && now - begin > spin)
             usleep(20);
     }
     return WEFT_OK;
