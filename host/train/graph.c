@@ -224,10 +224,26 @@ weft_status graph_build(graph *g) {
     return WEFT_OK;
 }
 
+/* An attention step's cost knows the micro-batch alone; a query sees its own row at most. */
+static int64_t step_flops(const graph *g, const weft_step *s) {
+    const weft_attention_args *a = &s->args.attention;
+    const weft_attention_dx_args *d = &s->args.attention_dx;
+    bool forward = s->kernel->op == WEFT_OP_attention;
+    if (!forward && s->kernel->op != WEFT_OP_attention_dx)
+        return s->flops;
+    int64_t keys = forward ? a->k.shape[0] : d->k.shape[0], row = keys / g->shape.rows;
+    int64_t window = forward ? a->window : d->window;
+    int64_t counted = window > 0 && window < keys ? window : keys;
+    return s->flops / counted * (counted < row ? counted : row);
+}
+
 int64_t graph_flops(const graph *g) {
     int64_t n = 0;
-    for (int c = 0; c < g->mesh->chunks; c++)
-        n += plan_total(g->micro[c]->whole).flops;
+    for (int c = 0; c < g->mesh->chunks; c++) {
+        const weft_plan *p = g->micro[c]->whole;
+        for (int i = 0; i < p->nstep; i++)
+            n += step_flops(g, &p->step[i]);
+    }
     return n * g->shape.micros;
 }
 

@@ -141,6 +141,25 @@ class Plan(unittest.TestCase):
         heads = [s for s in steps if s["tag"] == "head" and s["tokens"] == 1]
         self.assertEqual([s["flops"] for s in heads], [2 * 2048 * 128256])
 
+    def test_training_flops(self):
+        """Matmuls three times, attention's two products and the five of its backward, each query
+        with the keys of its own row: whatever rows are computed at once."""
+        with open(os.path.join(GOLDEN, "llama", "config.json"), encoding="utf-8") as f:
+            c = json.load(f)
+        h, d, heads, t = c["hidden_size"], c["head_dim"], c["num_attention_heads"], 2048
+        matrices = h * (2 * heads * d + 2 * c["num_key_value_heads"] * d) + \
+            3 * h * c["intermediate_size"]
+        a_token = 6 * (c["num_hidden_layers"] * matrices + c["vocab_size"] * h) + \
+            c["num_hidden_layers"] * 2 * heads * t * 7 * d
+        for micro in (1, 4):
+            argv = [os.path.join(BUILD, "weft"), "plan", "--train", "--from-scratch",
+                    os.path.join(GOLDEN, "llama"), "--batch-size", "4", "--seq-len", str(t),
+                    "--micro-batch", str(micro), "--json"]
+            got = json.loads(subprocess.run(argv, capture_output=True, text=True,
+                                            check=True).stdout)["flops_per_step"]
+            self.assertGreater(got, 4 * t * a_token)
+            self.assertLess(got, 4 * t * a_token * 1.01)  # norms, activations, sums
+
 
 def update():
     for path, _, text in texts():
