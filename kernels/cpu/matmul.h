@@ -41,9 +41,10 @@ enum {
     MM_TOKENS = 128, /* tokens of a piece: what a packed block of w is used for */
     MM_ROWS = 24,    /* rows of w in a piece: they, x and the lanes share L2 */
     MM_PITCH = (MM_ROWS + 15) / 16 * 16,
-    MM_THIN = 16,             /* up to here w comes from memory, a panel of rows at a time */
-    MM_STRETCH = 4096,        /* bytes of a packed row's stretch */
-    MM_ACC = TILE_T * TILE_N, /* v16 of a tile */
+    MM_THIN = TILE_T < 4 ? 16 : 64,   /* tokens: up to here w is not worth packing, */
+    MM_SHORT = TILE_T < 4 ? 0 : 1024, /* nor where a packed slice has less bytes */
+    MM_STRETCH = 4096,                /* bytes of a packed row's stretch */
+    MM_ACC = TILE_T * TILE_N,         /* v16 of a tile */
     MM_FOLD = (MM_ACC + 7) / 8 * 8,
     MM_PANELS = (MM_ROWS + TILE_N - 1) / TILE_N,
     MM_LEAVES = 8,
@@ -64,8 +65,8 @@ typedef struct {
     int64_t tokens, rows, slice; /* T, N, K of a leaf */
     int64_t chunk, chunks;       /* k of a stretch; stretches of a slice */
     int64_t row_block, token_block;
-    char *x; /* packed: [leaf][stretch][token][k]; NULL: x as it lies */
-    int pack_w;
+    char *x;    /* packed: [leaf][stretch][token][k]; NULL: x as it lies */
+    int pack_w; /* else it comes from memory, a panel of rows at a time */
 } mm_job;
 
 typedef struct {
@@ -232,7 +233,7 @@ static void mm_blocks(const void *ctx, int64_t begin, int64_t end, int worker) {
 
 /* Rows of w in a block: one panel while w streams from memory, else blocks enough for threads. */
 static int64_t mm_row_block(const mm_job *j, int threads) {
-    if (j->tokens <= MM_THIN)
+    if (!j->pack_w)
         return TILE_N;
     int64_t across = cpu_ceil(j->tokens, MM_TOKENS);
     int64_t panels = j->rows * across / (4 * (int64_t)threads * TILE_N);
@@ -241,10 +242,14 @@ static int64_t mm_row_block(const mm_job *j, int threads) {
 
 /* Panels a thread takes at once: at least 16 KiB of w, and a 128th of it where that is more. */
 static int64_t mm_grain(const mm_job *j) {
-    if (j->tokens > MM_THIN)
+    if (j->pack_w)
         return 1;
     int64_t panel = TILE_N * j->slice * j->a->leaves * mm_bytes(j->a->w.dtype);
     return cpu_max(cpu_ceil(16 << 10, cpu_max(1, panel)), cpu_ceil(j->rows, TILE_N) / 128);
+}
+
+static int mm_packs(const mm_job *j) {
+    return j->tokens > MM_THIN && j->slice * mm_bytes(j->class->packed) >= MM_SHORT;
 }
 
 /* Cuts a slice into equal stretches; a single tile of tokens reads it in one. */
@@ -263,9 +268,9 @@ static void mm_run(const weft_step *step, weft_stream *stream, const mm_class *c
     if (j.tokens == 0 || j.rows == 0)
         return;
     mm_cut(&j);
+    j.pack_w = mm_packs(&j);
     j.row_block = mm_row_block(&j, stream->threads);
     j.token_block = MM_TOKENS;
-    j.pack_w = j.tokens > MM_THIN;
     if (j.tokens > TILE_T || a->x.dtype != class->packed) {
         j.x = step->scratch;
         cpu_each_row(stream, j.tokens, a->x.shape[1], mm_pack_x, &j);
