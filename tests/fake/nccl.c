@@ -73,7 +73,7 @@ struct nccl_comm {
     segment *seg;
     size_t bytes;
     int rank, ranks, polls, registered;
-    char name[40];
+    char name[64];
     bool joined, initialised;
     state state;
     nccl_result now;
@@ -328,11 +328,13 @@ nccl_result ncclGetVersion(int *out) {
 
 EXPORT nccl_result ncclGetUniqueId(nccl_id *id);
 nccl_result ncclGetUniqueId(nccl_id *id) {
+    const char *job = getenv("WEFT_JOB"); /* so that a test can tell its own from those beside it */
     uint64_t draw;
     memset(id, 0, sizeof *id);
     if (getrandom(&draw, sizeof draw, 0) != sizeof draw)
         return NCCL_SYSTEM_ERROR;
-    snprintf(id->internal, sizeof id->internal, "/fake-nccl-%016llx", (unsigned long long)draw);
+    snprintf(id->internal, sizeof id->internal, "/fake-nccl-%.32s-%016llx", job ? job : "",
+             (unsigned long long)draw);
     return NCCL_SUCCESS;
 }
 
