@@ -20,28 +20,13 @@ __global__ void __launch_bounds__(L::THREADS, L::BLOCKS)
     tiled_locate<L>(b.end_n, a.dy.shape[0], &b.n0, &b.t0);
     if (b.t0 >= b.end_t)
         return;
-    float acc[L::M][L::N][4];
     tiled_source from = {&a.w, &a.dy, 0};
     int halves = (int)(b.width / 16);
     tiled_state<L> state(s, from, b, 0, halves / 2);
     weft_tensor none = {};
     epilogue e = {&a.dx, &none, &a.res, 0};
     auto put = [&](const chunk &c, float(&v)[CHUNK]) { e.store8(c, v); };
-    if constexpr (L::LEAVES == 1) {
-        tiled_clear<L>(acc);
-        state.template chain<T>(s, from, halves, acc);
-        cp_async_wait_all();
-        tiled_finish<L, L::M>(s, b, state.warp, state.warp.row, acc, put);
-    } else {
-        int pairs = b.leaves / 2, group = state.warp.group;
-        for (int p = 0; p < pairs; p++) {
-            tiled_clear<L>(acc);
-            state.template chain<T>(s, from, halves, acc);
-            tree_of_pairs<L>(s, p, p == pairs - 1, group, acc);
-        }
-        tiled_finish<L, L::M / 2>(s, b, state.warp, state.warp.row + group * L::M / 2 * 16, acc,
-                                  put);
-    }
+    tiled_block<T, L>(s, from, b, state, halves, put);
 }
 
 /* f(n, k, sum) of the M tiles from row `row` on that a thread holds: rows are k here, tokens n. */
@@ -87,17 +72,12 @@ __global__ void __launch_bounds__(L::THREADS, L::BLOCKS)
             st_global(dw + n * a.dw.stride[0] + k, v);
         });
     } else {
-        int pairs = b.leaves / 2, group = state.warp.group;
-        for (int p = 0; p < pairs; p++) {
-            tiled_clear<L>(acc);
-            state.template chain<T>(s, from, 2 * steps, acc);
-            tree_of_pairs<L>(s, p, p == pairs - 1, group, acc);
-        }
-        grad_each<L, L::M / 2>(b, state.warp, state.warp.row + group * L::M / 2 * 16, acc,
-                               [&](int64_t n, int64_t k, float v) {
-                                   float *to = dw + n * a.dw.stride[0] + k;
-                                   st_global(to, ld_global(to) + v);
-                               });
+        tiled_pairs<T, L>(s, from, state, b.leaves, 2 * steps, acc);
+        int row = state.warp.row + state.warp.group * L::M / 2 * 16;
+        grad_each<L, L::M / 2>(b, state.warp, row, acc, [&](int64_t n, int64_t k, float v) {
+            float *to = dw + n * a.dw.stride[0] + k;
+            st_global(to, ld_global(to) + v);
+        });
     }
 }
 

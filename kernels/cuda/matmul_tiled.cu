@@ -16,7 +16,6 @@ __global__ void __launch_bounds__(L::THREADS, L::BLOCKS)
     mma_block b = mma_block_at(a, L::ROWS, L::TOKENS, n0, t0);
     if (b.t0 >= b.end_t)
         return;
-    float acc[L::M][L::N][4];
     tiled_source from = {&a.w, &a.x, 0};
     int halves = (int)(b.width / 16);
     tiled_state<L> state(s, from, b, L::LEAVES == 1 ? (int)blockIdx.y : 0, halves / 2);
@@ -27,21 +26,7 @@ __global__ void __launch_bounds__(L::THREADS, L::BLOCKS)
         else
             e.store8(c, v);
     };
-    if constexpr (L::LEAVES == 1) {
-        tiled_clear<L>(acc);
-        state.template chain<T>(s, from, halves, acc);
-        cp_async_wait_all();
-        tiled_finish<L, L::M>(s, b, state.warp, state.warp.row, acc, put);
-    } else {
-        int pairs = b.leaves / 2, group = state.warp.group;
-        for (int p = 0; p < pairs; p++) {
-            tiled_clear<L>(acc);
-            state.template chain<T>(s, from, halves, acc);
-            tree_of_pairs<L>(s, p, p == pairs - 1, group, acc);
-        }
-        tiled_finish<L, L::M / 2>(s, b, state.warp, state.warp.row + group * L::M / 2 * 16, acc,
-                                  put);
-    }
+    tiled_block<T, L>(s, from, b, state, halves, put);
 }
 
 template <class T, class L> static void tiled_launch(const weft_step *step, weft_stream *stream) {

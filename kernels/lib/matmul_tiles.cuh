@@ -435,6 +435,37 @@ __device__ __forceinline__ void tree_of_pairs(tiled_smem<L> &s, int p, bool last
 
 /* ---- blocks --------------------------------------------------------------------------------- */
 
+/* The first half of `acc` becomes the sums of all pairs of leaves. */
+template <class T, class L>
+__device__ __forceinline__ void tiled_pairs(tiled_smem<L> &s, const tiled_source &from,
+                                            tiled_state<L> &state, int leaves, int halves,
+                                            float (&acc)[L::M][L::N][4]) {
+    int pairs = leaves / 2;
+    for (int p = 0; p < pairs; p++) {
+        tiled_clear<L>(acc);
+        state.template chain<T>(s, from, halves, acc);
+        tree_of_pairs<L>(s, p, p == pairs - 1, state.warp.group, acc);
+    }
+}
+
+/* A block's sums, one leaf's or all leaves': put(chunk, sums). halves: of a leaf's k. */
+template <class T, class L, class PUT>
+__device__ __forceinline__ void tiled_block(tiled_smem<L> &s, const tiled_source &from,
+                                            const mma_block &b, tiled_state<L> &state, int halves,
+                                            const PUT &put) {
+    float acc[L::M][L::N][4];
+    if constexpr (L::LEAVES == 1) {
+        tiled_clear<L>(acc);
+        state.template chain<T>(s, from, halves, acc);
+        cp_async_wait_all();
+        tiled_finish<L, L::M>(s, b, state.warp, state.warp.row, acc, put);
+    } else {
+        tiled_pairs<T, L>(s, from, state, b.leaves, halves, acc);
+        int row = state.warp.row + state.warp.group * L::M / 2 * 16;
+        tiled_finish<L, L::M / 2>(s, b, state.warp, row, acc, put);
+    }
+}
+
 /* Bands of 16 strips of rows, inside one the strips first: blocks that run together share both
  * operands in L2. */
 template <class L>
