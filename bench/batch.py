@@ -8,7 +8,8 @@ time and with one, alternating in one run so that both see the same machine.
 
 Random weights are made under build/bench (make_model). Prompts are random token ids of P/2 to 3P/2
 tokens, answers T/2 to 3T/2 tokens, greedy; the prefix cache is off, so nothing is gained by it. One
-at a time is slow: it answers only the first --few lines. With --dp the sequences are shared out
+at a time is slow: it answers only the first --few lines, whose prompts have P tokens and whose
+answers T, so that both have as many of each on average. With --dp the sequences are shared out
 among so many replicas, one at a time stays one. Prints the medians over rounds."""
 import argparse
 import json
@@ -57,11 +58,11 @@ def vocab_of(folder):
 def write_requests(path, o, vocab):
     rng = random.Random(1)
     with open(path, "w", encoding="utf-8") as f:
-        for _ in range(o.lines):
-            n = rng.randint(o.prompt // 2, 3 * o.prompt // 2)
-            body = {"prompt": [rng.randrange(vocab) for _ in range(max(1, n))], "temperature": 0,
-                    "max_tokens": max(1, rng.randint(o.tokens // 2, 3 * o.tokens // 2)),
-                    "ignore_eos": True}
+        for i in range(o.lines):
+            n, t = (x if i < o.few else max(1, rng.randint(x // 2, 3 * x // 2))
+                    for x in (o.prompt, o.tokens))
+            body = {"prompt": [rng.randrange(vocab) for _ in range(n)], "temperature": 0,
+                    "max_tokens": t, "ignore_eos": True}
             f.write(json.dumps({"body": body}) + "\n")
 
 
