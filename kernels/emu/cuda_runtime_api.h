@@ -76,6 +76,7 @@ struct cudaDeviceProp {
 #define cudaStreamCreateWithFlags emu_cuda_stream_create_with_flags
 #define cudaStreamDestroy emu_cuda_stream_destroy
 #define cudaStreamSynchronize emu_cuda_stream_synchronize
+#define cudaStreamWaitEvent emu_cuda_stream_wait_event
 #define cudaEventCreateWithFlags emu_cuda_event_create_with_flags
 #define cudaEventRecord emu_cuda_event_record
 #define cudaEventQuery emu_cuda_event_query
@@ -114,6 +115,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t s);
 cudaError_t cudaStreamSynchronize(cudaStream_t s);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags);
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags);
 cudaError_t cudaEventQuery(cudaEvent_t e);
 cudaError_t cudaEventDestroy(cudaEvent_t e);
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode);

@@ -723,12 +723,10 @@ static const char *refusal(const launch_spec *s) {
     return NULL;
 }
 
-void launch(const launch_spec &s) {
+static void run_launch(const launch_spec &s) {
     weft_emu_stream *stream = (weft_emu_stream *)s.stream;
     launch_state l = {};
     const launch_state *ctx = &l;
-    if (stream->failed || !emu_queue_runs(stream, s.step))
-        return;
     l.spec = &s;
     l.seed = stream->seed;
     l.profile = stream->profile != 0;
@@ -754,6 +752,32 @@ void launch(const launch_spec &s) {
     add_counters(&stream->total, &l.counters);
     if (l.profile)
         note_launch(stream, &l);
+}
+
+/* With its closure behind it. */
+struct kept_launch {
+    launch_spec spec;
+    alignas(64) char closure[];
+};
+
+static void run_kept(void *what) {
+    kept_launch *k = (kept_launch *)what;
+    if (((weft_emu_stream *)k->spec.stream)->failed)
+        return;
+    k->spec.closure = k->closure;
+    run_launch(k->spec);
+}
+
+void launch(const launch_spec &s) {
+    weft_emu_stream *stream = (weft_emu_stream *)s.stream;
+    int when = stream->failed ? 0 : emu_queue_runs(stream, s.step);
+    if (when > 0)
+        run_launch(s);
+    if (when >= 0)
+        return;
+    kept_launch *k = (kept_launch *)emu_queue_later(stream, run_kept, sizeof *k + s.closure_bytes);
+    k->spec = s;
+    memcpy(k->closure, s.closure, s.closure_bytes);
 }
 
 } // namespace emu

@@ -37,22 +37,22 @@ struct dim3 {
     }
 };
 
-#define EMU_VECTOR_(T, S, n, a, ...)        \
+#define EMU_VECTOR_(T, S, n, a, ...) \
     struct __attribute__((aligned(a))) T##n { \
-        S __VA_ARGS__;                      \
+        S __VA_ARGS__; \
     };
-#define EMU_VECTORS_(T, S)                           \
-    EMU_VECTOR_(T, S, 2, 2 * sizeof(S), x, y)        \
-    EMU_VECTOR_(T, S, 3, sizeof(S), x, y, z)         \
-    EMU_VECTOR_(T, S, 4, 4 * sizeof(S), x, y, z, w)  \
-    inline T##2 make_##T##2(S x, S y) {              \
-        return T##2{x, y};                           \
-    }                                                \
-    inline T##3 make_##T##3(S x, S y, S z) {         \
-        return T##3{x, y, z};                        \
-    }                                                \
-    inline T##4 make_##T##4(S x, S y, S z, S w) {    \
-        return T##4{x, y, z, w};                     \
+#define EMU_VECTORS_(T, S) \
+    EMU_VECTOR_(T, S, 2, 2 * sizeof(S), x, y) \
+    EMU_VECTOR_(T, S, 3, sizeof(S), x, y, z) \
+    EMU_VECTOR_(T, S, 4, 4 * sizeof(S), x, y, z, w) \
+    inline T##2 make_##T##2(S x, S y) { \
+        return T##2 {x, y}; \
+    } \
+    inline T##3 make_##T##3(S x, S y, S z) { \
+        return T##3 {x, y, z}; \
+    } \
+    inline T##4 make_##T##4(S x, S y, S z, S w) { \
+        return T##4 {x, y, z, w}; \
     }
 EMU_VECTORS_(char, signed char)
 EMU_VECTORS_(uchar, unsigned char)
@@ -79,10 +79,7 @@ struct site {
     const char *file;
     int line;
 };
-#define EMU_AT                                   \
-    ::emu::site at = {                           \
-        __builtin_FILE(), __builtin_LINE()       \
-    }
+#define EMU_AT ::emu::site at = {__builtin_FILE(), __builtin_LINE()}
 
 struct group;
 struct block;
@@ -108,6 +105,7 @@ struct launch_spec {
     call_fn *call;
     const void *closure;
     const char *instance; /* kernel_name's; NULL: as `kernel` */
+    size_t closure_bytes;
 };
 /* Ends in the kernel's name with its template arguments and a bracket. */
 template <auto kernel> const char *kernel_name() {
@@ -116,10 +114,24 @@ template <auto kernel> const char *kernel_name() {
 void launch(const launch_spec &s);
 
 template <class F> void launch(launch_spec s, const F &f) {
+    static_assert(__is_trivially_copyable(F), "a launch may be kept for later");
     s.closure = &f;
+    s.closure_bytes = sizeof f;
     s.call = [](const void *closure) { (*(const F *)closure)(); };
     launch(s);
 }
+
+/* A kernel that takes its arguments as they are when it is launched. */
+template <class... P> struct launch_of {
+    launch_spec spec;
+    void (*kernel)(P...);
+    launch_of(const launch_spec &s, void (*k)(P...)) : spec(s), kernel(k) {
+    }
+    template <class... A> void operator()(A... args) const {
+        void (*k)(P...) = kernel;
+        launch(spec, [=] { k(args...); });
+    }
+};
 
 /* Bytes a kernel without a step may touch, for tests: up to 16, until cleared. */
 enum { READ = 1, WRITE = 2 };

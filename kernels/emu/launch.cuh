@@ -36,18 +36,18 @@ inline void grid_sync(EMU_AT) {
 } // namespace WEFT_CU_NS
 
 #define WEFT_LAUNCH(step, to, kernel, grid, block, shared, ...) \
-    ::emu::launch(::emu::launch_spec{step, to, #kernel, grid, block, dim3(), shared, false, NULL, \
-                                     NULL, ::emu::kernel_name<(kernel)>()}, \
-                  [&] { (kernel)(__VA_ARGS__); })
+    ::emu::launch_of(::emu::launch_spec{step, to, #kernel, grid, block, dim3(), shared, false, \
+                                        NULL, NULL, ::emu::kernel_name<(kernel)>(), 0}, \
+                     (kernel))(__VA_ARGS__)
 #define WEFT_LAUNCH_COOPERATIVE(step, to, kernel, grid, block, shared, ...) \
-    ::emu::launch(::emu::launch_spec{step, to, #kernel, grid, block, dim3(), shared, true, NULL, \
-                                     NULL, ::emu::kernel_name<(kernel)>()}, \
-                  [&] { (kernel)(__VA_ARGS__); })
+    ::emu::launch_of(::emu::launch_spec{step, to, #kernel, grid, block, dim3(), shared, true, \
+                                        NULL, NULL, ::emu::kernel_name<(kernel)>(), 0}, \
+                     (kernel))(__VA_ARGS__)
 
 /* cluster: blocks of one, which reach each other's shared memory (ptx_sm90.cuh). */
 #define WEFT_LAUNCH_CLUSTER(step, to, kernel, grid, block, cluster, shared, ...) \
-    ::emu::launch(::emu::launch_spec{step, to, #kernel, grid, block, cluster, shared, false, NULL, \
-                                     NULL, ::emu::kernel_name<(kernel)>()}, \
-                  [&] { (kernel)(__VA_ARGS__); })
+    ::emu::launch_of(::emu::launch_spec{step, to, #kernel, grid, block, cluster, shared, false, \
+                                        NULL, NULL, ::emu::kernel_name<(kernel)>(), 0}, \
+                     (kernel))(__VA_ARGS__)
 
 #include "kernels/lib/row.h"

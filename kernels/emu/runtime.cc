@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A CUDA runtime for the emulated GPU: its memory is apart from the host's and starts as NaN, a
- * captured graph is the list of steps that launched, errors come when they are told to. */
+ * captured graph is the list of steps that launched, errors come when they are told to.
+ *
+ * A stream does at once what it is given, unless it has to wait for work from outside or for
+ * another stream: then, and in a machine whose streams are late, tasks queue up, and are done when
+ * somebody waits for them or asks. */
 #include "kernels/emu/runtime.h"
 #include "kernels/emu/cuda_runtime_api.h"
 #include "weft/step.h"
@@ -17,25 +21,33 @@ struct emu_graph {
     int n, room;
 };
 
-/* A copy whose time has not come. */
-struct late_copy {
-    late_copy *next;
-    void *dst;
-    const void *src;
-    size_t n;
+/* What a stream has yet to do. */
+typedef enum { LAUNCH, COPY, FILL, OUTSIDE, FOLLOW } task_kind;
+struct emu_task {
+    emu_task *next;
+    task_kind kind;
+    void (*run)(void *what); /* LAUNCH, of `more` */
+    char *dst;               /* COPY, FILL: rows */
+    const char *src;
+    size_t dst_pitch, src_pitch, width, rows;
+    int value;
+    emu_queue *other; /* FOLLOW: waits until it has done so many */
+    uint64_t number;  /* OUTSIDE: pieces of outside work */
+    alignas(64) char more[];
 };
 
 struct emu_queue {
     emu_outside outside;     /* first: who posts finds it by the stream's address */
     weft_emu_stream *stream; /* once a kernel was launched */
     emu_graph *recording;
-    late_copy *first, **last;
+    emu_task *first, **last;
+    uint64_t given, done, noticed; /* tasks; pieces of outside work that are tasks */
 };
 
-/* Done once so much of the stream's outside work is. */
+/* Has come once the stream has done so many tasks. */
 struct emu_event {
     emu_queue *queue;
-    uint64_t posted;
+    uint64_t number;
 };
 
 /* What was allocated, to know its size and its kind. */
@@ -95,12 +107,13 @@ static void count_live(int by) {
     __atomic_fetch_add(&live, by, __ATOMIC_ACQ_REL);
 }
 
-/* WEFT_EMU_FAULT=CALL[:CODE[:late]], read once. */
+/* WEFT_EMU_FAULT=CALL[:CODE[:late]] and WEFT_EMU_LATE=N, read once. */
 __attribute__((constructor)) static void read_environment() {
-    const char *text = getenv("WEFT_EMU_FAULT");
+    const char *text = getenv("WEFT_EMU_FAULT"), *late = getenv("WEFT_EMU_LATE");
     char word[8] = "";
     long long call = 0;
     int code = cudaErrorUnknown;
+    machine.late = late ? (int)strtol(late, NULL, 10) : 0;
     if (!text || sscanf(text, "%lld:%d:%7s", &call, &code, word) < 1)
         return;
     fault.call = call;
@@ -352,33 +365,98 @@ static bool is_pinned(const void *p) {
 
 /* ---- Streams ---- */
 
-static void finish_copies(emu_queue *q) {
-    while (q->first) {
-        late_copy *c = q->first;
-        memcpy(c->dst, c->src, c->n);
-        q->first = c->next;
-        free(c);
+static emu_task *give(emu_queue *q, task_kind kind, size_t more) {
+    emu_task *t = (emu_task *)aligned_alloc(64, (sizeof *t + more + 63) / 64 * 64);
+    if (!t)
+        abort();
+    memset(t, 0, sizeof *t);
+    t->kind = kind;
+    *q->last = t;
+    q->last = &t->next;
+    q->given++;
+    return t;
+}
+
+/* What was posted from outside since the last task is a task as well. */
+static void notice(emu_queue *q) {
+    if (q->noticed == q->outside.posted)
+        return;
+    q->noticed = q->outside.posted;
+    give(q, OUTSIDE, 0)->number = q->noticed;
+}
+
+static void move_rows(const emu_task *t) {
+    for (size_t i = 0; i < t->rows; i++)
+        if (t->kind == FILL)
+            memset(t->dst + i * t->dst_pitch, t->value, t->width);
+        else
+            memcpy(t->dst + i * t->dst_pitch, t->src + i * t->src_pitch, t->width);
+}
+
+static bool advance(emu_queue *q, uint64_t number);
+
+/* Whether it is done. */
+static bool perform(emu_queue *q, emu_task *t) {
+    if (t->kind == FOLLOW)
+        return advance(t->other, t->number);
+    if (t->kind == OUTSIDE) {
+        q->outside.reached = t->number;
+        return q->outside.progress(&q->outside) >= t->number;
     }
-    q->last = &q->first;
+    if (t->kind == LAUNCH)
+        t->run(t->more);
+    else
+        move_rows(t);
+    return true;
 }
 
-static bool is_done(emu_queue *q, uint64_t posted) {
-    return !posted || q->outside.progress(&q->outside) >= posted;
+/* Does tasks in order until so many are done; false: what comes next has to wait. */
+static bool advance(emu_queue *q, uint64_t number) {
+    while (q->done < number) {
+        emu_task *t = q->first;
+        if (!perform(q, t))
+            return false;
+        q->first = t->next;
+        q->last = q->first ? q->last : &q->first;
+        q->done++;
+        free(t);
+    }
+    return true;
 }
 
-static void await_outside(emu_queue *q) {
-    while (!is_done(q, q->outside.posted))
+/* Whether all is done; late streams do nothing unasked. */
+static bool catch_up(emu_queue *q) {
+    notice(q);
+    return machine.late < EMU_ALL_LATE && advance(q, q->given);
+}
+
+static void finish(emu_queue *q) {
+    notice(q);
+    while (!advance(q, q->given))
         usleep(20);
 }
 
-/* As late as the stream's order allows. */
-static void copy_late(emu_queue *q, void *dst, const void *src, size_t n) {
-    late_copy *c = (late_copy *)calloc(1, sizeof *c);
-    if (!c)
-        abort();
-    *c = {NULL, dst, src, n};
-    *q->last = c;
-    q->last = &c->next;
+/* A copy from memory that its owner may change at once takes the bytes along, one to such memory is
+ * waited for. */
+static void copy_rows(emu_queue *q, void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                      size_t width, size_t rows, enum cudaMemcpyKind kind) {
+    bool pinned = kind != cudaMemcpyDeviceToDevice &&
+                  is_pinned(kind == cudaMemcpyDeviceToHost ? dst : src);
+    bool at_once = catch_up(q) && !(machine.late && pinned);
+    bool staged = !at_once && kind == cudaMemcpyHostToDevice && !pinned;
+    emu_task *t = give(q, COPY, staged ? width * rows : 0);
+    t->dst = (char *)dst;
+    t->src = (const char *)src;
+    t->dst_pitch = dst_pitch;
+    t->src_pitch = src_pitch;
+    t->width = width;
+    t->rows = rows;
+    for (size_t i = 0; staged && i < rows; i++)
+        memcpy(t->more + i * width, t->src + i * src_pitch, width);
+    t->src = staged ? t->more : t->src;
+    t->src_pitch = staged ? width : src_pitch;
+    if (at_once || (kind == cudaMemcpyDeviceToHost && !pinned))
+        finish(q);
 }
 
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcpyKind kind,
@@ -386,29 +464,19 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t n, enum cudaMemcp
     ENTER();
     if (q->recording)
         return fail(cudaErrorStreamCaptureUnsupported);
-    await_outside(q);
-    if (machine.late && is_pinned(kind == cudaMemcpyDeviceToHost ? dst : src)) {
-        copy_late(q, dst, src, n);
-        return cudaSuccess;
-    }
-    finish_copies(q);
-    memcpy(dst, src, n);
+    copy_rows(q, dst, n, src, n, n, 1, kind);
     return cudaSuccess;
 }
 
 cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
                               size_t width, size_t height, enum cudaMemcpyKind kind,
                               cudaStream_t q) {
-    (void)kind;
     ENTER();
     if (q->recording)
         return fail(cudaErrorStreamCaptureUnsupported);
     if (width > dst_pitch || width > src_pitch)
         return fail(cudaErrorInvalidValue);
-    await_outside(q);
-    finish_copies(q);
-    for (size_t i = 0; i < height; i++)
-        memcpy((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
+    copy_rows(q, dst, dst_pitch, src, src_pitch, width, height, kind);
     return cudaSuccess;
 }
 
@@ -416,9 +484,14 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t q) {
     ENTER();
     if (q->recording)
         return fail(cudaErrorStreamCaptureUnsupported);
-    await_outside(q);
-    finish_copies(q);
-    memset(p, value, n);
+    bool at_once = catch_up(q);
+    emu_task *t = give(q, FILL, 0);
+    t->dst = (char *)p;
+    t->width = n;
+    t->rows = 1;
+    t->value = value;
+    if (at_once)
+        finish(q);
     return cudaSuccess;
 }
 
@@ -443,9 +516,11 @@ static void graph_free(emu_graph *g) {
     count_live(-1);
 }
 
+/* What nobody has waited for never happens. */
 cudaError_t cudaStreamDestroy(cudaStream_t q) {
     cudaError_t e = enter(__func__);
-    finish_copies(q);
+    for (emu_task *t; (t = q->first); free(t))
+        q->first = t->next;
     graph_free(q->recording);
     free(q);
     count_live(-1);
@@ -454,8 +529,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t q) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t q) {
     ENTER();
-    await_outside(q);
-    finish_copies(q);
+    finish(q);
     cudaError_t e = late_error();
     if (e == cudaSuccess && q->stream && q->stream->failed) {
         snprintf(detail, sizeof detail, "%s", q->stream->error);
@@ -481,13 +555,29 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t q) {
     ENTER();
     if (q->recording)
         return fail(cudaErrorStreamCaptureUnsupported);
-    *e = {q, q->outside.posted};
+    notice(q);
+    *e = {q, q->given};
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t q, cudaEvent_t e, unsigned flags) {
+    (void)flags;
+    ENTER();
+    if (q->recording)
+        return fail(cudaErrorStreamCaptureUnsupported);
+    catch_up(q);
+    if (!e->queue || e->queue == q)
+        return cudaSuccess;
+    emu_task *t = give(q, FOLLOW, 0);
+    t->other = e->queue;
+    t->number = e->number;
+    catch_up(q);
     return cudaSuccess;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t e) {
     ENTER();
-    return !e->queue || is_done(e->queue, e->posted) ? cudaSuccess : cudaErrorNotReady;
+    return !e->queue || advance(e->queue, e->number) ? cudaSuccess : cudaErrorNotReady;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t e) {
@@ -586,14 +676,17 @@ int emu_queue_runs(weft_emu_stream *s, const weft_step *step) {
     }
     if (s->cuda.error)
         return 0;
-    if (!q->recording) {
-        await_outside(q);
-        finish_copies(q);
-        return 1;
-    }
+    if (!q->recording)
+        return catch_up(q) ? 1 : -1;
     if (step)
         graph_add(q->recording, step);
     else
         q->recording->n = STEPS_MAX + 1;
     return 0;
+}
+
+void *emu_queue_later(weft_emu_stream *s, void (*run)(void *), size_t bytes) {
+    emu_task *t = give((emu_queue *)s->cuda.stream, LAUNCH, bytes);
+    t->run = run;
+    return t->more;
 }

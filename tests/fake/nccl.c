@@ -77,7 +77,9 @@ struct nccl_comm {
     bool joined, initialised;
     state state;
     nccl_result now;
-    work *held; /* not on its stream yet */
+    work *held;          /* not on its stream yet */
+    emu_outside *stream; /* of its last work, */
+    int undone;          /* and how much is not done: NCCL itself would wait between streams */
     uint64_t groups;
     char error[200];
 };
@@ -271,11 +273,12 @@ static bool move(work *w) {
 
 static uint64_t progress(emu_outside *s) {
     fifo *f = s->own;
-    while (f->first && move(f->first)) {
+    while (f->done < s->reached && move(f->first)) {
         work *w = f->first;
         f->first = w->next;
         f->last = f->first ? f->last : NULL;
         f->done++;
+        w->comm->undone--;
         free(w->room);
         free(w);
     }
@@ -289,6 +292,10 @@ static void post(work *w) {
         s->progress = progress;
     }
     fifo *f = s->own;
+    if (w->comm->undone && w->comm->stream != s)
+        complain("rank %d: a communicator on two streams at once", w->comm->rank);
+    w->comm->undone++;
+    w->comm->stream = s;
     w->next = NULL;
     *(f->last ? &f->last->next : &f->first) = w;
     f->last = w;
