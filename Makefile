@@ -40,7 +40,7 @@ CXX      := $(if $(findstring clang,$(CC)),$(subst clang,clang++,$(CC)),g++)
 CXXFLAGS  = $(patsubst -std=c17,-std=c++17,$(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(CFLAGS))) \
             -fno-exceptions -fno-rtti -fno-threadsafe-statics
 CU_FLAGS := -Ikernels/emu -DWEFT_CU_NS=weft_emu -Wno-unknown-pragmas -x c++
-EMU_OBJ  := $(patsubst %,$(BUILD)/host/run/%.emu.o,device_cuda comm_nccl) $(patsubst %.cc,$(BUILD)/%.o,$(wildcard kernels/emu/*.cc)) \
+EMU_OBJ  := $(patsubst %,$(BUILD)/host/run/%.emu.o,device_cuda comm_nccl comm_nccl_move) $(patsubst %.cc,$(BUILD)/%.o,$(wildcard kernels/emu/*.cc)) \
             $(patsubst %.cu,$(BUILD)/%.emu.o,$(wildcard kernels/cuda/*.cu kernels/sm90/*.cu))
 
 include scripts/cuda.mk scripts/mpi.mk

@@ -31,7 +31,7 @@ CUDA_PACK := --compress-mode=size # a sixth of its size
 comma    := ,
 CUDA_GEN  = -gencode 'arch=compute_80,code=[$(subst $() $(),$(comma),$(CUDA_SM:%=sm_%) compute_80)]'
 ifeq ($(CUDA_LIB),)
-NOT_SRC  := host/run/device_cuda.c host/run/comm_nccl.c host/run/registry_cuda.c
+NOT_SRC  := host/run/device_cuda.c host/run/comm_nccl.c host/run/comm_nccl_move.c host/run/registry_cuda.c
 else
 NOT_SRC  := host/run/device_nocuda.c
 CUDA_OBJ := $(patsubst %.cu,$(BUILD)/%.cuda.o,$(wildcard kernels/cuda/*.cu kernels/sm90/*.cu))
@@ -58,7 +58,7 @@ $(BUILD)/gate/%.cuda.o: %.cu
 # wgmma is in sm_90a alone, before and after which it does not exist.
 $(BUILD)/kernels/sm90/%.cuda.o $(BUILD)/gate/kernels/sm90/%.cuda.o: \
   CUDA_GEN := -gencode arch=compute_90a,code=sm_90a
-$(BUILD)/host/run/device_cuda.o $(BUILD)/host/run/comm_nccl.o: CFLAGS += -DDEVICE_GPU=cuda -isystem $(CUDA_INC)
+$(BUILD)/host/run/device_cuda.o $(BUILD)/host/run/comm_nccl.o $(BUILD)/host/run/comm_nccl_move.o: CFLAGS += -DDEVICE_GPU=cuda -isystem $(CUDA_INC)
 $(BUILD)/kernels/emu/warp.o: override OPT := -O3 # most of the emulator's time is its matrix instructions
 $(BUILD)/host/run/%.emu.o: host/run/%.c
 	@mkdir -p $(@D)

@@ -14,9 +14,9 @@ typedef struct {
     train_memory m;
     uint64_t total, kept[3]; /* activations under each --recompute */
     double step_flops, step_tokens, tokens;
-    int64_t sent; /* bytes a rank sends for a step */
+    graph_traffic sent; /* bytes a rank sends for a step */
     struct {
-        int64_t sent;
+        graph_traffic sent;
         uint64_t total;
     } stage[COMM_MAX_RANKS]; /* what a rank of each stage takes */
 } sheet;
@@ -106,7 +106,7 @@ static weft_status fill_stages(sheet *s, const train_options *o, int tokens) {
         WEFT_TRY(trainer_open(&other, tokens, true, NULL, &t));
         train_memory has = trainer_memory(&t);
         s->stage[pp].total = total_of(&has);
-        s->stage[pp].sent = graph_sent_bytes(&t.g);
+        s->stage[pp].sent = graph_sent(&t.g);
         trainer_close(&t);
     }
     return WEFT_OK;
@@ -132,7 +132,7 @@ static weft_status fill_sheet(sheet *s, const train_options *o) {
     s->m = trainer_memory(&s->t);
     s->total = total_of(&s->m);
     WEFT_TRY(fill_stages(s, o, tokens));
-    s->sent = graph_sent_bytes(&s->t.g);
+    s->sent = graph_sent(&s->t.g);
     s->step_tokens = (double)o->batch * s->t.g.shape.row_tokens;
     s->tokens = s->a->tokens > 0 ? s->a->tokens : 20 * (double)s->t.params.count;
     return WEFT_OK;
@@ -184,10 +184,15 @@ static void mesh_text(const sheet *s, buf *b) {
         buf_printf(b, "  rank %d of --pp: layers ", i);
         layers_text(m, i, b);
         buf_printf(b, ", takes %s, sends %" PRId64 " bytes a step\n",
-                   cmd_size(size, (double)s->stage[i].total), s->stage[i].sent);
+                   cmd_size(size, (double)s->stage[i].total), s->stage[i].sent.all);
     }
+    if (s->t.dev->mark && m->size.dp > 1)
+        buf_printf(b,
+                   "of gradients %" PRId64 " bytes are sent while backward goes on, %" PRId64
+                   " after it\n",
+                   s->sent.beside, s->sent.behind);
     buf_printf(b, "one of them%s sends %" PRId64 " bytes a step and takes\n",
-               m->size.pp > 1 ? " (rank 0)" : "", s->sent);
+               m->size.pp > 1 ? " (rank 0)" : "", s->sent.all);
 }
 
 static void law_text(const sheet *s, buf *b) {
@@ -231,7 +236,7 @@ static void stages_json(const sheet *s, buf *b) {
         buf_printf(b, "%s{\"layers\":\"", i ? "," : "");
         layers_text(m, i, b);
         buf_printf(b, "\",\"total\":%" PRIu64 ",\"sent_bytes\":%" PRId64 "}", s->stage[i].total,
-                   s->stage[i].sent);
+                   s->stage[i].sent.all);
     }
     buf_puts(b, "]");
 }
@@ -242,7 +247,10 @@ static void json_of(const sheet *s, buf *b) {
     list_memory(&s->m, line);
     buf_printf(b, "{\"parameters\":%" PRId64 ",\"trained\":%" PRId64 ",\"ranks\":%d,",
                s->t.params.count, s->t.params.trained, s->t.mesh.ranks);
-    buf_printf(b, "\"sent_bytes\":%" PRId64, s->sent);
+    buf_printf(b, "\"sent_bytes\":%" PRId64, s->sent.all);
+    if (s->t.dev->mark)
+        buf_printf(b, ",\"sent_beside_backward\":%" PRId64 ",\"sent_behind_backward\":%" PRId64,
+                   s->sent.beside, s->sent.behind);
     stages_json(s, b);
     buf_puts(b, ",\"memory\":{");
     for (int i = 0; i < MEMORY_LINES; i++)

@@ -172,7 +172,7 @@ static weft_status run_micro(const job *j, engine_rank *r) {
     weft_plan *p = j->target ? r->score : r->generate[bucket];
     comm_sound_rows(r->link, j->tokens, p->bucket_rows, j->target ? j->tokens : j->rows);
     WEFT_TRY(send_feed(j, r));
-    WEFT_TRY(sched_replay(e->dev, p, r->stream));
+    WEFT_TRY(sched_replay(e->dev, p, r->stream, NULL));
     if (r->kept)
         WEFT_TRY(keep_results(j, r));
     return WEFT_OK;

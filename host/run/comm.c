@@ -207,6 +207,18 @@ weft_status comm_finish(comm_link *l) {
     return o ? o->finish(l) : WEFT_OK;
 }
 
+bool comm_on_stream(const comm_link *l) {
+    return l && l->transport->on_stream;
+}
+
+weft_status comm_wait(comm_link *l, weft_stream *s) {
+    return comm_on_stream(l) ? l->transport->on_stream->wait(l, s) : WEFT_OK;
+}
+
+weft_status comm_side(comm_link *l, const weft_stream *s) {
+    return comm_on_stream(l) ? l->transport->on_stream->side(l, s) : WEFT_OK;
+}
+
 weft_status comm_attend(comm_link *l) {
     const comm_stream_ops *o = l ? l->transport->on_stream : NULL;
     return o ? o->attend(l) : WEFT_OK;

@@ -87,7 +87,9 @@ typedef struct comm_stream_ops {
     weft_status (*all_reduce)(comm_link *l, weft_stream *s, float *x, uint64_t n);
     /* Whether rank_norm can be done of what `a` says but for the windows, which it fills in. */
     bool (*can_norm)(comm *c, weft_args *a);
-    weft_status (*finish)(comm_link *l); /* comm_finish */
+    weft_status (*finish)(comm_link *l); /* comm_finish, comm_wait, comm_side */
+    weft_status (*wait)(comm_link *l, weft_stream *s);
+    weft_status (*side)(comm_link *l, const weft_stream *s);
     weft_status (*attend)(comm_link *l); /* comm_attend */
     /* comm_memory */
     weft_status (*memory)(comm_link *l, void *p, uint64_t bytes);
@@ -142,6 +144,14 @@ void comm_abort(comm_link *l, weft_status code);
 /* Returns when all that was enqueued has arrived, or the job has failed; before a device's sync,
  * which would wait for ever. */
 weft_status comm_finish(comm_link *l);
+/* The same of what is enqueued on s, exchanges or not; those of other streams may go on. NULL:
+ * nothing. */
+weft_status comm_wait(comm_link *l, weft_stream *s);
+/* Whether exchanges are enqueued on streams. NULL: no. */
+bool comm_on_stream(const comm_link *l);
+/* From now on exchanges of stream s, one of this link's, pass by those of other streams; only the
+ * order within each is kept. NULL: none do. Every rank calls it. */
+weft_status comm_side(comm_link *l, const weft_stream *s);
 /* The calling thread does this rank's work from now on: its device's calls are for the rank's
  * GPU. NULL: nothing. */
 weft_status comm_attend(comm_link *l);

@@ -14,6 +14,8 @@ typedef struct device device;
 /* FETCH: as FROM, but complete only after the next sync; to memory of host_alloc. */
 typedef enum { DEVICE_TO, DEVICE_FROM, DEVICE_WITHIN, DEVICE_FETCH } device_copy_kind;
 
+enum { DEVICE_MARKS = 8 }; /* WEFT_STREAM_MARKS */
+
 struct device {
     const char *backend; /* whose kernel rows run here: "ref", "cpu", "emu", "cuda" */
     int level;           /* weft_cpu_level, or the GPU's sm */
@@ -41,6 +43,11 @@ struct device {
     weft_status (*stream_open)(device *d, int threads, weft_stream **out);
     void (*stream_close)(device *d, weft_stream *s);
     weft_status (*sync)(device *d, weft_stream *s); /* waits for everything enqueued */
+    /* `mark` notes in one of a stream's DEVICE_MARKS places how far it is enqueued; what is
+     * enqueued on s after `follow` waits until `other` has come as far as it noted there last. NULL
+     * where streams work while they are called. */
+    weft_status (*mark)(device *d, weft_stream *s, int mark);
+    weft_status (*follow)(device *d, weft_stream *s, const weft_stream *other, int mark);
     /* What is enqueued from `capture` to `capture_end` is recorded instead of done; `launch` then
      * enqueues all of it at once. NULL where this gains nothing. */
     weft_status (*capture)(device *d, weft_stream *s);

@@ -24,6 +24,8 @@ typedef struct {
     cudaStream_t own[MOST_GPUS]; /* of copies without a stream; each GPU's once it is used */
 } gpu;
 
+_Static_assert((int)DEVICE_MARKS == (int)WEFT_STREAM_MARKS, "an event each");
+
 static _Thread_local int chosen = -1; /* of device->use; -1: the one it was opened for */
 
 /* ---- Errors ---- */
@@ -248,6 +250,25 @@ static weft_status gpu_sync(device *d, weft_stream *stream) {
     return stream_error(s);
 }
 
+static weft_status gpu_mark(device *d, weft_stream *stream, int mark) {
+    weft_cuda_stream *s = (weft_cuda_stream *)stream;
+    cudaEvent_t e = (cudaEvent_t)s->mark[mark];
+    WEFT_TRY(enter(d));
+    if (!e)
+        GPU_TRY(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "event");
+    s->mark[mark] = e;
+    GPU_TRY(cudaEventRecord(e, (cudaStream_t)s->stream), "event");
+    return WEFT_OK;
+}
+
+static weft_status gpu_follow(device *d, weft_stream *s, const weft_stream *other, int mark) {
+    cudaEvent_t e = (cudaEvent_t)((const weft_cuda_stream *)other)->mark[mark];
+    WEFT_TRY(enter(d));
+    if (e)
+        GPU_TRY(cudaStreamWaitEvent(queue_of(d, s), e, 0), "waiting for a stream");
+    return WEFT_OK;
+}
+
 static weft_status gpu_copy(device *d, weft_stream *s, void *dst, const void *src, uint64_t bytes,
                             device_copy_kind kind) {
     static const enum cudaMemcpyKind kinds[] = {[DEVICE_TO] = cudaMemcpyHostToDevice,
@@ -292,6 +313,9 @@ static weft_status gpu_stream_open(device *d, int threads, weft_stream **out) {
 static void gpu_stream_close(device *d, weft_stream *stream) {
     weft_cuda_stream *s = (weft_cuda_stream *)stream;
     (void)d;
+    for (int i = 0; i < DEVICE_MARKS; i++)
+        if (s->mark[i] && cudaEventDestroy((cudaEvent_t)s->mark[i]) != cudaSuccess)
+            cudaGetLastError();
     if (cudaStreamDestroy((cudaStream_t)s->stream) != cudaSuccess)
         cudaGetLastError();
     DEVICE_GPU_NAME(stream_free)(s);
@@ -362,6 +386,8 @@ static gpu *gpu_new(int ordinal, int sm) {
                        .stream_open = gpu_stream_open,
                        .stream_close = gpu_stream_close,
                        .sync = gpu_sync,
+                       .mark = gpu_mark,
+                       .follow = gpu_follow,
                        .graphs = device_switch("WEFT_GRAPH", true),
                        .stepwise = device_switch("WEFT_SYNC", false),
                        .capture = gpu_capture,

@@ -81,6 +81,8 @@ static void note_lifetimes(weft_plan *p, weft_op op, const weft_args *a) {
         weft_value *v = &p->value[t->id];
         bool written = info->field[i].role == 'O' || info->field[i].role == 'A';
         WEFT_ASSERT(v->space != WEFT_SPACE_ACT || v->first != UINT32_MAX || written);
+        v->lane = v->first == UINT32_MAX ? (uint8_t)p->step[now].lane : v->lane;
+        v->comm = p->step[now].lane == WEFT_LANE_COMM ? now + 1 : v->comm;
         v->first = v->first < now ? v->first : now;
         v->last = v->last > now ? v->last : now;
     }
@@ -97,7 +99,7 @@ void plan_push(plan_builder *b, weft_op op, const weft_args *a, int layer, const
     s->args = *a;
     s->layer = (uint16_t)layer;
     s->segment = b->segment;
-    s->lane = weft_op_table[op].flags & WEFT_COMM ? WEFT_LANE_COMM : WEFT_LANE_COMPUTE;
+    s->lane = (uint16_t)b->lane;
     va_list ap;
     va_start(ap, tag);
     vsnprintf(s->tag, sizeof s->tag, tag, ap);
@@ -117,12 +119,16 @@ weft_status plan_end(plan_builder *b) {
         return b->status;
     weft_plan *p = b->plan;
     plan_mem_layout(p);
+    uint64_t most[WEFT_LANES] = {0};
     for (int i = 0; i < p->nstep; i++) {
         const weft_step *s = &p->step[i];
         uint64_t need = s->kernel->scratch ? s->kernel->scratch(&s->args) : 0;
-        if (need > p->space_bytes[WEFT_SPACE_SCRATCH])
-            p->space_bytes[WEFT_SPACE_SCRATCH] = need;
+        most[s->lane] = need > most[s->lane] ? need : most[s->lane];
     }
+    p->comm_scratch = (most[WEFT_LANE_COMPUTE] + 63) / 64 * 64;
+    p->space_bytes[WEFT_SPACE_SCRATCH] = most[WEFT_LANE_COMM]
+                                             ? p->comm_scratch + most[WEFT_LANE_COMM]
+                                             : most[WEFT_LANE_COMPUTE];
     return WEFT_OK;
 }
 
@@ -134,6 +140,10 @@ static void bind_tensor(const weft_plan *p, weft_tensor *t, void *const base[WEF
     t->data = (void *)(start + (uintptr_t)v->off + (uintptr_t)t->data);
 }
 
+static void *scratch_of(const weft_plan *p, const weft_step *s, void *base) {
+    return s->lane == WEFT_LANE_COMM && base ? (char *)base + p->comm_scratch : base;
+}
+
 weft_status plan_bind(weft_plan *p, void *const base[WEFT_SPACES], comm *end, arena *mem) {
     for (int i = 0; i < p->nstep; i++) {
         weft_step *s = &p->step[i];
@@ -141,7 +151,7 @@ weft_status plan_bind(weft_plan *p, void *const base[WEFT_SPACES], comm *end, ar
         for (int f = 0; f < info->nfield; f++)
             if (info->field[f].type == 't')
                 bind_tensor(p, ops_tensor(&s->args, &info->field[f]), base);
-        s->scratch = base[WEFT_SPACE_SCRATCH];
+        s->scratch = scratch_of(p, s, base[WEFT_SPACE_SCRATCH]);
         if (info->flags & WEFT_COMM)
             s->state = &end[comm_group_of(s->kernel->op, &s->args)];
         else if (s->kernel->state_bytes)
@@ -150,6 +160,7 @@ weft_status plan_bind(weft_plan *p, void *const base[WEFT_SPACES], comm *end, ar
             return weft_fail(WEFT_DEVICE, "%s: row %s could not be bound", s->tag, s->kernel->name);
     }
     comm_fuse(p, end);
+    plan_lanes(p);
     return WEFT_OK;
 }
 
@@ -161,15 +172,28 @@ static int place_in(const weft_plan *p, int group) {
     return place[group];
 }
 
+static int last_that_computes(const weft_plan *p) {
+    int i = p->nstep - 1;
+    for (; i >= 0; i--)
+        if (p->step[i].lane == WEFT_LANE_COMPUTE &&
+            !(weft_op_table[p->step[i].kernel->op].flags & WEFT_COMM))
+            break;
+    return i;
+}
+
 plan_cost plan_total(const weft_plan *p) {
-    plan_cost c = {0, 0, 0};
+    plan_cost c = {.bytes = 0};
+    int last = last_that_computes(p);
     for (int i = 0; i < p->nstep; i++) {
         const weft_step *s = &p->step[i];
         c.bytes += s->bytes;
         c.flops += s->flops;
         int group = comm_group_of(s->kernel->op, &s->args);
-        c.sent += comm_sent_bytes(s->kernel->op, &s->args, p->group_ranks[group],
-                                  place_in(p, group));
+        int64_t sent = comm_sent_bytes(s->kernel->op, &s->args, p->group_ranks[group],
+                                       place_in(p, group));
+        c.sent += sent;
+        if (s->lane == WEFT_LANE_COMM)
+            *(i < last ? &c.beside : &c.behind) += sent;
     }
     return c;
 }

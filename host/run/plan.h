@@ -15,6 +15,7 @@ typedef struct {
     arena *mem; /* steps, values and names live here */
     int cap_step, cap_value;
     uint32_t segment;   /* of the steps pushed next: what recompute repeats as one */
+    weft_lane lane;     /* of the steps pushed next */
     weft_status status; /* sticky: the first failure of a push; later calls do nothing */
 } plan_builder;
 
@@ -39,12 +40,18 @@ weft_status plan_end(plan_builder *b);
  * collectives get their group's comm of end[WEFT_GROUPS] as their state. */
 weft_status plan_bind(weft_plan *p, void *const base[WEFT_SPACES], comm *end, arena *mem);
 
-/* plan_mem.c: offsets for every value of space ACT, lifetimes disjoint or bytes disjoint. */
+/* plan_mem.c: offsets for every value of space ACT, lifetimes disjoint or bytes disjoint. What lane
+ * COMM uses stays until it has begun twice more, or to the end: so long it has for it. */
 void plan_mem_layout(weft_plan *p);
+/* plan_lanes.c: which steps of a bound plan wait for the other lane, by the bytes they touch. The
+ * device's last mark is left to others. */
+enum { PLAN_MARKS = DEVICE_MARKS - 1 };
+void plan_lanes(weft_plan *p);
 
-/* Sums over the steps: compulsory bytes and flops, bytes sent to other ranks. */
+/* Sums over the steps: compulsory bytes and flops, bytes sent to other ranks; of these, by lane
+ * COMM before and behind the last step that computes. */
 typedef struct {
-    int64_t bytes, flops, sent;
+    int64_t bytes, flops, sent, beside, behind;
 } plan_cost;
 plan_cost plan_total(const weft_plan *p);
 

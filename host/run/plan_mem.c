@@ -7,14 +7,31 @@
 #include "host/run/plan.h"
 #include <stdlib.h>
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, RUNS = 2 /* of lane COMM, beside which what it uses stays */ };
 
 static uint64_t padded(uint64_t n) {
     return (n + ALIGN - 1) / ALIGN * ALIGN;
 }
 
+/* Steps of lane COMM come behind its own of before, and wait for those of COMPUTE anyway. */
 static bool overlap_in_time(const weft_value *a, const weft_value *b) {
-    return a->first <= b->last && b->first <= a->last;
+    if (a->first > b->first)
+        return overlap_in_time(b, a);
+    return b->first <= (b->lane == WEFT_LANE_COMM ? a->last : a->until);
+}
+
+/* Where lane COMM has begun `times` more behind step i: the end, if it never does. */
+static uint32_t begins_again(const weft_plan *p, uint32_t i, int times) {
+    for (i++; i < (uint32_t)p->nstep; i++)
+        if (p->step[i].lane == WEFT_LANE_COMM && p->step[i - 1].lane != WEFT_LANE_COMM &&
+            --times == 0)
+            break;
+    return i;
+}
+
+static void set_until(const weft_plan *p, weft_value *v) {
+    uint32_t end = v->comm ? begins_again(p, v->comm - 1, RUNS) : 0;
+    v->until = end > v->last ? end : v->last;
 }
 
 /* Larger first; equal sizes by id, so that the layout is a function of the plan alone. */
@@ -62,6 +79,8 @@ void plan_mem_layout(weft_plan *p) {
     int *order = mem_alloc(sizeof(int) * (size_t)p->nvalue);
     const weft_value **busy = mem_alloc(sizeof *busy * (size_t)p->nvalue);
     int n = collect(p, order);
+    for (int i = 0; i < n; i++)
+        set_until(p, &p->value[order[i]]);
     for (int i = 1; i < n; i++) { /* insertion sort: stable and short */
         int v = order[i], at = i;
         for (; at > 0 && before(p, v, order[at - 1]); at--)

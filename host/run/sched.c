@@ -43,11 +43,55 @@ static weft_status capture(device *d, weft_plan *p, weft_stream *stream) {
     return d->capture_end(d, stream, &p->graph);
 }
 
-weft_status sched_replay(device *d, weft_plan *p, weft_stream *stream) {
+/* ---- Two lanes ---- */
+
+weft_status sched_join(device *d, weft_stream *stream, weft_stream *side) {
+    if (!side)
+        return WEFT_OK;
+    WEFT_TRY(d->mark(d, side, PLAN_MARKS));
+    return d->follow(d, stream, side, PLAN_MARKS);
+}
+
+/* A mark that was made anew since is a later one: it is enough to wait for. So is the lane's end
+ * for a step that an earlier part of the plan has run. */
+static weft_status wait_for_lane(device *d, const weft_plan *p, int i, weft_stream *own,
+                                 weft_stream *other) {
+    int wait = (int)p->step[i].wait;
+    if (wait == 0)
+        return WEFT_OK;
+    return wait > i ? sched_join(d, own, other)
+                    : d->follow(d, own, other, p->step[i - wait].awaited - 1);
+}
+
+static weft_status run_lanes(device *d, const weft_plan *p, weft_stream *stream,
+                             weft_stream *side) {
+    weft_stream *const lane[WEFT_LANES] = {[WEFT_LANE_COMPUTE] = stream, [WEFT_LANE_COMM] = side};
+    WEFT_TRY(sched_join(d, side, stream));
+    for (int i = 0; i < p->nstep; i++) {
+        const weft_step *s = &p->step[i];
+        weft_stream *own = lane[s->lane], *other = lane[!s->lane];
+        WEFT_TRY(wait_for_lane(d, p, i, own, other));
+        run_step(s, own);
+        if (s->awaited)
+            WEFT_TRY(d->mark(d, own, s->awaited - 1));
+    }
+    return WEFT_OK;
+}
+
+static bool has_lanes(const weft_plan *p) {
+    for (int i = 0; i < p->nstep; i++)
+        if (p->step[i].lane != WEFT_LANE_COMPUTE)
+            return true;
+    return false;
+}
+
+weft_status sched_replay(device *d, weft_plan *p, weft_stream *stream, weft_stream *side) {
     int before = p->replays;
     p->replays += before < 2;
     if (d->stepwise)
         return run_stepwise(d, p, stream);
+    if (side && has_lanes(p))
+        return run_lanes(d, p, stream, side);
     if (d->graphs && before == 1 && can_capture(d, p))
         WEFT_TRY(capture(d, p, stream));
     if (p->graph)

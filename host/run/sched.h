@@ -7,8 +7,12 @@
 void sched_run(const weft_plan *p, weft_stream *stream);
 
 /* The same on a device, by its graph where it has graphs: the first replay runs step by step, which
- * loads the kernels, the second is captured. Only enqueues, but for a device that is `stepwise`. */
-weft_status sched_replay(device *d, weft_plan *p, weft_stream *stream);
+ * loads the kernels, the second is captured. Only enqueues, but for a device that is `stepwise`.
+ * side: the stream of lane COMM, of a device with marks; NULL: `stream` is. What is on the side may
+ * go on behind the plan's end, until sched_join. */
+weft_status sched_replay(device *d, weft_plan *p, weft_stream *stream, weft_stream *side);
+/* What is enqueued on `stream` from now on waits for all that is on `side` (NULL: nothing). */
+weft_status sched_join(device *d, weft_stream *stream, weft_stream *side);
 void sched_forget(device *d, weft_plan *p); /* its graph */
 
 /* One host thread a rank; rank 0 is the caller's. */

@@ -171,17 +171,35 @@ static graph_micro *micro_at(const graph *g, int chunk, int level, int slot) {
     return &g->micro[chunk][level * g->pipe.slots[chunk] + slot];
 }
 
+static bool sums_at_last(const graph *g) {
+    return g->shape.ranks > 1 && !g->params->share_grads;
+}
+
+bool graph_is_last(const graph *g, int micro) {
+    return sums_at_last(g) && micro == g->shape.micros - 1;
+}
+
 graph_micro *graph_micro_at(const graph *g, int chunk, int level, int micro) {
+    if (graph_is_last(g, micro))
+        return &g->micro[chunk][g->nmicro[chunk] - 1];
     return micro_at(g, chunk, level, micro % g->pipe.slots[chunk]);
+}
+
+static weft_status build_micro(graph *g, int chunk, int level, int slot, bool last) {
+    graph_micro *m = &g->micro[chunk][g->nmicro[chunk]++];
+    m->slot = slot;
+    return graph_build_micro(g, chunk, level, last, m);
 }
 
 /* A plan has one place for its activations: every slot has plans of its own. */
 static weft_status build_chunk(graph *g, int chunk) {
     int slots = g->pipe.slots[chunk], levels = g->shape.levels;
-    g->micro[chunk] = ARENA_NEW(g->mem, graph_micro, (int64_t)slots * levels);
+    g->micro[chunk] = ARENA_NEW(g->mem, graph_micro, (int64_t)slots * levels + 1);
     for (int i = 0; i < levels; i++)
         for (int slot = 0; slot < slots; slot++)
-            WEFT_TRY(graph_build_micro(g, chunk, i, micro_at(g, chunk, i, slot)));
+            WEFT_TRY(build_micro(g, chunk, i, slot, false));
+    if (sums_at_last(g))
+        WEFT_TRY(build_micro(g, chunk, levels - 1, (g->shape.micros - 1) % slots, true));
     for (int i = 1; i < levels; i++)
         WEFT_TRY(graph_build_fold(g, chunk, i, &g->fold[chunk][i]));
     return WEFT_OK;
@@ -247,15 +265,26 @@ int64_t graph_flops(const graph *g) {
     return n * g->shape.micros;
 }
 
+static void add_traffic(graph_traffic *to, const weft_plan *p, int64_t times) {
+    plan_cost c = plan_total(p);
+    to->all += c.sent * times;
+    to->beside += c.beside * times;
+    to->behind += c.behind * times;
+}
+
 /* Losses are the last stage's; squares meet wherever ranks have other parts of the gradient. */
-int64_t graph_sent_bytes(const graph *g) {
+graph_traffic graph_sent(const graph *g) {
     const shard_mesh *m = &g->mesh->size;
     bool last = g->mesh->place.pp == m->pp - 1;
     int64_t losses = (int64_t)sizeof(double) * g->shape.shards;
-    int64_t squares = (int64_t)sizeof(float) * g->nsquares, micros = 0;
+    int64_t squares = (int64_t)sizeof(float) * g->nsquares;
     int64_t meets = m->tp - 1 + m->pp - 1 + (g->params->share_grads ? m->dp - 1 : 0);
-    for (int c = 0; c < g->mesh->chunks; c++)
-        micros += plan_total(g->micro[c]->whole).sent;
-    return (last ? losses * (m->dp - 1 + m->pp - 1) : 0) + squares * meets +
-           micros * g->shape.micros + plan_total(g->finish).sent + plan_total(g->update).sent;
+    graph_traffic t = {.all = (last ? losses * (m->dp - 1 + m->pp - 1) : 0) + squares * meets};
+    for (int c = 0; c < g->mesh->chunks; c++) {
+        add_traffic(&t, g->micro[c]->whole, g->shape.micros - 1);
+        add_traffic(&t, graph_micro_at(g, c, 0, g->shape.micros - 1)->whole, 1);
+    }
+    add_traffic(&t, g->finish, 1);
+    add_traffic(&t, g->update, 1);
+    return t;
 }

@@ -45,7 +45,13 @@ typedef struct {
 /* One micro-batch of one chunk: the whole, and its steps by what they are for (pipeline.h). */
 typedef struct {
     weft_plan *whole, *part[PIPE_KINDS];
+    int slot; /* of activations */
 } graph_micro;
+
+/* Bytes this rank sends in a step. Of gradients, while backward goes on and behind it. */
+typedef struct {
+    int64_t all, beside, behind;
+} graph_traffic;
 
 typedef struct {
     const model_config *c;
@@ -64,7 +70,8 @@ typedef struct {
     int64_t m, v, ema; /* offsets of the blocks in space STATE; -1: none */
     int64_t nsquares;
     pipeline pipe;
-    graph_micro *micro[PIPE_MAX_CHUNKS]; /* [level][slot] */
+    graph_micro *micro[PIPE_MAX_CHUNKS]; /* [level][slot]; then the last of a step, if it sums */
+    int nmicro[PIPE_MAX_CHUNKS];
     weft_plan *fold[PIPE_MAX_CHUNKS][GRAPH_MAX_LEVELS], *validate[PIPE_MAX_CHUNKS];
     weft_plan *finish, *update, *refresh;
     int slot[PIPE_MAX_CHUNKS], nslots; /* of activations: where a chunk's begin, how many */
@@ -79,5 +86,7 @@ weft_status graph_shape_of(const train_options *o, const train_mesh *mesh, const
 weft_status graph_build(graph *g);
 /* The plans of micro-batch `micro` of a step, whose gradient gathers in buffer `level`. */
 graph_micro *graph_micro_at(const graph *g, int chunk, int level, int micro);
-int64_t graph_flops(const graph *g);      /* of this rank's part of a step, all micro-batches */
-int64_t graph_sent_bytes(const graph *g); /* by this rank in a step */
+/* Whether it is the one that joins all buffers and sums them over ranks. */
+bool graph_is_last(const graph *g, int micro);
+int64_t graph_flops(const graph *g); /* of this rank's part of a step, all micro-batches */
+graph_traffic graph_sent(const graph *g);

@@ -20,6 +20,7 @@ typedef struct {
         weft_tensor whole;  /* [ranks * rows of a part, cols] */
     } handed[GRAPH_HANDED]; /* gradients given out that no exchange has summed yet */
     int nhanded;
+    int *left; /* [buckets] gradients that are not complete, -1: it is summed; NULL: nothing is */
     weft_tensor *again; /* [params] matrices of a layer, gathered for its backward */
     int again_layer;
 } graph_builder;
@@ -50,9 +51,16 @@ weft_tensor graph_own_grad(graph_builder *u, const param *p, bool input);
 int graph_square_leaves(const param *p);
 int64_t graph_squares_of(const param *p);
 
-/* graph_micro.c */
-weft_status graph_build_micro(graph *g, int chunk, int level, graph_micro *out);
+/* graph_micro.c. last: of a step's micro-batches, where ranks have to sum. */
+weft_status graph_build_micro(graph *g, int chunk, int level, bool last, graph_micro *out);
 weft_status graph_build_validate(graph *g, int chunk, weft_plan **out);
+/* graph_sum.c: gradients that every rank has whole become the sum of all levels and ranks, bucket
+ * by bucket, as soon as each is complete. A gradient is given out; steps for those given out are
+ * pushed; all are. */
+void graph_sum_begin(graph_builder *u);
+void graph_sum_given(graph_builder *u, const param *p, bool input);
+void graph_sum_ready(graph_builder *u);
+void graph_sum_end(graph_builder *u);
 /* graph_update.c */
 weft_status graph_build_fold(graph *g, int chunk, int level, weft_plan **out);
 weft_status graph_build_finish(graph *g, weft_plan **out);

@@ -114,12 +114,14 @@ static void sum_part(graph_builder *u, const param *p, bool input, weft_tensor w
     weft_tensor parts = plan_new(&u->b, WEFT_F32, 2, whole.shape);
     weft_tensor sum = plan_new(&u->b, WEFT_F32, 2, (int64_t[]){each, cols});
     graph_rows own = graph_rows_of(u->g, p, u->g->params->rank);
+    u->b.lane = WEFT_LANE_COMM;
     PUSH(u, all_to_all, "parts", .x = whole, .y = parts, .group = WEFT_GROUP_DP);
     PUSH(u, leaf_sum, "parts", .x = tensor_reshape(parts, 3, (int64_t[]){ranks, each, cols}),
          .y = sum);
     if (own.begin < own.end)
         PUSH(u, accumulate, "parts", .x = tensor_slice(sum, 0, 0, own.end - own.begin),
              .y = graph_own_grad(u, p, input));
+    u->b.lane = WEFT_LANE_COMPUTE;
 }
 
 static void ready(void *user, plan_builder *b) {
@@ -128,6 +130,7 @@ static void ready(void *user, plan_builder *b) {
     for (int i = 0; i < u->nhanded; i++)
         sum_part(u, u->handed[i].p, u->handed[i].input, u->handed[i].whole);
     u->nhanded = 0;
+    graph_sum_ready(u);
 }
 
 static bool wanted(void *user, plan_builder *b, uint32_t id, weft_tensor *grad) {
@@ -136,9 +139,11 @@ static bool wanted(void *user, plan_builder *b, uint32_t id, weft_tensor *grad) 
     const param *p = param_of(u, id);
     if (!p || !p->trained)
         return false;
-    if (grad)
-        *grad = u->g->params->share_grads ? hand_out(u, p, u->input[id])
-                                          : graph_grad(u, p, u->input[id]);
+    if (!grad)
+        return true;
+    *grad = u->g->params->share_grads ? hand_out(u, p, u->input[id])
+                                      : graph_grad(u, p, u->input[id]);
+    graph_sum_given(u, p, u->input[id]);
     return true;
 }
 
@@ -372,10 +377,12 @@ static void cut_parts(const graph *g, int stage, int forward, graph_micro *m) {
         m->part[k] = part_of(g, m->whole, cuts[k], cuts[k + 1]);
 }
 
-weft_status graph_build_micro(graph *g, int chunk, int level, graph_micro *out) {
+weft_status graph_build_micro(graph *g, int chunk, int level, bool last, graph_micro *out) {
     graph_builder u;
     int stage = mesh_stage(g->mesh, chunk), forward;
     graph_begin(&u, g, chunk, level);
+    if (last)
+        graph_sum_begin(&u);
     decoder d = decoder_of(g, chunk);
     weft_tensor x = decoder_hidden(&d, &u.b), dx;
     backward_options bo = backward_of(&u);
@@ -384,6 +391,7 @@ weft_status graph_build_micro(graph *g, int chunk, int level, graph_micro *out) 
     dx = stage == mesh_stages(g->mesh) - 1 ? push_loss(&u, bw, x) : push_exchange(&u, x, d.next);
     if (weft_has(&dx))
         backward_push(bw, x, dx);
+    graph_sum_end(&u);
     WEFT_TRY(graph_end(&u, &out->whole));
     cut_parts(g, stage, forward, out);
     return WEFT_OK;

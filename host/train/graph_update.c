@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The plans behind a batch's gradients: folds, sums over ranks, norms, the optimizer. */
-#include "host/run/rank_sum.h"
+ * The plans behind a batch's gradients: folds, norms, the optimizer. */
 #include "host/train/graph_build.h"
-
-enum { SUM_NUMBERS = 4 << 20 };
 
 int graph_square_leaves(const param *p) {
     return shard_leaves(p->cols ? p->cols : p->rows);
@@ -12,12 +9,6 @@ int graph_square_leaves(const param *p) {
 /* Every rank has room for the squares of the whole model, in the order of its parameters. */
 int64_t graph_squares_of(const param *p) {
     return p->trained ? param_whole(p).shape[0] * graph_square_leaves(p) : 0;
-}
-
-static weft_tensor flat_grad(graph_builder *u, int level) {
-    int64_t bytes = u->g->params->grad_bytes, shape[2] = {bytes / 4 / PARAMS_ROW, PARAMS_ROW};
-    return plan_fixed(&u->b, WEFT_SPACE_GRAD, "gradients", level * bytes,
-                      weft_tensor_make(WEFT_F32, 2, shape));
 }
 
 /* Rows [begin, end) bytes of buffer `level`. */
@@ -36,31 +27,6 @@ weft_status graph_build_fold(graph *g, int chunk, int level, weft_plan **out) {
         PUSH(&u, accumulate, "fold", .x = region_grad(&u, chunk, level),
              .y = region_grad(&u, chunk, level - 1));
     return graph_end(&u, out);
-}
-
-/* Rows of the flat gradient [rows, PARAMS_ROW] that one exchange sums, by all ranks. */
-static int64_t rows_at_once(const graph *g) {
-    int64_t n = SUM_NUMBERS / PARAMS_ROW / g->shape.ranks;
-    return (n > 1 ? n : 1) * g->shape.ranks;
-}
-
-/* The ranks' gradients become their sum, by the tree that joins shards: each rank adds up a part of
- * every stretch and hands it to the others. */
-static void push_sum_over_ranks(graph_builder *u) {
-    int64_t most = rows_at_once(u->g), rows = flat_grad(u, 0).shape[0];
-    for (int64_t at = 0, n; at < rows; at += n) {
-        n = rows - at < most ? rows - at : most;
-        weft_tensor place = weft_tensor_make(WEFT_F32, 2, (int64_t[]){n, PARAMS_ROW});
-        weft_tensor x = plan_fixed(&u->b, WEFT_SPACE_GRAD, "gradients", at * PARAMS_ROW * 4, place);
-        weft_tensor y = plan_fixed(&u->b, WEFT_SPACE_GRAD, "gradients", at * PARAMS_ROW * 4, place);
-        rank_sum_push(&u->b, &(rank_sum){.part = x,
-                                         .y = y,
-                                         .ranks = u->g->shape.ranks,
-                                         .rank = u->g->shape.rank,
-                                         .group = WEFT_GROUP_DP,
-                                         .in_halves = true,
-                                         .tag = "ranks"});
-    }
 }
 
 /* A trained parameter's gradient as [rows, cols]. */
@@ -125,8 +91,6 @@ weft_status graph_build_finish(graph *g, weft_plan **out) {
     graph_builder u;
     int64_t at = 0;
     graph_begin(&u, g, 0, 0);
-    if (g->shape.ranks > 1 && !g->params->share_grads)
-        push_sum_over_ranks(&u);
     join_lookups(&u);
     for (int i = 0; i < g->params->n; i++) {
         const param *p = &g->params->param[i];

@@ -61,6 +61,7 @@ static weft_status run_part(trainer *t, const weft_plan *p, int64_t when, findin
     for (int i = 0; i < p->nstep; i++) {
         bool bad = false;
         p->step[i].kernel->run(&p->step[i], t->stream);
+        WEFT_TRY(comm_wait(t->link, t->stream));
         WEFT_TRY(t->dev->sync(t->dev, t->stream));
         if (t->link)
             WEFT_TRY(comm_status(t->link));
@@ -76,7 +77,7 @@ static weft_status run_part(trainer *t, const weft_plan *p, int64_t when, findin
 }
 
 static weft_status run_parts(trainer *t, int chunk, pipe_kind first, int64_t when, finding *f) {
-    const graph_micro *m = graph_micro_at(&t->g, chunk, 0, 0);
+    const graph_micro *m = t->g.micro[chunk]; /* none that sums what others have */
     for (int k = 0; k < PIPE_KINDS / 2; k++)
         WEFT_TRY(run_part(t, m->part[first + (pipe_kind)k], when * PIPE_KINDS + k, f));
     return WEFT_OK;

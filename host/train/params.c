@@ -136,23 +136,54 @@ static int64_t grad_bytes(const params *ps, const param *p) {
     return ps->share_grads ? kept_bytes(ps, p) : window_bytes(p);
 }
 
-/* Each rank of dp sums an equal part of a buffer's rows, and each chunk's are folded apart. */
+static int64_t whole_units(int64_t bytes, int64_t unit) {
+    return (bytes + unit - 1) / unit * unit;
+}
+
+static void begin_bucket(params *ps, int chunk) {
+    ps->grad_bytes = whole_units(ps->grad_bytes, (int64_t)ALIGN * ps->mesh->size.dp);
+    ps->bucket[ps->nbucket++] = (params_bucket){.begin = ps->grad_bytes, .chunk = chunk};
+}
+
+/* Whether backward makes this gradient here: of a tied embedding, the last stage its rows as
+ * outputs, the first one those as inputs. */
+static bool is_made(const params *ps, const param *p, bool input) {
+    int pp = ps->mesh->size.pp, at = ps->mesh->place.pp;
+    bool tied = ps->c->tied && p->kind == PARAM_WEIGHT && p->slot == WEIGHT_EMBED;
+    return !tied || at == (input ? 0 : pp - 1);
+}
+
+/* Room in the bucket begun last. */
+static int64_t take_grad(params *ps, const param *p, bool input) {
+    params_bucket *b = &ps->bucket[ps->nbucket - 1];
+    int64_t off = ps->grad_bytes;
+    ps->grad_bytes += grad_bytes(ps, p);
+    b->end = whole_units(ps->grad_bytes, (int64_t)ALIGN * ps->mesh->size.dp);
+    b->params += is_made(ps, p, input);
+    return off;
+}
+
+/* Each chunk's gradients are folded apart, as whole rows. */
 static void place_chunk(params *ps, int chunk) {
     int64_t whole = (int64_t)BUFFER * ps->mesh->size.dp;
     const param *embed = params_find(ps, PARAM_WEIGHT, WEIGHT_EMBED, -1);
+    const param *before = NULL;
     ps->region[chunk].begin = ps->grad_bytes;
     for (int i = 0; i < ps->n; i++) {
         param *p = &ps->param[i];
         if (!p->trained || !p->here || p->chunk != chunk)
             continue;
-        p->off = ps->grad_bytes;
-        ps->grad_bytes += grad_bytes(ps, p);
+        if (!before || before->layer != p->layer)
+            begin_bucket(ps, chunk);
+        before = p;
+        p->off = take_grad(ps, p, false);
+        p->bucket = ps->nbucket - 1;
     }
     if (ps->c->tied && embed->trained && embed->here && embed->chunk == chunk) {
-        ps->lookups = ps->grad_bytes;
-        ps->grad_bytes += grad_bytes(ps, embed);
+        begin_bucket(ps, chunk);
+        ps->lookups = take_grad(ps, embed, true);
     }
-    ps->grad_bytes = (ps->grad_bytes + whole - 1) / whole * whole;
+    ps->grad_bytes = whole_units(ps->grad_bytes, whole);
     ps->region[chunk].end = ps->grad_bytes;
 }
 
@@ -244,6 +275,7 @@ weft_status params_describe(const model_config *c, const safetensors *st, const 
     WEFT_TRY(check_patterns(&p, o));
     WEFT_TRY(add_adapters(&p, o, a));
     set_windows(&p);
+    p.bucket = ARENA_NEW(a, params_bucket, p.n + PIPE_MAX_CHUNKS);
     place_all(&p);
     if (p.trained == 0)
         return weft_fail(WEFT_USAGE, "--freeze: leaves nothing to train");

@@ -24,10 +24,18 @@ typedef struct {
     weight_window window; /* this rank's, of param_whole */
     int chunk;            /* of this rank's stages */
     int64_t off;          /* bytes, in a gradient buffer; trained ones that are here only */
+    int bucket;           /* of params.bucket; the same ones */
     int64_t kept;         /* the same in each block of this rank's state */
     weft_tensor w;        /* what the model computes with: the window, or this rank's rows of it */
     weft_tensor p; /* its fp32 numbers: w itself where that is fp32; the window or rows of it */
 } param;
+
+/* A layer's part of a gradient buffer: as many numbers for each rank of dp, whole lines of a
+ * cache. */
+typedef struct {
+    int64_t begin, end; /* bytes */
+    int chunk, params;  /* params: gradients that backward makes */
+} params_bucket;
 
 enum { PARAMS_ROW = 4096 }; /* a gradient buffer is whole rows of so many numbers */
 
@@ -47,6 +55,8 @@ typedef struct {
     bool share_master; /* and the fp32 numbers of the model's matrices */
     bool share_weight; /* and what the model computes with */
     int64_t lookups;   /* offset of the gradient of a tied embedding's rows as inputs; -1: none */
+    params_bucket *bucket; /* that of `lookups` is apart, and the last of its chunk */
+    int nbucket;
     int64_t grad_bytes;
     int64_t count, trained; /* numbers in all, and trained ones */
 } params;

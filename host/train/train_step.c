@@ -14,11 +14,23 @@ static weft_status fetch(const trainer *t, const decoder_place *p) {
                         (char *)t->base[WEFT_SPACE_OUT] + p->off, bytes, DEVICE_FETCH);
 }
 
-/* A plan in which ranks may meet. */
-static weft_status run_together(trainer *t, weft_plan *p) {
+/* A part of a plan whose waits say what it needs of the side. */
+static weft_status go_on(trainer *t, weft_plan *p) {
     if (p->nstep)
-        WEFT_TRY(sched_replay(t->dev, p, t->stream));
+        WEFT_TRY(sched_replay(t->dev, p, t->stream, t->side));
     return t->link ? comm_status(t->link) : WEFT_OK;
+}
+
+/* A plan in which ranks may meet, behind all that is on its way. */
+static weft_status run_together(trainer *t, weft_plan *p) {
+    WEFT_TRY(sched_join(t->dev, t->stream, t->side));
+    return go_on(t, p);
+}
+
+/* Until the stream is done: a device itself would wait for ever for who is gone. */
+static weft_status settle(trainer *t, weft_stream *s) {
+    WEFT_TRY(comm_wait(t->link, s));
+    return t->dev->sync(t->dev, s);
 }
 
 /* Sum over one of the plan's rows, in order. */
@@ -100,22 +112,26 @@ static weft_status end_micro(const pass *p, const pipe_action *a) {
     const graph_shape *s = &t->g.shape;
     if (has_loss(t, a->chunk)) {
         WEFT_TRY(fetch(t, &t->g.train.loss));
-        WEFT_TRY(t->dev->sync(t->dev, t->stream));
+        WEFT_TRY(settle(t, t->stream));
         note_loss(t, a->micro);
     }
-    return (a->micro + 1) % s->unit_micros ? WEFT_OK : fold(t, a->chunk, a->micro / s->unit_micros);
+    if ((a->micro + 1) % s->unit_micros || graph_is_last(&t->g, a->micro))
+        return WEFT_OK;
+    return fold(t, a->chunk, a->micro / s->unit_micros);
 }
 
 static weft_status act(const pass *p, const pipe_action *a) {
     trainer *t = p->t;
     int level = level_of(a->micro / t->g.shape.unit_micros);
     graph_micro *m = graph_micro_at(&t->g, a->chunk, level, a->micro);
+    if (a->kind != PIPE_GIVE_GRAD) /* which goes on with backward's plan */
+        WEFT_TRY(sched_join(t->dev, t->stream, t->side));
     if (a->kind == PIPE_FORWARD)
         WEFT_TRY(begin_micro(p, a));
     if (a->kind == PIPE_BACKWARD && a->micro % t->g.shape.unit_micros == 0)
         WEFT_TRY(clear_gradient(t, a->chunk, level));
-    WEFT_TRY(run_together(t, m->part[a->kind]));
-    WEFT_TRY(t->dev->sync(t->dev, t->stream)); /* the feed's copy is filled anew */
+    WEFT_TRY(go_on(t, m->part[a->kind]));
+    WEFT_TRY(settle(t, t->stream)); /* the feed's copy is filled anew */
     return a->kind == PIPE_BACKWARD ? end_micro(p, a) : WEFT_OK;
 }
 
@@ -178,7 +194,9 @@ weft_status trainer_gradients(trainer *t, train_result *out) {
     WEFT_TRY(share_losses(t));
     WEFT_TRY(run_together(t, t->g.finish));
     WEFT_TRY(fetch(t, &t->g.train.squares));
-    WEFT_TRY(t->dev->sync(t->dev, t->stream));
+    WEFT_TRY(settle(t, t->stream));
+    if (t->side)
+        WEFT_TRY(t->dev->sync(t->dev, t->side));
     WEFT_TRY(share_squares(t));
     double loss = tree(t->shard_loss, shards);
     *out = (train_result){.loss = n ? loss / (double)n : 0, .grad_norm = norm_of(t), .targets = n};
@@ -226,7 +244,7 @@ weft_status trainer_update(trainer *t, double lr, double grad_norm) {
     fill_hyper(t, lr, grad_norm);
     WEFT_TRY(trainer_send_feed(t, 0));
     WEFT_TRY(run_together(t, t->g.update));
-    WEFT_TRY(t->dev->sync(t->dev, t->stream));
+    WEFT_TRY(settle(t, t->stream));
     t->done++;
     return WEFT_OK;
 }
@@ -246,7 +264,7 @@ static weft_status validate_micro(trainer *t, int r, int n) {
         WEFT_TRY(run_together(t, t->g.validate[c]));
         if (has_loss(t, c))
             WEFT_TRY(fetch(t, &t->g.train.nll));
-        WEFT_TRY(t->dev->sync(t->dev, t->stream));
+        WEFT_TRY(settle(t, t->stream));
     }
     for (int i = 0; i < n; i++)
         t->row_nll[r + i] = sum_row(t, &t->g.train.nll, i);

@@ -226,12 +226,12 @@ static weft_status bind_at(trainer *t, weft_plan *p, int slot) {
 }
 
 static weft_status bind_chunk(trainer *t, int chunk) {
-    for (int i = 0; i < t->g.shape.levels; i++) {
-        for (int slot = 0; slot < t->g.pipe.slots[chunk]; slot++)
-            WEFT_TRY(
-                bind_at(t, graph_micro_at(&t->g, chunk, i, slot)->whole, t->g.slot[chunk] + slot));
-        WEFT_TRY(bind_at(t, t->g.fold[chunk][i], 0));
+    for (int i = 0; i < t->g.nmicro[chunk]; i++) {
+        const graph_micro *m = &t->g.micro[chunk][i];
+        WEFT_TRY(bind_at(t, m->whole, t->g.slot[chunk] + m->slot));
     }
+    for (int i = 0; i < t->g.shape.levels; i++)
+        WEFT_TRY(bind_at(t, t->g.fold[chunk][i], 0));
     return bind_at(t, t->g.validate[chunk], 0);
 }
 
@@ -269,6 +269,16 @@ static weft_status check_length(const trainer *t, int row_tokens) {
                      row_tokens, (long long)t->config.max_ctx);
 }
 
+/* Where exchanges are a stream's they need not hold up the computation (WEFT_OVERLAP=0: they do).
+ */
+static weft_status open_side(trainer *t, int threads) {
+    if (t->mesh.size.dp == 1 || !comm_on_stream(t->link) || !t->dev->mark || t->dev->stepwise ||
+        !device_switch("WEFT_OVERLAP", true))
+        return WEFT_OK;
+    WEFT_TRY(t->dev->stream_open(t->dev, threads, &t->side));
+    return comm_side(t->link, t->side);
+}
+
 static weft_status open_trainer(trainer *t, int row_tokens) {
     const train_options *o = &t->o;
     t->dev = t->dry ? NULL : o->shared;
@@ -296,6 +306,7 @@ static weft_status open_trainer(trainer *t, int row_tokens) {
         return WEFT_OK;
     int threads = o->threads ? o->threads : thread_cores();
     WEFT_TRY(t->dev->stream_open(t->dev, threads, &t->stream));
+    WEFT_TRY(open_side(t, threads));
     WEFT_TRY(take_memory(t));
     return start_params(t);
 }
@@ -331,7 +342,7 @@ static void forget(trainer *t, weft_plan *p) {
 
 static void forget_chunk(trainer *t, int chunk) {
     const graph *g = &t->g;
-    for (int i = 0; g->micro[chunk] && i < g->shape.levels * g->pipe.slots[chunk]; i++)
+    for (int i = 0; i < g->nmicro[chunk]; i++)
         for (int k = 0; k < PIPE_KINDS; k++)
             forget(t, g->micro[chunk][i].part[k]);
     for (int i = 0; i < GRAPH_MAX_LEVELS; i++)
@@ -358,6 +369,10 @@ void trainer_close(trainer *t) {
         t->dev->host_release(t->dev, t->feed);
     if (t->out)
         t->dev->host_release(t->dev, t->out);
+    if (t->side) {
+        comm_side(t->link, NULL);
+        t->dev->stream_close(t->dev, t->side);
+    }
     if (t->stream)
         t->dev->stream_close(t->dev, t->stream);
     weights_close(&t->master);

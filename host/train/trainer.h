@@ -22,8 +22,8 @@ typedef struct {
     size_t config_bytes;
     safetensors st; /* of the folder trained from; none from scratch */
     device *dev;
-    weft_stream *stream;
-    comm_link *link; /* to the other ranks of the mesh, which do the same; NULL: alone */
+    weft_stream *stream, *side; /* side: of exchanges beside backward; NULL: there is none */
+    comm_link *link;            /* to the other ranks of the mesh, which do the same; NULL: alone */
     comm end[WEFT_GROUPS];
     train_mesh mesh;
     bool dry;

@@ -184,6 +184,6 @@ weft_status trainer_write(trainer *t, int index, char what, const float *in) {
 weft_status trainer_refresh(trainer *t) {
     if (!t->g.refresh)
         return WEFT_OK;
-    WEFT_TRY(sched_replay(t->dev, t->g.refresh, t->stream));
+    WEFT_TRY(sched_replay(t->dev, t->g.refresh, t->stream, NULL));
     return t->dev->sync(t->dev, t->stream);
 }

@@ -33,12 +33,14 @@ typedef struct {
     weft_gpu_counters count;
 } weft_emu_launch;
 
-/* error: the first failed launch's code, 0 if none; failed: its step. */
+/* error: the first failed launch's code, 0 if none; failed: its step. mark: the device's. */
+enum { WEFT_STREAM_MARKS = 8 };
 typedef struct {
     weft_stream head;
     void *stream; /* cudaStream_t */
     int error;
     const weft_step *failed;
+    void *mark[WEFT_STREAM_MARKS]; /* cudaEvent_t; NULL: none yet */
 } weft_cuda_stream;
 
 /* seed: order of a block's threads. 0 ascending, 1 descending, else drawn at every chance. After

@@ -237,15 +237,12 @@ class Faults(unittest.TestCase):
 
 
 class Training(Folder):
-    def args(self, name, *more):
+    def args(self, name, *more, batch="2"):
         return ["train", "--from-scratch", self.path("config.json"), "--steps", "2",
-                "--data", self.path("rows.jsonl"), "-o", self.path(name), "--batch-size", "2",
+                "--data", self.path("rows.jsonl"), "-o", self.path(name), "--batch-size", batch,
                 "--seq-len", "24", *GPU, *more]
 
     def test_bits(self):
-        with open(self.path("config.json"), "w", encoding="utf-8") as f:
-            json.dump(TINY, f)
-        random_rows(self.path("rows.jsonl"), 8, 1)
         alone(self.args("one"))
         want = digest(self.path("one"))
         ways = (["--dp", "2", "--zero", "3"], ["--pp", "2", "--micro-batch", "1"])
@@ -254,22 +251,82 @@ class Training(Folder):
             code, _, e = threads(argv)
             self.assertEqual(code, 0, e)
             self.assertEqual(digest(self.path(f"threads{n}")), want, way)
-        argv = self.args("processes", "--dp", "2", "--zero", "1", "--comm", "nccl")
-        for r, (code, _, e) in Job(2, argv, env=LIB).finish(120).items():
-            self.assertEqual(code, 0, (r, e))
-        self.assertEqual(digest(self.path("processes")), want)
+        for zero in "12":
+            argv = self.args(zero, "--dp", "2", "--zero", zero, "--comm", "nccl", "--json")
+            out = Job(2, argv, env=LIB).finish(120)
+            for r, (code, _, e) in out.items():
+                self.assertEqual(code, 0, (r, e))
+            self.assertEqual(digest(self.path(zero)), want)
+            done = json.loads(out[0][1])
+            self.assertEqual(done["planned_bytes"], done["taken_bytes"])
         code, _, e = threads(self.args("no", "--dp", "2", "--comm", "nccl", "--elastic"))
         self.assertEqual(code, 2)
         self.assertIn("--elastic", e)
 
     def test_bits_of_slices(self):
-        with open(self.path("config.json"), "w", encoding="utf-8") as f:
-            json.dump({**TINY, "hidden_size": 64}, f)
-        random_rows(self.path("rows.jsonl"), 8, 1)
+        self.use({**TINY, "hidden_size": 64})
         alone(self.args("one", "--dropout", "0.1"))
         code, _, e = threads(self.args("two", "--dropout", "0.1", "--tp", "2", "--comm", "nccl"))
         self.assertEqual(code, 0, e)
         self.assertEqual(digest(self.path("two")), digest(self.path("one")))
+
+    def setUp(self):
+        super().setUp()
+        self.use(TINY)
+        random_rows(self.path("rows.jsonl"), 8, 1)
+
+    def use(self, model):
+        with open(self.path("config.json"), "w", encoding="utf-8") as f:
+            json.dump(model, f)
+
+    # Streams as far apart as their waits let them be, and nothing else that keeps an order.
+    LATE = {"WEFT_EMU_LATE": "2", "WEFT_NCCL_SYNC": "0", "WEFT_COMM_CHECK": "0"}
+
+    def test_exchanges_beside_backward(self):
+        self.use({**TINY, "hidden_size": 64})
+        common = ("--micro-batch", "1")
+        alone(self.args("one", *common, batch="4"))
+        want = digest(self.path("one"))
+        meshes = [("--dp", "2", "--zero", z) for z in "0123"]
+        meshes += [("--tp", "2", "--dp", "2"), ("--pp", "2", "--dp", "2", "--zero", "1")]
+        for n, mesh in enumerate(meshes):
+            with self.subTest(mesh=mesh):
+                argv = self.args(f"out{n}", *common, *mesh, "--comm", "nccl", "--json",
+                                 batch="4")
+                code, o, e = threads(argv, self.LATE)
+                self.assertEqual((code, e), (0, ""))
+                self.assertEqual(digest(self.path(f"out{n}")), want)
+                done, plan = json.loads(o), self.planned(*common, *mesh)
+                self.assertEqual(plan["memory"]["total"], done["planned_bytes"])
+                self.assertEqual(plan["sent_bytes"], done["sent_bytes"])
+                beside, behind = plan["sent_beside_backward"], plan["sent_behind_backward"]
+                self.assertGreater(beside, behind)
+                self.assertLessEqual(beside + behind, plan["sent_bytes"])
+
+    def planned(self, *common):
+        argv = ["plan", "--train", "--from-scratch", self.path("config.json"), "--json", *GPU,
+                "--seq-len", "24", "--batch-size", "4", *common]
+        return json.loads(alone(argv))
+
+    def test_faults_beside_backward(self):
+        """In the first step, in an exchange of gradients on the second stream."""
+        argv = self.args("out", "--dp", "2", "--comm", "nccl", "--timeout", "2")
+        for what, at, env in (("kill", 2, self.LATE), ("stop", 5, self.LATE),
+                              ("count", 3, self.LATE), ("count", 3, {}), ("order", 6, {}),
+                              ("drop", 4, self.LATE)):
+            with self.subTest(what=what, at=at, env=env):
+                fault = {"WEFT_FAULT": f"rank=1,at={at},do={what}"}
+                job = Job(2, argv, env={**LIB, **env, **fault})
+                try:
+                    job.proc[0].wait(30)
+                    job.proc[1].kill()
+                    code, _, e = job.finish(30)[0]
+                finally:
+                    for p in job.proc.values():
+                        p.kill()
+                self.assertEqual(code, 7, e)
+                self.assertIn("rank 1", e)
+                self.assertNotIn("fake nccl", e)
 
 if __name__ == "__main__":
     unittest.main(verbosity=1)

@@ -2,6 +2,7 @@
  * The GPU's device on the emulator's runtime: every call of CUDA fails once, machines that lack
  * something, errors that come late and stay; graphs and late copies change no bit. */
 #include "host/model/engine.h"
+#include "host/run/sched.h"
 #include "kernels/emu/runtime.h"
 #include "tests/unit/unit.h"
 #include <stdio.h>
@@ -266,6 +267,123 @@ CASE(loops_do_what_they_are_counted_for) {
     device_close(d);
 }
 
+/* ---- Two lanes ---- */
+
+enum { BUCKETS = 12, NUMBERS = 100 };
+
+typedef struct {
+    device *d;
+    arena mem;
+    weft_plan *p;
+    weft_stream *stream, *side;
+    void *base[WEFT_SPACES];
+    float out[BUCKETS + 1][NUMBERS];
+} lanes;
+
+static weft_tensor kept_row(plan_builder *b, int i) {
+    int64_t n = NUMBERS;
+    return plan_fixed(b, WEFT_SPACE_STATE, "sum", i * NUMBERS * 4,
+                      weft_tensor_make(WEFT_F32, 1, &n));
+}
+
+static weft_tensor new_row(plan_builder *b) {
+    int64_t n = NUMBERS;
+    return plan_new(b, WEFT_F32, 1, &n);
+}
+
+#define PUSH(b, op_, ...) plan_push(b, WEFT_OP_##op_, &(weft_args){.op_ = {__VA_ARGS__}}, 0, #op_)
+
+/* Lane COMPUTE makes numbers that lane COMM sums, in memory that is used again and again; at the
+ * end it reads the sums. */
+static void build_lanes(plan_builder *b) {
+    weft_tensor all = kept_row(b, BUCKETS);
+    for (int i = 0; i < BUCKETS; i++) {
+        weft_tensor x = new_row(b), twice = new_row(b);
+        PUSH(b, fill, .y = x, .value = (float)(1 << i));
+        b->lane = WEFT_LANE_COMM;
+        PUSH(b, add, .a = x, .b = x, .y = twice);
+        PUSH(b, accumulate, .x = twice, .y = kept_row(b, i));
+        b->lane = WEFT_LANE_COMPUTE;
+    }
+    for (int i = 0; i < BUCKETS; i++)
+        PUSH(b, accumulate, .x = kept_row(b, i), .y = all);
+}
+
+static void open_lanes(lanes *l) {
+    plan_builder b;
+    *l = (lanes){.d = NULL};
+    emu_fault_set((emu_fault){.call = 0});
+    assert_int_equal(device_emu_open(false, &l->d), WEFT_OK);
+    plan_begin(&b, &l->mem, l->d, WEFT_PHASE_TRAIN, 0, NULL, 1, 1);
+    build_lanes(&b);
+    assert_int_equal(plan_end(&b), WEFT_OK);
+    l->p = b.plan;
+    l->p->space_bytes[WEFT_SPACE_STATE] = sizeof l->out;
+    for (int s = 0; s < WEFT_SPACES; s++)
+        if (l->p->space_bytes[s])
+            assert_int_equal(l->d->alloc(l->d, l->p->space_bytes[s], "test", &l->base[s]), WEFT_OK);
+    assert_int_equal(plan_bind(l->p, l->base, NULL, &l->mem), WEFT_OK);
+    assert_int_equal(l->d->stream_open(l->d, 1, &l->stream), WEFT_OK);
+    assert_int_equal(l->d->stream_open(l->d, 1, &l->side), WEFT_OK);
+}
+
+static void close_lanes(lanes *l) {
+    l->d->stream_close(l->d, l->stream);
+    l->d->stream_close(l->d, l->side);
+    for (int s = 0; s < WEFT_SPACES; s++)
+        l->d->release(l->d, l->base[s], l->p->space_bytes[s]);
+    device_close(l->d);
+    arena_fini(&l->mem);
+    assert_int_equal(emu_live(), 0);
+}
+
+/* Whether the sums come out; `first` moves as far as it can before the other stream does. */
+static bool sums_are_right(lanes *l, weft_stream *first) {
+    void *sums = l->base[WEFT_SPACE_STATE];
+    bool right = true;
+    assert_int_equal(l->d->zero(l->d, l->stream, sums, sizeof l->out), WEFT_OK);
+    assert_int_equal(sched_replay(l->d, l->p, l->stream, l->side), WEFT_OK);
+    assert_int_equal(sched_join(l->d, l->stream, l->side), WEFT_OK);
+    assert_int_equal(l->d->sync(l->d, first), WEFT_OK);
+    assert_int_equal(l->d->copy(l->d, l->stream, l->out, sums, sizeof l->out, DEVICE_FROM),
+                     WEFT_OK);
+    for (int i = 0; i <= BUCKETS; i++)
+        for (int j = 0; j < NUMBERS; j++)
+            right &= l->out[i][j] == (float)(i < BUCKETS ? 2 << i : (2 << BUCKETS) - 2);
+    return right;
+}
+
+static bool any_order_is_right(lanes *l) {
+    bool right = sums_are_right(l, l->stream);
+    return sums_are_right(l, l->side) && right;
+}
+
+/* Streams that are as late as they may be: the lanes' waits are enough, and each is needed. */
+CASE(lanes_wait_as_much_as_they_must) {
+    emu_machine slow = whole;
+    lanes l;
+    int waits = 0;
+    slow.late = EMU_ALL_LATE;
+    open_lanes(&l);
+    assert_true(any_order_is_right(&l));
+    emu_machine_set(slow);
+    assert_true(any_order_is_right(&l));
+    for (int i = 0; i < l.p->nstep; i++) {
+        uint32_t wait = l.p->step[i].wait;
+        if (!wait)
+            continue;
+        l.p->step[i].wait = 0;
+        if (any_order_is_right(&l))
+            fail_msg("step %d need not wait for step %d", i, i - (int)wait);
+        l.p->step[i].wait = wait;
+        waits++;
+    }
+    assert_true(waits > 2 * BUCKETS);
+    assert_true(any_order_is_right(&l));
+    emu_machine_set(whole);
+    close_lanes(&l);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(machines_that_lack_something),
@@ -275,6 +393,7 @@ int main(void) {
         cmocka_unit_test(messages_name_the_step),
         cmocka_unit_test(late_errors_stay),
         cmocka_unit_test(every_call_fails_once),
+        cmocka_unit_test(lanes_wait_as_much_as_they_must),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
