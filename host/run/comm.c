@@ -180,6 +180,11 @@ void comm_abort(comm_link *l, weft_status code) {
     l->transport->abort(l, code);
 }
 
+void comm_done(comm_link *l) {
+    if (l && l->transport->done)
+        l->transport->done(l);
+}
+
 void comm_step(comm_link *l, int64_t step, double seconds) {
     l->step = step;
     l->expected = seconds;
@@ -646,7 +651,8 @@ const weft_kernel comm_host_kernels[] = {
 };
 
 int comm_group_of(weft_op op, const weft_args *a) {
-    const weft_field *f = ops_field(op, "group");
+    /* attention has a group of heads */
+    const weft_field *f = weft_op_table[op].flags & WEFT_COMM ? ops_field(op, "group") : NULL;
     return f ? ops_int(a, f) : WEFT_GROUP_TP;
 }
 

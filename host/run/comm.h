@@ -68,6 +68,7 @@ typedef struct comm_transport {
     /* This rank has waited past its deadline: fails the job, naming who is to blame. */
     weft_status (*late)(comm_link *l);
     void (*accuse)(comm_link *l, int rank);
+    void (*done)(comm_link *l); /* comm_done; NULL: a rank that is done ends, which is seen */
     void (*close)(comm_link *l);
     /* x[0..n) = a sum of all ranks' x in whatever order is the transport's own, of host memory: for
      * comparisons. NULL: it has none. */
@@ -141,6 +142,9 @@ weft_status comm_status(comm_link *l);
 int comm_blamed(comm_link *l);
 /* This rank cannot go on (`code`, err_message): nobody waits for it. */
 void comm_abort(comm_link *l, weft_status code);
+/* This rank takes part in nothing more: who waits for it does so in vain, and fails. NULL:
+ * nothing. */
+void comm_done(comm_link *l);
 /* Returns when all that was enqueued has arrived, or the job has failed; before a device's sync,
  * which would wait for ever. */
 weft_status comm_finish(comm_link *l);

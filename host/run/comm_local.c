@@ -29,7 +29,7 @@ typedef struct {
 
 typedef struct {
     atomic_uint rung;
-    atomic_int asleep;
+    atomic_int asleep, is_done; /* its rank takes part in nothing more */
     double spin_seconds;
     pthread_mutex_t lock;
     pthread_cond_t cond;
@@ -149,21 +149,34 @@ static void local_abort(comm_link *l, weft_status code) {
     fail_world(own(l)->world, code, -1, err_message());
 }
 
-static weft_status local_late(comm_link *link) {
-    local_link *l = own(link);
-    local_world *w = l->world;
+/* The job fails because this rank waits for rank r in vain, which `is` late or gone. */
+static weft_status blame(comm_link *link, int r, const char *is, const char *hint) {
+    local_world *w = own(link)->world;
     char where[160] = "before its first collective", mine[160];
     double now = clock_seconds();
-    int r = flight_culprit(w->flight, w->ranks, l->link.rank);
     flight_place p;
     if (flight_last(&w->flight[r], 0, &p))
         flight_text(&p, now, where, sizeof where);
-    flight_last(&w->flight[l->link.rank], 0, &p);
+    flight_last(&w->flight[link->rank], 0, &p);
     flight_text(&p, now, mine, sizeof mine);
-    weft_status s = weft_fail(WEFT_PEER, "rank %d is late: %s; rank %d waits %s (--timeout %g)", r,
-                              where, l->link.rank, mine, l->link.timeout);
+    weft_status s = weft_fail(WEFT_PEER, "rank %d %s %s; rank %d waits %s%s", r, is, where,
+                              link->rank, mine, hint);
     fail_world(w, s, r, err_message());
     return local_status(link);
+}
+
+static weft_status local_late(comm_link *link) {
+    char hint[48];
+    snprintf(hint, sizeof hint, " (--timeout %g)", link->timeout);
+    return blame(link, flight_culprit(own(link)->world->flight, link->ranks, link->rank),
+                 "is late:", hint);
+}
+
+static void local_done(comm_link *l) {
+    local_world *w = own(l)->world;
+    atomic_store(&w->bell[l->rank].is_done, 1);
+    for (int r = 0; r < w->ranks; r++)
+        ring(&w->bell[r]);
 }
 
 /* ---- The exchange ---- */
@@ -232,6 +245,16 @@ static weft_status progress(local_link *l, const comm_call *c, bool *done, int *
     return WEFT_OK;
 }
 
+/* A rank that is done and that this one waits for; -1: none. */
+static int who_is_done(const local_link *l, const comm_call *c, const bool *done) {
+    for (int i = 0; i < c->nrecv + c->nsend; i++) {
+        int peer = i < c->nrecv ? c->recv[i].peer : c->send[i - c->nrecv].peer;
+        if (!done[i] && atomic_load(&l->world->bell[peer].is_done))
+            return peer;
+    }
+    return -1;
+}
+
 /* Of a failed world: waits until nobody copies from this rank's parts any more. */
 static void withdraw(local_link *l, const comm_call *c) {
     bell *b = &l->world->bell[l->link.rank];
@@ -257,6 +280,7 @@ static weft_status exchange_parts(comm_link *link, const comm_call *c) {
         post(l, &c->head, &c->send[i]);
     for (;;) {
         unsigned seen = atomic_load(&b->rung);
+        int gone = who_is_done(l, c, done); /* what it has sent before that is taken now */
         weft_status s = progress(l, c, done, &left);
         if (s != WEFT_OK) {
             fail_world(l->world, s, -1, err_message());
@@ -265,6 +289,8 @@ static weft_status exchange_parts(comm_link *link, const comm_call *c) {
         if (left == 0)
             return WEFT_OK;
         WEFT_TRY(local_status(link));
+        if (gone >= 0 && who_is_done(l, c, done) == gone)
+            return blame(link, gone, "(a thread) is gone: last seen", "");
         double look = clock_seconds() + link->timeout;
         if (wait_for(b, seen, look < deadline ? look : deadline))
             continue;
@@ -316,6 +342,7 @@ static const comm_transport local_transport = {
     .blamed = local_blamed,
     .late = local_late,
     .accuse = local_accuse,
+    .done = local_done,
     .close = local_close,
 };
 

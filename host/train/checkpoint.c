@@ -83,8 +83,12 @@ int checkpoint_list(const char *dir, int64_t **step) {
     return n;
 }
 
+static char *path_in(const char *dir, int64_t step, arena *a) {
+    return arena_printf(a, "%s/step-%08" PRId64, dir, step);
+}
+
 char *checkpoint_path(const checkpointer *c, int64_t step, arena *a) {
-    return arena_printf(a, "%s/step-%08" PRId64, c->dir, step);
+    return path_in(c->dir, step, a);
 }
 
 /* What a killed run left half written. */
@@ -401,9 +405,10 @@ const char *checkpoint_last(checkpointer *c) {
     return c->last_step < 0 ? "" : checkpoint_path(c, c->last_step, &c->mem);
 }
 
-const char *checkpoint_newest(const checkpointer *c, arena *a) {
+const char *checkpoint_newest(const char *out, arena *a) {
     int64_t *step;
-    const char *path = checkpoint_list(c->dir, &step) ? checkpoint_path(c, step[0], a) : "";
+    const char *dir = file_join(a, out, "checkpoints");
+    const char *path = checkpoint_list(dir, &step) ? path_in(dir, step[0], a) : "";
     mem_free(step);
     return path;
 }

@@ -48,8 +48,8 @@ void checkpoint_settle(checkpointer *c);
 weft_status checkpoint_wait(checkpointer *c);
 /* Folder of the last checkpoint that is whole, "" if none. */
 const char *checkpoint_last(checkpointer *c);
-/* The newest folder there is, whoever wrote it, "" if none. */
-const char *checkpoint_newest(const checkpointer *c, arena *a);
+/* The newest folder that a run with this output folder has, whoever wrote it, "" if none. */
+const char *checkpoint_newest(const char *out, arena *a);
 /* The newest checkpoint that is whole and of this model and these options into the trainer.
  * *found false: there is none at all. Each one that was passed over is told to `rejected` with the
  * reason. WEFT_NO_CHECKPOINT where there are some and none is valid. */

@@ -38,13 +38,6 @@ static int fit(void *ctx, int ranks) {
 
 /* ---- The folder ---- */
 
-static bool has_checkpoints(const char *out, arena *a) {
-    int64_t *step;
-    int n = checkpoint_list(file_join(a, out, "checkpoints"), &step);
-    mem_free(step);
-    return n > 0;
-}
-
 static weft_status may_write(void *ctx) {
     return fence_held(ctx);
 }
@@ -66,7 +59,7 @@ static bool leads(const elastic *e) {
 static weft_status take_folder(elastic *e) {
     const loop_options *o = e->asked;
     WEFT_TRY(checkpoint_make_dir(o->out));
-    if (!o->resume && has_checkpoints(o->out, &e->mem))
+    if (!o->resume && *checkpoint_newest(o->out, &e->mem) != '\0')
         return weft_fail(WEFT_USAGE,
                          "%s: has checkpoints of another run, which a restart would go on from; "
                          "give --resume auto, or another -o",

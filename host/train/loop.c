@@ -548,7 +548,7 @@ static weft_status finish(run *r) {
 static weft_status name_checkpoint(const run *r) {
     char why[1024];
     arena a = {0};
-    const char *last = checkpoint_newest(r->save, &a);
+    const char *last = checkpoint_newest(r->o->out, &a);
     snprintf(why, sizeof why, "%s", err_message());
     weft_status s = *last ? weft_fail(WEFT_PEER, "%s; --resume auto goes on from %s", why, last)
                           : weft_fail(WEFT_PEER, "%s; there is no checkpoint yet", why);
@@ -573,7 +573,7 @@ weft_status loop_rank(const loop_options *o, comm_link *link, loop_result *out) 
         s = finish(&r);
     if (s != WEFT_OK && link)
         comm_abort(link, s);
-    if (s == WEFT_PEER && r.save)
+    if (s == WEFT_PEER)
         s = name_checkpoint(&r);
     out->begun = r.began > 0;
     out->expected = r.expected;

@@ -31,6 +31,7 @@ static void run_rank(void *ctx, int rank) {
         r->status = loop_rank(&r->o, all->link[rank], &r->result);
     if (r->status != WEFT_OK)
         snprintf(r->why, sizeof r->why, "%s", err_message());
+    comm_done(all->link[rank]);
 }
 
 /* Rank 0 alone speaks and writes. */

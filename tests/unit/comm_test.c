@@ -416,6 +416,23 @@ CASE(nobody_waits_for_a_rank_that_gave_up) {
     expect_failure(8, 30, rank_one_gives_up, words, 2);
 }
 
+/* A thread that is through with its work, while another waits for it with an hour to go. */
+static void rank_one_is_done(void *ctx, int rank) {
+    world *w = ctx;
+    comm_step(w->link[rank], 17, 3600);
+    gather(w, rank, "L0.attn.o", ROWS);
+    if (rank == 1)
+        comm_done(w->link[1]);
+    else
+        gather(w, rank, "L0.mlp.down", ROWS);
+}
+
+CASE(nobody_waits_for_a_rank_that_is_done) {
+    static const char *const words[] = {"rank 1 (a thread) is gone: last seen", "L0.attn.o",
+                                        "L0.mlp.down", NULL};
+    expect_failure(4, 30, rank_one_is_done, words, 2);
+}
+
 /* Rank 2 fails while rank 1 copies out of the memory of rank 0, who gives it back at once. */
 static void sender_leaves(void *ctx, int rank) {
     world *w = ctx;
@@ -589,6 +606,7 @@ int main(void) {
         cmocka_unit_test(who_went_on_without_sending_is_named),
         cmocka_unit_test(a_stage_that_went_on_without_sending_is_named),
         cmocka_unit_test(a_wait_in_vain_is_short),
+        cmocka_unit_test(nobody_waits_for_a_rank_that_is_done),
         cmocka_unit_test(nobody_reads_what_a_rank_that_left_gave_back),
     };
     const struct CMUnitTest on_gpus[] = {
