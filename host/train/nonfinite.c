@@ -22,19 +22,34 @@ static bool is_finite_at(const char *data, int dtype, int64_t i) {
     return isfinite(dtype == WEFT_BF16 ? weft_bf16_to_f32(h) : weft_f16_to_f32(h));
 }
 
-/* Results are whole values or runs of their rows, so one copy brings them. -inf is what a
- * log-sum-exp over nothing is. */
+/* Elements from the first to the last. */
+static int64_t span_of(const weft_tensor *x) {
+    int64_t n = 1;
+    for (int i = 0; i < x->ndim; i++)
+        n += (x->shape[i] - 1) * x->stride[i];
+    return n;
+}
+
+static bool all_finite(const weft_tensor *x, const char *copy, int axis, int64_t at) {
+    if (axis == x->ndim)
+        return is_finite_at(copy, x->dtype, at);
+    for (int64_t i = 0; i < x->shape[axis]; i++)
+        if (!all_finite(x, copy, axis + 1, at + i * x->stride[axis]))
+            return false;
+    return true;
+}
+
+/* Between a result's rows may lie what is not written yet. -inf is what a log-sum-exp over nothing
+ * is. */
 static weft_status check_tensor(trainer *t, const weft_tensor *x, bool *bad) {
-    int64_t n = weft_tensor_count(x);
-    uint64_t bytes = (uint64_t)weft_dtype_bytes(x->dtype, n);
-    if (x->dtype > WEFT_BF16 || n == 0)
+    if (x->dtype > WEFT_BF16 || weft_tensor_count(x) == 0)
         return WEFT_OK;
+    uint64_t bytes = (uint64_t)weft_dtype_bytes(x->dtype, span_of(x));
     char *copy = malloc(bytes);
     if (!copy)
         return WEFT_OK;
     weft_status s = t->dev->copy(t->dev, t->stream, copy, x->data, bytes, DEVICE_FROM);
-    for (int64_t i = 0; s == WEFT_OK && i < n && !*bad; i++)
-        *bad = !is_finite_at(copy, x->dtype, i);
+    *bad = s == WEFT_OK && !all_finite(x, copy, 0, 0);
     free(copy);
     return s;
 }

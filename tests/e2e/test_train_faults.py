@@ -220,6 +220,13 @@ class Faults(unittest.TestCase):
                 struck += c.at > 3
         self.assertGreater(struck, n // 2)
 
+    def test_nan_from_a_slice(self):
+        """In whichever exchange it goes out: computed again the step is finite."""
+        for at in (20, 47, 61, 90):
+            c = Case(at, "nan", ("--tp", "2"), 1, at, at % 2 == 0)
+            with self.subTest(c):
+                self.assertIsNotNone(self.strike(c))
+
     def test_random_faults(self):
         seen, longest = collections.Counter(), 0
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
