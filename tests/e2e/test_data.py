@@ -264,7 +264,9 @@ class Killed(Base):
         want = contents(self.out())
         self.assertGreater(len(want), 20)
         r, kills, partial = random.Random(1), 0, 0
-        for attempt in range(4):
+        attempt = 0
+        while attempt < 4 or (partial < 2 and attempt < 20):  # a busy machine is never on time
+            attempt += 1
             out = f"again{attempt}"
             for _ in range(4):
                 p = subprocess.Popen([WEFT, "data", *args, "-o", self.out(out), "--tokenizer",
