@@ -126,7 +126,7 @@ class Sharing(Replicas):
         src = self.write(simple(120, tokens=40))
         weft(*self.argv(src, "one.jsonl"))
         job = self.job(4, src, "out.jsonl", "--dp", 2, "--tp", 2, "--max-seqs", 4, "--json",
-                       env={"WEFT_FAULT": "rank=3,at=60,do=delay:4"})
+                       env={"WEFT_FAULT": "rank=3,at=60,do=delay:8"})
         codes, told, text = self.finish(job)
         self.assertEqual(codes, [0, 0, 0, 0], told)
         self.assertEqual(read(self.path("out.jsonl")), read(self.path("one.jsonl")))
