@@ -212,3 +212,10 @@ weft_tensor tensor_reshape(weft_tensor t, int ndim, const int64_t *shape) {
     r.space = t.space;
     return r;
 }
+
+int64_t tensor_span(const weft_tensor *t) {
+    int64_t last = 0;
+    for (int i = 0; i < t->ndim; i++)
+        last += t->shape[i] > 0 ? (t->shape[i] - 1) * t->stride[i] : 0;
+    return last + 1;
+}

@@ -62,3 +62,5 @@ void plan_print_json(const weft_plan *p, buf *out);
 /* Views. `axis` slices keep the strides; reshape needs a tensor in one piece. */
 weft_tensor tensor_slice(weft_tensor t, int axis, int64_t begin, int64_t end);
 weft_tensor tensor_reshape(weft_tensor t, int ndim, const int64_t *shape);
+/* Elements from the first to behind the last, with whatever the strides leave out. */
+int64_t tensor_span(const weft_tensor *t);

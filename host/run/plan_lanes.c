@@ -8,13 +8,9 @@ typedef struct {
     uintptr_t begin, end;
 } span;
 
-/* From the first byte to behind the last, whatever the strides leave out. */
 static span span_of(const weft_tensor *t) {
-    int64_t last = 0;
-    for (int i = 0; i < WEFT_DIMS; i++)
-        last += t->shape[i] > 0 ? (t->shape[i] - 1) * t->stride[i] : 0;
     uintptr_t begin = (uintptr_t)t->data;
-    return (span){begin, begin + (uintptr_t)weft_dtype_bytes(t->dtype, last + 1)};
+    return (span){begin, begin + (uintptr_t)weft_dtype_bytes(t->dtype, tensor_span(t))};
 }
 
 static bool writes(const weft_field *f) {
@@ -54,8 +50,8 @@ static int last_before(const weft_plan *p, int i, int first) {
     return -1;
 }
 
-/* In turns, so that one that is used again belongs to a step that was waited for, or is far back.
- */
+/* In turns, so that one that is used again belongs to a step that was waited for, or is far
+ * back. */
 static void number_marks(weft_plan *p) {
     int n[WEFT_LANES] = {0};
     for (int i = 0; i < p->nstep; i++) {

@@ -22,14 +22,6 @@ static bool is_finite_at(const char *data, int dtype, int64_t i) {
     return isfinite(dtype == WEFT_BF16 ? weft_bf16_to_f32(h) : weft_f16_to_f32(h));
 }
 
-/* Elements from the first to the last. */
-static int64_t span_of(const weft_tensor *x) {
-    int64_t n = 1;
-    for (int i = 0; i < x->ndim; i++)
-        n += (x->shape[i] - 1) * x->stride[i];
-    return n;
-}
-
 static bool all_finite(const weft_tensor *x, const char *copy, int axis, int64_t at) {
     if (axis == x->ndim)
         return is_finite_at(copy, x->dtype, at);
@@ -44,7 +36,7 @@ static bool all_finite(const weft_tensor *x, const char *copy, int axis, int64_t
 static weft_status check_tensor(trainer *t, const weft_tensor *x, bool *bad) {
     if (x->dtype > WEFT_BF16 || weft_tensor_count(x) == 0)
         return WEFT_OK;
-    uint64_t bytes = (uint64_t)weft_dtype_bytes(x->dtype, span_of(x));
+    uint64_t bytes = (uint64_t)weft_dtype_bytes(x->dtype, tensor_span(x));
     char *copy = malloc(bytes);
     if (!copy)
         return WEFT_OK;
@@ -76,8 +68,7 @@ static weft_status run_part(trainer *t, const weft_plan *p, int64_t when, findin
     for (int i = 0; i < p->nstep; i++) {
         bool bad = false;
         p->step[i].kernel->run(&p->step[i], t->stream);
-        WEFT_TRY(comm_wait(t->link, t->stream));
-        WEFT_TRY(t->dev->sync(t->dev, t->stream));
+        WEFT_TRY(trainer_settle(t, t->stream));
         if (t->link)
             WEFT_TRY(comm_status(t->link));
         if (f->when < INT64_MAX)

@@ -27,8 +27,7 @@ static weft_status run_together(trainer *t, weft_plan *p) {
     return go_on(t, p);
 }
 
-/* Until the stream is done: a device itself would wait for ever for who is gone. */
-static weft_status settle(trainer *t, weft_stream *s) {
+weft_status trainer_settle(trainer *t, weft_stream *s) {
     WEFT_TRY(comm_wait(t->link, s));
     return t->dev->sync(t->dev, s);
 }
@@ -112,7 +111,7 @@ static weft_status end_micro(const pass *p, const pipe_action *a) {
     const graph_shape *s = &t->g.shape;
     if (has_loss(t, a->chunk)) {
         WEFT_TRY(fetch(t, &t->g.train.loss));
-        WEFT_TRY(settle(t, t->stream));
+        WEFT_TRY(trainer_settle(t, t->stream));
         note_loss(t, a->micro);
     }
     if ((a->micro + 1) % s->unit_micros || graph_is_last(&t->g, a->micro))
@@ -131,7 +130,7 @@ static weft_status act(const pass *p, const pipe_action *a) {
     if (a->kind == PIPE_BACKWARD && a->micro % t->g.shape.unit_micros == 0)
         WEFT_TRY(clear_gradient(t, a->chunk, level));
     WEFT_TRY(go_on(t, m->part[a->kind]));
-    WEFT_TRY(settle(t, t->stream)); /* the feed's copy is filled anew */
+    WEFT_TRY(trainer_settle(t, t->stream)); /* the feed's copy is filled anew */
     return a->kind == PIPE_BACKWARD ? end_micro(p, a) : WEFT_OK;
 }
 
@@ -194,7 +193,7 @@ weft_status trainer_gradients(trainer *t, train_result *out) {
     WEFT_TRY(share_losses(t));
     WEFT_TRY(run_together(t, t->g.finish));
     WEFT_TRY(fetch(t, &t->g.train.squares));
-    WEFT_TRY(settle(t, t->stream));
+    WEFT_TRY(trainer_settle(t, t->stream));
     if (t->side)
         WEFT_TRY(t->dev->sync(t->dev, t->side));
     WEFT_TRY(share_squares(t));
@@ -244,7 +243,7 @@ weft_status trainer_update(trainer *t, double lr, double grad_norm) {
     fill_hyper(t, lr, grad_norm);
     WEFT_TRY(trainer_send_feed(t, 0));
     WEFT_TRY(run_together(t, t->g.update));
-    WEFT_TRY(settle(t, t->stream));
+    WEFT_TRY(trainer_settle(t, t->stream));
     t->done++;
     return WEFT_OK;
 }
@@ -264,7 +263,7 @@ static weft_status validate_micro(trainer *t, int r, int n) {
         WEFT_TRY(run_together(t, t->g.validate[c]));
         if (has_loss(t, c))
             WEFT_TRY(fetch(t, &t->g.train.nll));
-        WEFT_TRY(settle(t, t->stream));
+        WEFT_TRY(trainer_settle(t, t->stream));
     }
     for (int i = 0; i < n; i++)
         t->row_nll[r + i] = sum_row(t, &t->g.train.nll, i);

@@ -78,6 +78,8 @@ weft_status trainer_gradients(trainer *t, train_result *out);
 weft_status trainer_update(trainer *t, double lr, double grad_norm);
 /* Both, at the schedule's rate; a loss or norm that is not finite updates nothing. */
 weft_status trainer_step(trainer *t, train_result *out);
+/* Waits until the stream is done: a device itself would wait for ever for who is gone. */
+weft_status trainer_settle(trainer *t, weft_stream *s);
 /* train_feed.c. The feed of rows [begin, begin + n) of t->rows, sent to a slot; scale: of the
  * loss. */
 weft_status trainer_fill(trainer *t, int begin, int n, float scale, int slot);

@@ -11,12 +11,13 @@ import random
 import re
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import unittest
+
+import test_ranks
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 WEFT = os.path.join(ROOT, os.environ.get("WEFT_BUILD", "build"), "weft")
@@ -475,9 +476,7 @@ class Interruptions(Case):
 
 class Ranks(Case):
     def start(self, *args, ranks=2):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = str(s.getsockname()[1])
+        port = str(test_ranks.free_port())
         return [subprocess.Popen(
             [WEFT, "batch", DEMO, "-o", self.path("ranks.jsonl"), *map(str, args)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

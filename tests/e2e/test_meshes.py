@@ -18,13 +18,11 @@ import tempfile
 import unittest
 
 import test_ranks
-from test_ranks import BUILD, FIXTURES, LONG, WEFT, clean_env
+from test_ranks import BUILD, FIXTURES, LONG, MPI, WEFT, clean_env
 
 SEED = int(os.environ.get("WEFT_SEED", "11"))
 MODELS = ("llama-tp8", "llama-gqa", "qwen3", "gpt2")
 FAKE_NCCL = os.path.join(BUILD, "tests", "fake", "libnccl.so.2")
-MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-       "ASAN_OPTIONS": "detect_leaks=0"}  # Open MPI keeps what it has
 DEVICES, TOKENS = ("ref", "cpu", "emu"), 2
 Case = collections.namedtuple("Case", "model device transport dp tp pp")
 

@@ -22,6 +22,8 @@ MODEL = os.path.join(FIXTURES, "golden", "models", "llama-tp8")
 WEFT = os.path.join(BUILD, "weft")
 DEMO = os.path.join(ROOT, "bench", "models", "demo")
 LONG = bool(os.environ.get("WEFT_LONG"))
+MPI = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+       "ASAN_OPTIONS": "detect_leaks=0"}  # Open MPI keeps what it has
 IDS = ",".join(str(7 * i % 300) for i in range(40))
 RUN = ["run", MODEL, "--ids", IDS, "--temp", "0", "--ignore-eos"]
 SHORT = [*RUN, "-n", "10", "--pp-tokens", "16"]
@@ -147,8 +149,7 @@ class Launch(unittest.TestCase):
             self.assertEqual(self.mpirun(tp * pp, argv), alone(SHORT))
 
     def mpirun(self, ranks, argv):
-        env = {**clean_env(), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-               "ASAN_OPTIONS": "detect_leaks=0"}  # Open MPI keeps what it has
+        env = {**clean_env(), **MPI}
         r = subprocess.run(["mpirun", "--oversubscribe", "-n", str(ranks), WEFT, *argv, "--comm",
                             "mpi"], env=env, capture_output=True, text=True, timeout=120)
         self.assertEqual(r.returncode, 0, r.stderr)
@@ -283,8 +284,7 @@ class Collectives(unittest.TestCase):
 
     def test_every_transport(self):
         """--comm without a value; NCCL is a fake one, on emulated GPUs."""
-        env = {**clean_env(), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-               "ASAN_OPTIONS": "detect_leaks=0",
+        env = {**clean_env(), **MPI,
                "WEFT_NCCL": os.path.join(BUILD, "tests", "fake", "libnccl.so.2")}
         argv = ["bench", "--json", "--most-bytes", "4096", "--device", "emu", "--tp", "2"]
         r = subprocess.run([WEFT, *argv, "--comm"], env=env, capture_output=True, text=True)

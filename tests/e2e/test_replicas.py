@@ -42,8 +42,7 @@ class Replicas(test_batch.Case):
         return [out[r][0] for r in sorted(out)], told, out[0][1] if 0 in out else ""
 
     def mpirun(self, ranks, argv):
-        env = {**test_ranks.clean_env(), "OMPI_ALLOW_RUN_AS_ROOT": "1",
-               "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "ASAN_OPTIONS": "detect_leaks=0"}
+        env = {**test_ranks.clean_env(), **test_ranks.MPI}
         subprocess.run(["mpirun", "--oversubscribe", "-n", str(ranks), WEFT, *argv, "--comm",
                         "mpi"], env=env, check=True, capture_output=True, timeout=120)
 
